@@ -1,0 +1,68 @@
+"""One Settings object: defaults < stoker.toml < STOKER_* environment variables < flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+def default_data_dir() -> Path:
+    """/var/lib/stoker for root, the user's data directory otherwise."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and sys.platform == "linux":
+        return Path("/var/lib/stoker")
+    return Path(platformdirs.user_data_dir("stoker", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """All settings of a server. docs/settings.md is generated from the descriptions here."""
+
+    model_config = SettingsConfigDict(env_prefix="STOKER_", extra="forbid", toml_file="stoker.toml")
+
+    data: Path = Field(default_factory=default_data_dir, description="Directory that holds everything the server keeps.")
+    host: str = Field("127.0.0.1", description="Address on which clients are served.")
+    port: int = Field(7690, ge=0, le=65535, description="TCP port of the gRPC server; 0 picks a free one.")
+    http_port: int = Field(0, ge=0, le=65535, description="TCP port of the HTTP gateway; 0 means `port` + 1, or a free one when that is taken.")
+    runtime: Literal["runsc", "process"] = Field("runsc", description="What containers run in: gVisor sandboxes, or plain processes without isolation.")
+    fake_gpus: str = Field("", description="GPUs to declare though they are not there, as MODEL:COUNT,... (development only).")
+    workspace: str = Field("local", description="Workspace name shown by the client.")
+    environment: str = Field("main", description="Name of the default environment.")
+    database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
+    durability: Literal["NORMAL", "FULL"] = Field("NORMAL", description="NORMAL survives a killed server, FULL also a power cut (SQLite's `synchronous`).")
+    image_builder_version: str = Field("", description="Image builder version told to clients; empty picks the newest each client knows.")
+    runsc_path: str = Field("", description="Path of the runsc binary; empty looks in the usual places.")
+    registry_mirrors: dict[str, str] = Field(default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images.")
+    insecure_registries: list[str] = Field(default_factory=list, description="Registries reached over plain HTTP.")
+    process_python: str = Field("", description="Interpreter for containers of the process runtime; empty for the server's own.")
+    max_pending_inputs: int = Field(2_000, ge=1, description="Inputs one function may have waiting from calls that someone waits for.")
+    max_inputs: int = Field(25_000, ge=1, description="Inputs one function may have waiting and running from such calls.")
+    max_pending_spawned: int = Field(1_000_000, ge=1, description="Inputs one function may have waiting from `.spawn`.")
+    result_days: float = Field(7.0, gt=0, description="Days for which results are kept.")
+    min_free_disk_mib: int = Field(512, ge=0, description="Below this much free space in the data directory, new work is refused.")
+    drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def load(cls, **flags: Any) -> Settings:
+        """Settings with the given flags on top; flags that are None count as not given."""
+        return cls(**{name: value for name, value in flags.items() if value is not None})

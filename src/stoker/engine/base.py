@@ -1,0 +1,60 @@
+"""The seam for placement: who has room for a container. `local.py` for one machine; Ray for many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """`count` GPUs of one `model` ("H100", "L40S"; "ANY" for whatever there is)."""
+
+    model: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class ResourceRequest:
+    """What one container asks for. `gpus` are alternatives in order of preference; empty for none."""
+
+    cpu_milli: int = 125
+    memory_mib: int = 128
+    gpus: tuple[GpuRequest, ...] = ()
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A lease on resources. `gpu_devices` are the indices of the assigned GPUs; `gpu_declared` when they are not really there."""
+
+    lease_id: str
+    node_id: str
+    gpu_model: str = ""
+    gpu_devices: tuple[int, ...] = ()
+    gpu_declared: bool = False
+
+
+@dataclass(frozen=True)
+class NotNow:
+    """The request fits this cluster but not at this moment; `reason` is a sentence for the logs."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Never:
+    """No node could ever hold this; `reason` names what is missing and what to do."""
+
+    reason: str
+
+
+class Engine(Protocol):
+    async def reserve(self, lease_id: str, request: ResourceRequest) -> Granted | NotNow | Never: ...
+
+    async def release(self, lease_id: str) -> None:
+        """Gives the resources back. Idempotent."""
+        ...
+
+    def inventory(self) -> dict[str, object]:
+        """What there is and what is free, for `stoker status`."""
+        ...

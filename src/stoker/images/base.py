@@ -1,0 +1,99 @@
+"""What an image is to the rest of the system: a spec that says how to build a layer, and a built root file system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+LogSink = Callable[[str], None]
+"""Receives the text of a build as it is written, line ends included."""
+
+
+@dataclass(frozen=True)
+class RegistryAuth:
+    """Credentials for a private base image."""
+
+    kind: str  # "static", "aws", "gcp"
+    secret: Mapping[str, str]  # REGISTRY_USERNAME/REGISTRY_PASSWORD, AWS_*, SERVICE_ACCOUNT_JSON
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One layer as the client sends it: a Dockerfile whose `FROM base` names an image built before.
+
+    The image's id is computed from this (see `fingerprint`), so it must hold all that the result depends on, and no secret values.
+    """
+
+    commands: tuple[str, ...]
+    bases: Mapping[str, str]  # tag in the Dockerfile -> image id
+    context_files: Mapping[str, bytes] = field(default_factory=dict)
+    context_mount_id: str = ""
+    builder_version: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    secret_ids: tuple[str, ...] = ()
+    nonce: str = ""  # set for force_build, so that the result is a new image
+
+    def fingerprint(self) -> bytes:
+        """Canonical bytes for a content-addressed id."""
+        document = asdict(self) | {"context_files": {name: data.hex() for name, data in sorted(self.context_files.items())}}
+        return json.dumps(document, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a build needs beyond the spec and may not influence the id."""
+
+    mount_tree: Path | None = None  # the context mount, materialised as a directory rooted at "/"
+    secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
+    registry_auth: RegistryAuth | None = None
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What is known of a built image. Serialised to the database as JSON."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    workdir: str = ""
+    python_version: str = ""  # "3.11.2"; empty when the image has no `python`
+    libc: str = "glibc"  # or "musl"
+    libc_version: str = ""
+    python_packages: dict[str, str] = field(default_factory=dict)
+    builder_version: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageConfig:
+        document: dict[str, Any] = json.loads(text)
+        for name in ("entrypoint", "cmd"):
+            document[name] = tuple(document[name])
+        return cls(**document)
+
+
+class ImageBuilder(Protocol):
+    """Builds layers and hands out root file systems."""
+
+    async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
+        """Builds one layer. Raises ImageBuildFailed (with the end of the step's own output) or another StokerError."""
+        ...
+
+    async def layers(self, image_id: str) -> tuple[Path, ...]:
+        """Host directories, uppermost first, that form the image's root file system. Read-only. Raises NotFound."""
+        ...
+
+    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+        """Trees rooted at "/" that hold the modal client (`/pkg/...`) and, for builders >= 2025.06, its dependencies
+        (`/__modal/deps`, `/pkg/sitecustomize.py`) for the Python of this image. Made on first use, then kept."""
+        ...
+
+    async def remove(self, image_id: str) -> None: ...
+
+    async def close(self) -> None:
+        """Releases mounts held for `layers`."""
+        ...

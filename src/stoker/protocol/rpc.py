@@ -1,0 +1,95 @@
+"""How a method of the Modal wire is declared: a servicer is a plain class whose methods carry `@rpc(NAME)`.
+
+The transport (`transport.py`) and the compatibility table are both made from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from modal_proto import api_pb2
+
+SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: a client known by its token, or the container behind one unix socket."""
+
+    kind: Literal["client", "container"]
+    client_version: str = ""
+    token_id: str = ""
+    task_id: str = ""
+    idempotency_key: str = ""
+    host: str = ""
+    """The host name or address by which the caller reached the server, "" when unknown; HTTP URLs handed to it must use a host it can reach."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One implemented RPC. `handler(request, caller)` is a coroutine function, or an async generator for server streams."""
+
+    name: str
+    handler: Callable[[Any, Caller], Any]
+    request_type: type[Any]
+    response_type: type[Any]
+    streams: bool
+    once: bool
+    open: bool
+    containers: bool
+
+
+def rpc(name: str, *, once: bool = False, open: bool = False, containers: bool = True) -> Callable[[F], F]:
+    """Declares that the decorated method implements the RPC `name`.
+
+    once: a repeat with the same idempotency key gets the first answer again and changes nothing.
+    open: may be called without a token.
+    containers: False when code inside a container may not call it.
+    """
+    if name not in SERVICE.methods_by_name:
+        raise ValueError(f"{name} is not an RPC of modal.client.ModalClient")
+
+    def declare(function: F) -> F:
+        function._rpc = (name, once, open, containers)  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
+    """All RPCs that `servicers` implement, by name."""
+    methods: dict[str, Method] = {}
+    for servicer in servicers:
+        for attribute in dir(type(servicer)):
+            declared = getattr(getattr(type(servicer), attribute, None), "_rpc", None)
+            if declared is None:
+                continue
+            name, once, open_, containers = declared
+            if name in methods:
+                raise ValueError(f"{name} is implemented twice")
+            descriptor = SERVICE.methods_by_name[name]
+            methods[name] = Method(
+                name=name,
+                handler=getattr(servicer, attribute),
+                request_type=message_class(descriptor.input_type.full_name),
+                response_type=message_class(descriptor.output_type.full_name),
+                streams=descriptor.server_streaming,
+                once=once,
+                open=open_,
+                containers=containers,
+            )
+    return methods
+
+
+def message_class(full_name: str) -> type[Any]:
+    """The generated class of a message."""
+    from google.protobuf import message_factory
+    from google.protobuf.descriptor_pool import Default
+
+    message: type[Any] = message_factory.GetMessageClass(Default().FindMessageTypeByName(full_name))  # type: ignore[no-untyped-call]
+    return message

@@ -1,0 +1,225 @@
+"""All tables. A row holds what must survive a restart; what is only true while the server runs (containers, waiting callers) lives in memory.
+
+Times are seconds since the epoch (UTC). Columns named `definition`, `payload` and `result` hold serialised protobuf messages that only
+`protocol/` opens.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+settings = sa.Table(
+    "settings",  # facts about this data directory: signing keys, schema-independent state
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+
+environments = sa.Table(
+    "environments",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("web_suffix", sa.String(64), nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, default=""),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False, default=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+)
+
+apps = sa.Table(
+    "apps",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False, default=""),  # deployment name, "" for ephemeral apps
+    sa.Column("description", sa.String(256), nullable=False, default=""),
+    sa.Column("state", sa.String(24), nullable=False),
+    sa.Column("tags", sa.JSON, nullable=False, default=dict),
+    sa.Column("function_ids", sa.JSON, nullable=False, default=dict),  # tag -> function id, of the published layout
+    sa.Column("class_ids", sa.JSON, nullable=False, default=dict),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("deployed_at", sa.Float),
+    sa.Column("stopped_at", sa.Float),
+    sa.Index("apps_by_name", "environment_id", "name"),
+)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("app_id", sa.String(32), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("deployed_at", sa.Float, nullable=False),
+    sa.Column("client_version", sa.String(32), nullable=False, default=""),
+    sa.Column("tag", sa.String(128), nullable=False, default=""),
+    sa.Column("function_ids", sa.JSON, nullable=False),
+    sa.Column("class_ids", sa.JSON, nullable=False),
+    sa.Column("definition_ids", sa.JSON, nullable=False),  # function id -> definition id
+    sa.Column("details", sa.JSON, nullable=False, default=dict),  # commit info and the like
+)
+
+functions = sa.Table(
+    "functions",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("app_id", sa.String(32), nullable=False, index=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("definition_id", sa.String(32), nullable=False, default=""),  # current one; "" while only precreated
+    sa.Column("base_id", sa.String(32), nullable=False, default=""),  # for bound parameters: the function they belong to
+    sa.Column("binding", sa.LargeBinary, nullable=False, default=b""),  # for bound parameters: the request that made it
+    sa.Column("precreated", sa.LargeBinary, nullable=False, default=b""),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+definitions = sa.Table(
+    "definitions",  # a function id is stable over deployments; what it means is a new definition each time
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("function_id", sa.String(32), nullable=False, index=True),
+    sa.Column("definition", sa.LargeBinary, nullable=False),
+    sa.Column("client_version", sa.String(32), nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+classes = sa.Table(
+    "classes",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("app_id", sa.String(32), nullable=False, index=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # building, ready, failed
+    sa.Column("config", sa.Text, nullable=False, default=""),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Column("log", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("built_at", sa.Float),
+)
+
+mounts = sa.Table(
+    "mounts",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),  # content id of the file list
+    sa.Column("name", sa.String(128), nullable=False, default=""),
+    sa.Column("files", sa.JSON, nullable=False),  # [[remote path, sha256, mode], ...]
+    sa.Column("checksum", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+volumes = sa.Table(
+    "volumes",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64)),  # null for ephemeral ones
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("heartbeat_at", sa.Float),
+    sa.UniqueConstraint("environment_id", "name"),
+)
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64)),  # null for anonymous ones
+    sa.Column("app_id", sa.String(32), nullable=False, default=""),
+    sa.Column("keys", sa.JSON, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),  # encrypted JSON object of the values
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+    sa.UniqueConstraint("environment_id", "name"),
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False, default=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+calls = sa.Table(
+    "calls",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("function_id", sa.String(32), nullable=False, index=True),
+    sa.Column("app_id", sa.String(32), nullable=False, index=True),
+    sa.Column("parent_input_id", sa.String(32), nullable=False, default=""),
+    sa.Column("kind", sa.String(8), nullable=False),  # unary, map
+    sa.Column("invocation", sa.Integer, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False, default=False),  # no more inputs will come
+    sa.Column("cancelled", sa.Boolean, nullable=False, default=False),
+    sa.Column("created_at", sa.Float, nullable=False, index=True),
+)
+
+inputs = sa.Table(
+    "inputs",  # without an output of the same id: still to do
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("call_id", sa.String(32), nullable=False, index=True),
+    sa.Column("idx", sa.Integer, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+outputs = sa.Table(
+    "outputs",
+    metadata,
+    sa.Column("input_id", sa.String(32), primary_key=True),
+    sa.Column("call_id", sa.String(32), nullable=False, index=True),
+    sa.Column("idx", sa.Integer, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),  # order of arrival within the call, from 1
+    sa.Column("result", sa.LargeBinary, nullable=False),
+    sa.Column("data_format", sa.Integer, nullable=False, default=0),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("task_id", sa.String(32), nullable=False, default=""),
+    sa.Column("started_at", sa.Float, nullable=False, default=0.0),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+tasks = sa.Table(
+    "tasks",  # containers, for history; a row without finished_at after a restart was lost with the server
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("app_id", sa.String(32), nullable=False, index=True),
+    sa.Column("function_id", sa.String(32), nullable=False, index=True),
+    sa.Column("enqueued_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("exit", sa.String(16), nullable=False, default=""),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+)
+
+logs = sa.Table(
+    "logs",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("app_id", sa.String(32), nullable=False),
+    sa.Column("function_id", sa.String(32), nullable=False, default=""),
+    sa.Column("task_id", sa.String(32), nullable=False, default=""),
+    sa.Column("input_id", sa.String(32), nullable=False, default=""),
+    sa.Column("fd", sa.Integer, nullable=False),  # 1 stdout, 2 stderr, 3 info
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("timestamp", sa.Float, nullable=False),
+    sa.Index("logs_by_app", "app_id", "timestamp"),
+)
