@@ -15,6 +15,10 @@ class NotFound(StokerError):
     """The named thing does not exist."""
 
 
+class NameIsClass(NotFound):
+    """A function was looked up by the name of a class; the client then suggests the right lookup."""
+
+
 class AlreadyExists(StokerError):
     """The name is taken."""
 
