@@ -91,5 +91,5 @@ def message_class(full_name: str) -> type[Any]:
     from google.protobuf import message_factory
     from google.protobuf.descriptor_pool import Default
 
-    message: type[Any] = message_factory.GetMessageClass(Default().FindMessageTypeByName(full_name))  # type: ignore[no-untyped-call]
+    message: type[Any] = message_factory.GetMessageClass(Default().FindMessageTypeByName(full_name))
     return message

@@ -38,9 +38,7 @@ class WireStatus:
 
 def wire_status(error: errors.StokerError) -> WireStatus:
     """The status for a domain error, with the retry hint the client understands where there is one."""
-    code = next(
-        (_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), grpc.StatusCode.FAILED_PRECONDITION
-    )
+    code = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), grpc.StatusCode.FAILED_PRECONDITION)
     message = str(error)
     if isinstance(error, errors.ResourceExhausted):
         return WireStatus(

@@ -88,7 +88,7 @@ class Transport:
     def _client_caller(self, context: Any) -> Caller:
         return _caller("client", context)
 
-    def _handlers(self, identify: Callable[[Any], Caller]) -> grpc.GenericRpcHandler:
+    def _handlers(self, identify: Callable[[Any], Caller]) -> grpc.GenericRpcHandler[Any, Any]:
         table = {}
         for name, descriptor in SERVICE.methods_by_name.items():
             method = self._methods.get(name)

@@ -1,0 +1,364 @@
+"""The pool of one function: its waiting inputs, its containers, and who runs what. Pure: events in, actions out, time is an argument.
+
+An input is always in exactly one place: waiting, delayed (for a retry), running in one container, or gone (finished). A container asks for
+inputs by a *poll*; it has at most one open poll. An input is finished once: later outputs for it are ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stoker.core.retries import RetryPolicy
+
+MAX_LOST_ATTEMPTS = 3
+"""An input whose container died this often while running it is given up: it is likely what kills the container."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How a function wants its inputs run."""
+
+    max_concurrent_inputs: int = 1
+    batch_max_size: int = 1
+    batch_linger: float = 0.0  # seconds
+    timeout: float = 300.0  # seconds of one attempt
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_inputs_per_container: int = 0  # 0: no limit; 1: single use
+
+
+class ContainerState(str, enum.Enum):
+    STARTING = "starting"  # launched, has not asked for inputs yet
+    READY = "ready"
+    DRAINING = "draining"  # finishes what it runs, gets nothing new
+
+
+@dataclass
+class PooledContainer:
+    id: str
+    definition_id: str
+    started_at: float
+    state: ContainerState = ContainerState.STARTING
+    ready_at: float = 0.0
+    running: dict[str, float] = field(default_factory=dict)  # input id -> start of the attempt
+    polling: int = 0  # how many inputs the open poll may take; 0: no open poll
+    idle_since: float = 0.0
+    served: int = 0  # inputs given so far
+
+
+@dataclass
+class PooledInput:
+    id: str
+    call_id: str
+    attempts: int = 0  # attempts begun and ended without success, as the container is told (retry_count)
+    failures: int = 0  # of these, failed by the user's code or by timeout
+    lost: int = 0  # of these, lost with their container
+    waiting_since: float = 0.0
+
+
+# What the pool wants done.
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Answer the open poll of a container with these inputs (in order), each with its retry count."""
+
+    container_id: str
+    inputs: tuple[tuple[str, int], ...]
+    final: bool = False  # the container must exit after these
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Answer the open poll of a container with the order to exit."""
+
+    container_id: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End a container at once."""
+
+    container_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CancelRunning:
+    """Tell a container to raise a cancellation in these inputs."""
+
+    container_id: str
+    input_ids: tuple[str, ...]
+
+
+class Outcome(str, enum.Enum):
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # its container died too often
+    INIT_FAILED = "init_failed"  # the container could not start
+
+
+@dataclass(frozen=True)
+class Finish:
+    """An input ends without a result of its own; `detail` is the sentence for the user."""
+
+    input_id: str
+    call_id: str
+    outcome: Outcome
+    detail: str
+
+
+Action = Deliver | Dismiss | Kill | CancelRunning | Finish
+
+
+class Pool:
+    """One function's inputs and containers."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.inputs: dict[str, PooledInput] = {}
+        self.containers: dict[str, PooledContainer] = {}
+        self.waiting: deque[str] = deque()
+        self._delayed: list[tuple[float, str]] = []
+        self._where: dict[str, str] = {}  # running input -> container
+
+    # Inputs
+
+    def add(self, now: float, inputs: Iterable[PooledInput]) -> list[Action]:
+        """New inputs, in order. An id that is known already is ignored."""
+        for item in inputs:
+            if item.id in self.inputs:
+                continue
+            item.waiting_since = now
+            self.inputs[item.id] = item
+            self.waiting.append(item.id)
+        return self._deliver(now)
+
+    def succeed(self, now: float, container_id: str, input_id: str) -> tuple[bool, list[Action]]:
+        """A container reports a final output (also a failure that is not retried). False: the output must be ignored."""
+        if not self._release(now, container_id, input_id):
+            return False, []
+        del self.inputs[input_id]
+        return True, self._deliver(now)
+
+    def fail(self, now: float, container_id: str, input_id: str) -> tuple[bool, list[Action]]:
+        """A container reports that the user's code raised. True: the failure is final and is the output; False: ignore it (a retry is planned
+        or the output is stale)."""
+        if not self._release(now, container_id, input_id):
+            return False, []
+        if self._plan_retry(now, self.inputs[input_id]):
+            return False, self._deliver(now)
+        del self.inputs[input_id]
+        return True, self._deliver(now)
+
+    def cancel(self, now: float, input_ids: Iterable[str]) -> list[Action]:
+        """Ends inputs for their callers at once; running ones are told to stop, and their slot is free when they report."""
+        actions: list[Action] = []
+        told: dict[str, list[str]] = {}
+        for input_id in input_ids:
+            item = self.inputs.pop(input_id, None)
+            if item is None:
+                continue
+            container_id = self._where.get(input_id)
+            if container_id is not None:
+                told.setdefault(container_id, []).append(input_id)
+            actions.append(Finish(input_id, item.call_id, Outcome.CANCELLED, "The input was cancelled."))
+        self._drop_gone_waiting()
+        actions += [CancelRunning(container_id, tuple(ids)) for container_id, ids in told.items()]
+        return actions
+
+    # Containers
+
+    def launch(self, now: float, container_id: str, definition_id: str) -> None:
+        """A container of this function is being started."""
+        self.containers[container_id] = PooledContainer(container_id, definition_id, started_at=now, idle_since=now)
+
+    def poll(self, now: float, container_id: str, capacity: int) -> list[Action]:
+        """A container asks for up to `capacity` inputs."""
+        container = self.containers[container_id]
+        if container.state is ContainerState.STARTING:
+            container.state = ContainerState.READY
+            container.ready_at = container.idle_since = now
+        container.polling = max(1, capacity)
+        if container.state is ContainerState.DRAINING:
+            container.polling = 0
+            return [Dismiss(container_id)]
+        return self._deliver(now)
+
+    def unpoll(self, container_id: str) -> None:
+        """The open poll of a container was answered empty or went away."""
+        container = self.containers.get(container_id)
+        if container is not None:
+            container.polling = 0
+
+    def drain(self, container_id: str) -> list[Action]:
+        """A container shall finish what it runs and exit."""
+        container = self.containers.get(container_id)
+        if container is None or container.state is ContainerState.DRAINING:
+            return []
+        container.state = ContainerState.DRAINING
+        if container.polling:
+            container.polling = 0
+            return [Dismiss(container_id)]
+        return []
+
+    def remove(self, now: float, container_id: str, reason: str, *, blame_inputs: bool = True) -> list[Action]:
+        """A container is gone. What it ran is run again, but not for ever if the container died of it."""
+        container = self.containers.pop(container_id, None)
+        if container is None:
+            return []
+        actions: list[Action] = []
+        for input_id in reversed(list(container.running)):
+            del self._where[input_id]
+            item = self.inputs.get(input_id)
+            if item is None:
+                continue  # cancelled meanwhile
+            item.attempts += 1
+            item.lost += blame_inputs
+            if item.lost >= MAX_LOST_ATTEMPTS:
+                del self.inputs[input_id]
+                detail = f"{reason} This happened {item.lost} times while it ran this input, so the input is given up."
+                actions.append(Finish(input_id, item.call_id, Outcome.LOST, detail))
+            else:
+                item.waiting_since = now
+                self.waiting.appendleft(input_id)
+        return actions + self._deliver(now)
+
+    def fail_waiting(self, now: float, detail: str) -> list[Action]:
+        """No container can start: every waiting input has failed an attempt."""
+        actions: list[Action] = []
+        waiting, self.waiting = self.waiting, deque()
+        for input_id in waiting:
+            item = self.inputs[input_id]
+            if not self._plan_retry(now, item):
+                del self.inputs[input_id]
+                actions.append(Finish(input_id, item.call_id, Outcome.INIT_FAILED, detail))
+        return actions
+
+    # Time
+
+    def tick(self, now: float) -> list[Action]:
+        """What is due: retries, full batches, attempts that ran too long."""
+        while self._delayed and self._delayed[0][0] <= now:
+            _, input_id = heapq.heappop(self._delayed)
+            if input_id in self.inputs:
+                self.inputs[input_id].waiting_since = now
+                self.waiting.append(input_id)
+        return self._expire(now) + self._deliver(now)
+
+    def next_tick(self) -> float | None:
+        """The earliest time at which `tick` would do something, None when nothing is planned."""
+        times = [self._delayed[0][0]] if self._delayed else []
+        times += [min(c.running.values()) + self.settings.timeout for c in self.containers.values() if c.running]
+        batch_due = self._batch_due()
+        if batch_due is not None and any(c.polling for c in self.containers.values()):
+            times.append(batch_due)
+        return min(times, default=None)
+
+    # What others look at
+
+    @property
+    def backlog(self) -> int:
+        """Inputs that no container runs yet, retries included."""
+        return len(self.inputs) - sum(1 for input_id in self._where if input_id in self.inputs)
+
+    @property
+    def running(self) -> int:
+        return len(self._where)
+
+    # How it is done
+
+    def _deliver(self, now: float) -> list[Action]:
+        """Matches waiting inputs with open polls. The fullest container that may take more comes first, so that others can go idle."""
+        actions: list[Action] = []
+        while self.waiting:
+            open_polls = [c for c in self.containers.values() if c.polling and c.state is ContainerState.READY]
+            if not open_polls:
+                break
+            container = max(open_polls, key=lambda c: (len(c.running), c.idle_since))
+            size = min(container.polling, self._room(container))
+            if self.settings.batch_max_size > 1:
+                size = min(size, self.settings.batch_max_size)
+                due = self._batch_due()
+                if len(self.waiting) < size and due is not None and due > now:
+                    break  # wait for the batch to fill
+            else:
+                size = min(size, 1)
+            if size < 1:
+                container.polling = 0
+                continue
+            actions.append(self._hand_over(now, container, size))
+        return actions
+
+    def _hand_over(self, now: float, container: PooledContainer, size: int) -> Deliver:
+        taken = [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
+        for input_id in taken:
+            container.running[input_id] = now
+            self._where[input_id] = container.id
+        container.polling = 0
+        container.served += len(taken)
+        limit = self.settings.max_inputs_per_container
+        final = bool(limit) and container.served >= limit
+        if final:
+            container.state = ContainerState.DRAINING
+        return Deliver(container.id, tuple((i, self.inputs[i].attempts) for i in taken), final)
+
+    def _room(self, container: PooledContainer) -> int:
+        """How many more inputs may run in a container."""
+        slots = self.settings.max_concurrent_inputs * max(1, self.settings.batch_max_size)
+        room = slots - len(container.running)
+        if self.settings.max_inputs_per_container:
+            room = min(room, self.settings.max_inputs_per_container - container.served)
+        return room
+
+    def _batch_due(self) -> float | None:
+        if not self.waiting or self.settings.batch_max_size <= 1:
+            return None
+        return self.inputs[self.waiting[0]].waiting_since + self.settings.batch_linger
+
+    def _release(self, now: float, container_id: str, input_id: str) -> bool:
+        """Takes a reported input out of its container. False when it is not (any more) an input that container runs."""
+        container = self.containers.get(container_id)
+        if container is None or input_id not in container.running:
+            return False
+        del container.running[input_id]
+        del self._where[input_id]
+        if not container.running:
+            container.idle_since = now
+        return input_id in self.inputs
+
+    def _plan_retry(self, now: float, item: PooledInput) -> bool:
+        item.attempts += 1
+        item.failures += 1
+        delay = self.settings.retry.delay(item.failures)
+        if delay is None:
+            return False
+        heapq.heappush(self._delayed, (now + delay, item.id))
+        return True
+
+    def _expire(self, now: float) -> list[Action]:
+        """An attempt over its time takes its container with it: nothing inside can be trusted to stop."""
+        actions: list[Action] = []
+        for container in list(self.containers.values()):
+            late = [i for i, start in container.running.items() if now - start >= self.settings.timeout]
+            if not late:
+                continue
+            for input_id in late:
+                if self._release(now, container.id, input_id):
+                    item = self.inputs[input_id]
+                    if not self._plan_retry(now, item):
+                        del self.inputs[input_id]
+                        detail = f"The input ran longer than its timeout of {self.settings.timeout:g} s."
+                        actions.append(Finish(input_id, item.call_id, Outcome.TIMEOUT, detail))
+            container.state = ContainerState.DRAINING
+            container.polling = 0
+            actions.append(Kill(container.id, f"An input ran longer than its timeout of {self.settings.timeout:g} s."))
+            actions += self.remove(now, container.id, "Another input of the container timed out.", blame_inputs=False)
+        return actions
+
+    def _drop_gone_waiting(self) -> None:
+        if any(input_id not in self.inputs for input_id in self.waiting):
+            self.waiting = deque(i for i in self.waiting if i in self.inputs)
