@@ -8,8 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from stoker.errors import InvalidArgument
+
+if sys.version_info >= (3, 11):
+    from tomllib import TOMLDecodeError
+else:
+    from tomli import TOMLDecodeError
 
 
 def default_data_dir() -> Path:
@@ -24,27 +37,59 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STOKER_", extra="forbid", toml_file="stoker.toml")
 
-    data: Path = Field(default_factory=default_data_dir, description="Directory that holds everything the server keeps.")
+    data: Path = Field(
+        default_factory=default_data_dir, description="Directory that holds everything the server keeps."
+    )
     host: str = Field("127.0.0.1", description="Address on which clients are served.")
     port: int = Field(7690, ge=0, le=65535, description="TCP port of the gRPC server; 0 picks a free one.")
-    http_port: int = Field(0, ge=0, le=65535, description="TCP port of the HTTP gateway; 0 means `port` + 1, or a free one when that is taken.")
-    runtime: Literal["runsc", "process"] = Field("runsc", description="What containers run in: gVisor sandboxes, or plain processes without isolation.")
-    fake_gpus: str = Field("", description="GPUs to declare though they are not there, as MODEL:COUNT,... (development only).")
+    http_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port of the HTTP gateway; 0 means `port` + 1, or a free one when that is taken.",
+    )
+    runtime: Literal["runsc", "process"] = Field(
+        "runsc", description="What containers run in: gVisor sandboxes, or plain processes without isolation."
+    )
+    fake_gpus: str = Field(
+        "", description="GPUs to declare though they are not there, as MODEL:COUNT,... (development only)."
+    )
     workspace: str = Field("local", description="Workspace name shown by the client.")
     environment: str = Field("main", description="Name of the default environment.")
     database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
-    durability: Literal["NORMAL", "FULL"] = Field("NORMAL", description="NORMAL survives a killed server, FULL also a power cut (SQLite's `synchronous`).")
-    image_builder_version: str = Field("", description="Image builder version told to clients; empty picks the newest each client knows.")
+    durability: Literal["NORMAL", "FULL"] = Field(
+        "NORMAL", description="NORMAL survives a killed server, FULL also a power cut (SQLite's `synchronous`)."
+    )
+    image_builder_version: str = Field(
+        "", description="Image builder version told to clients; empty picks the newest each client knows."
+    )
     runsc_path: str = Field("", description="Path of the runsc binary; empty looks in the usual places.")
-    registry_mirrors: dict[str, str] = Field(default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images.")
+    registry_mirrors: dict[str, str] = Field(
+        default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images."
+    )
     insecure_registries: list[str] = Field(default_factory=list, description="Registries reached over plain HTTP.")
-    process_python: str = Field("", description="Interpreter for containers of the process runtime; empty for the server's own.")
-    max_pending_inputs: int = Field(2_000, ge=1, description="Inputs one function may have waiting from calls that someone waits for.")
-    max_inputs: int = Field(25_000, ge=1, description="Inputs one function may have waiting and running from such calls.")
+    process_python: str = Field(
+        "", description="Interpreter for containers of the process runtime; empty for the server's own."
+    )
+    max_pending_inputs: int = Field(
+        2_000, ge=1, description="Inputs one function may have waiting from calls that someone waits for."
+    )
+    max_inputs: int = Field(
+        25_000, ge=1, description="Inputs one function may have waiting and running from such calls."
+    )
     max_pending_spawned: int = Field(1_000_000, ge=1, description="Inputs one function may have waiting from `.spawn`.")
     result_days: float = Field(7.0, gt=0, description="Days for which results are kept.")
-    min_free_disk_mib: int = Field(512, ge=0, description="Below this much free space in the data directory, new work is refused.")
+    min_free_disk_mib: int = Field(
+        512, ge=0, description="Below this much free space in the data directory, new work is refused."
+    )
     drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that the server's own log shows."
+    )
+    log_format: Literal["auto", "pretty", "json"] = Field(
+        "auto",
+        description="How the log is written; `auto` is pretty on a terminal and one JSON object a line elsewhere.",
+    )
 
     @field_validator("data")
     @classmethod
@@ -64,5 +109,28 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: Any) -> Settings:
-        """Settings with the given flags on top; flags that are None count as not given."""
-        return cls(**{name: value for name, value in flags.items() if value is not None})
+        """Settings with the given flags on top; flags that are None count as not given. Raises InvalidArgument."""
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            faults = [_sentence(str(fault["loc"][0]), fault["msg"], fault["input"], given) for fault in error.errors()]
+            raise InvalidArgument("\n".join(faults)) from None
+        except SettingsError as error:
+            raise InvalidArgument(f"{error}: a setting that is a list or a table is written as JSON.") from None
+        except TOMLDecodeError as error:
+            raise InvalidArgument(f"{Path('stoker.toml').absolute()} is not valid TOML: {error}.") from None
+
+
+def _sentence(name: str, message: str, value: Any, flags: dict[str, Any]) -> str:
+    """Says what is wrong with one setting, and in which of the places that set it."""
+    variable = f"STOKER_{name.upper()}"
+    if name in flags:
+        where = f"The flag --{name.replace('_', '-')}"
+    elif variable in os.environ:
+        where = f"The environment variable {variable}"
+    else:
+        where = f"The setting `{name}` in {Path('stoker.toml').absolute()}"
+    if name not in Settings.model_fields:
+        return f"{where} does not exist. docs/settings.md lists all settings."
+    return f"{where} is {value!r}: {message[:1].lower()}{message[1:]}."
