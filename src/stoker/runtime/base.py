@@ -80,6 +80,11 @@ class Container(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def address(self) -> str | None:
+        """Where the host reaches ports that the container listens on; None for a container without network."""
+        ...
+
     async def wait(self) -> Exit:
         """Waits for the end. By the time it returns all output was delivered and nothing of the container is left on the host
         (no process, mount, cgroup, namespace). May be awaited by several tasks and again after the end."""

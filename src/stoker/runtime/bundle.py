@@ -1,0 +1,114 @@
+"""The OCI configuration of one container, as a pure function, so that restoring a snapshot can make it again with other mount sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stoker.runtime.base import ContainerSpec
+
+TINI = "/__modal/.bin/tini"
+"""Where the first process lives inside: it reaps orphans and hands signals on to the user's process."""
+
+_CAPABILITIES = [
+    f"CAP_{name}"
+    for name in (
+        [
+            "AUDIT_WRITE",
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "MKNOD",
+            "NET_BIND_SERVICE",
+            "NET_RAW",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_CHROOT",
+        ]
+    )
+]
+_MASKED = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/sys/firmware",
+]
+_READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+_OPEN_FILES = 65_536
+
+
+def make_bundle(
+    spec: ContainerSpec,
+    *,
+    root: Path,
+    tini: Path,
+    namespace: Path,
+    hostname: str,
+    devices: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """`config.json` for `spec` with "/" at `root` and the network namespace at `namespace`.
+
+    /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        _bind(tini, TINI, read_only=True),
+        *(_bind(mount.source, mount.target, mount.read_only) for mount in spec.mounts),
+    ]
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "root": {"path": str(root), "readonly": False},
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": [TINI, "--", *spec.argv],
+            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "cwd": spec.workdir or "/",
+            "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _OPEN_FILES, "hard": _OPEN_FILES}],
+            "noNewPrivileges": True,
+        },
+        "mounts": mounts,
+        "linux": {
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "mount"},
+                {"type": "network", "path": str(namespace)},
+            ],
+            "devices": list(devices),
+            "maskedPaths": _MASKED,
+            "readonlyPaths": _READ_ONLY,
+        },
+    }
+
+
+def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str]:
+    """Files of /etc that belong to the machine and not to the image: path relative to "/" -> text."""
+    return {
+        "etc/hostname": f"{hostname}\n",
+        "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{hostname}\n",
+        "etc/resolv.conf": resolv_conf,
+    }
+
+
+def _bind(source: Path, target: str, read_only: bool) -> dict[str, Any]:
+    return {
+        "destination": target,
+        "type": "bind",
+        "source": str(source),
+        "options": ["rbind", "ro" if read_only else "rw", "nosuid", "nodev"],
+    }

@@ -1,0 +1,79 @@
+"""The few Linux system calls that Python does not offer: mounting, unsharing, and opening paths inside a root."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+CLONE_FS = 0x200
+MNT_DETACH = 2
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """mount(2). Relative paths count from the calling thread's working directory. Raises OSError."""
+    _check(
+        _libc().mount(
+            source.encode(), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
+        )
+    )
+
+
+def unmount(target: Path, flags: int = 0) -> None:
+    """umount2(2). Raises OSError."""
+    _check(_libc().umount2(os.fsencode(target), ctypes.c_int(flags)))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2) for the calling thread. Raises OSError."""
+    _check(_libc().unshare(ctypes.c_int(flags)))
+
+
+def set_child_subreaper() -> bool:
+    """Makes orphaned descendants children of this process. False where the kernel has no such thing."""
+    return sys.platform == "linux" and bool(_libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """Mount points strictly below `directory`, deepest (latest) first."""
+    prefix = os.fsencode(directory) + b"/"
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            # The kernel writes space, tab, newline and backslash in a path as \ooo.
+            target = line.split(b" ")[4].decode("unicode_escape").encode("latin-1")
+            if target.startswith(prefix):
+                found.append(Path(os.fsdecode(target)))
+    return found[::-1]
+
+
+def filesystem_of(path: Path) -> str:
+    """The type of the file system that holds `path`, "overlay" for example; empty when not found."""
+    best, kind = -1, ""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _, target, this_kind, *_ = line.split(" ")
+            if len(target) >= best and (path == Path(target) or Path(target) in path.parents):
+                best, kind = len(target), this_kind
+    return kind
+
+
+def kernel() -> str:
+    """The kernel's release, for messages."""
+    return platform.release()
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

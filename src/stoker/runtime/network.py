@@ -1,0 +1,219 @@
+"""Network namespaces for sandboxes: each has an `eth0` of its own, reaches the internet by NAT, and nothing of the host but the gateway.
+
+A pool is kept ready, so that a start does not wait for `ip`. A namespace serves one container and is then destroyed: what the last one
+left in it (sockets in TIME_WAIT, routes) would be seen by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+from collections import deque
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from stoker.errors import FailedPrecondition
+from stoker.runtime import firewall, linux
+from stoker.runtime.addresses import GATEWAY, Block, Resolvers
+
+_NAMESPACES = Path("/run/netns")
+_GATEWAY_MAC = "02:00:ac:15:00:01"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A prepared network namespace; `address` is None for one without a way out."""
+
+    name: str
+    link: str
+    address: IPv4Address | None
+
+    @property
+    def path(self) -> Path:
+        return _NAMESPACES / self.name
+
+
+class Network:
+    """All network state of one server. `tag` (6 hexadecimal digits) names everything it creates."""
+
+    def __init__(self, tag: str, gateway_port: int, pool_size: int) -> None:
+        self._tag = tag
+        self._prefix = f"sk{tag}"
+        self._table = f"stoker_{tag}"
+        self._gateway_port = gateway_port
+        self._pool_size = pool_size
+        self._pool: deque[Namespace] = deque()
+        self._refilling: asyncio.Task[None] | None = None
+        self._numbers = iter(range(1, 1 << 24))
+        self._block: Block | None = None
+        self.resolvers = Resolvers((), ())
+
+    async def open(self) -> None:
+        """Raises FailedPrecondition when the machine cannot do it."""
+        for program in ("ip", "nft"):
+            if shutil.which(program) is None:
+                raise FailedPrecondition(
+                    f"The program `{program}` is missing, without which sandboxes get no network. Run `stoker doctor --fix`, or install "
+                    "the packages iproute2 and nftables."
+                )
+        await self._sweep()
+        self.resolvers = Resolvers.of_host()
+        routes = await _run("ip", "-4", "-j", "route", "show", "table", "all")
+        self._block = Block.claim(routes, int(self._tag, 16))
+        await _run("nft", "-f", "-", text=self._rules(self._block))
+        _set_kernel("ip_forward", "1")
+        # The gateway address must be there while no sandbox is, for the server to listen on it.
+        await _run(
+            "ip",
+            "-batch",
+            "-",
+            text=f"link add {self._prefix}-gw type veth peer name {self._prefix}-gx\n"
+            f"addr add {GATEWAY}/32 dev {self._prefix}-gw\n"
+            f"link set {self._prefix}-gw up\nlink set {self._prefix}-gx up\n",
+        )
+        self._refill()
+
+    async def close(self) -> None:
+        """Removes everything. All namespaces handed out must have been given back."""
+        if self._refilling is not None:
+            with contextlib.suppress(Exception):
+                await self._refilling
+        self._pool.clear()
+        await self._sweep()
+        if self._block is not None:
+            self._block.release()
+            self._block = None
+
+    async def take(self) -> Namespace:
+        """A namespace for one container."""
+        while not self._pool:
+            self._refill()
+            assert self._refilling is not None
+            await asyncio.shield(self._refilling)
+        namespace = self._pool.popleft()
+        self._refill()
+        return namespace
+
+    async def take_closed(self) -> Namespace:
+        """A namespace with an eth0 that leads nowhere."""
+        name = f"stoker-{self._tag}-{next(self._numbers)}"
+        await _run("ip", "netns", "add", name)
+        await _run(
+            "ip",
+            "-n",
+            name,
+            "-batch",
+            "-",
+            text="link set lo up\nlink add eth0 type veth peer name eth0-end\naddr add 192.0.2.2/32 dev eth0\n"
+            "link set eth0-end up\nlink set eth0 up\n",
+        )
+        return Namespace(name, "", None)
+
+    async def give_back(self, namespace: Namespace) -> None:
+        """Destroys a namespace whose processes are all dead."""
+        if namespace.link:
+            await _run("ip", "link", "delete", namespace.link)
+        _unname(namespace.path)
+        if namespace.address is not None and self._block is not None:
+            self._block.give_back(namespace.address)
+
+    def _refill(self) -> None:
+        if len(self._pool) < self._pool_size and (self._refilling is None or self._refilling.done()):
+            self._refilling = asyncio.get_running_loop().create_task(self._fill())
+
+    async def _fill(self) -> None:
+        while (missing := self._pool_size - len(self._pool)) > 0:
+            # Few at a time: someone may be waiting for the first.
+            made = await self._make(min(missing, 4))
+            self._pool.extend(made)
+
+    async def _make(self, count: int) -> list[Namespace]:
+        assert self._block is not None
+        namespaces = []
+        lines: list[str] = []
+        for _ in range(count):
+            number, address = next(self._numbers), self._block.take()
+            namespace = Namespace(f"stoker-{self._tag}-{number}", f"{self._prefix}-{number:x}", address)
+            namespaces.append(namespace)
+            lines += [
+                f"netns add {namespace.name}",
+                f"link add {namespace.link} address {_GATEWAY_MAC} type veth peer name eth0 address {_mac(address)} netns {namespace.name}",
+                f"link set {namespace.link} addrgenmode none up",
+                # Both ends know each other: no ARP, whatever the host's settings for it.
+                f"neigh replace {address} lladdr {_mac(address)} dev {namespace.link} nud permanent",
+                f"route add {address}/32 dev {namespace.link} src {GATEWAY}",
+            ]
+        await _run("ip", "-batch", "-", text="\n".join(lines) + "\n")
+        for namespace in namespaces:
+            if self.resolvers.redirect is not None and self.resolvers.redirect.startswith("127."):
+                # The kernel drops what is redirected to a loopback address unless told otherwise, per interface.
+                _set_kernel(f"conf/{namespace.link}/route_localnet", "1")
+            await _run(
+                "ip",
+                "-n",
+                namespace.name,
+                "-batch",
+                "-",
+                text=f"link set lo up\nlink set eth0 addrgenmode none up\naddr add {namespace.address}/32 dev eth0\n"
+                f"neigh replace {GATEWAY} lladdr {_GATEWAY_MAC} dev eth0 nud permanent\n"
+                f"route add {GATEWAY} dev eth0 scope link\nroute add default via {GATEWAY} dev eth0\n",
+            )
+        return namespaces
+
+    def _rules(self, block: Block) -> str:
+        return firewall.table(
+            self._table,
+            prefix=f"{self._prefix}-",
+            block=block.network,
+            gateway_port=self._gateway_port,
+            resolvers=[] if self.resolvers.redirect else self.resolvers.seen,
+            redirect=self.resolvers.redirect,
+        )
+
+    async def _sweep(self) -> None:
+        """Removes every interface, namespace and rule that carries our tag."""
+        links = [name for name in os.listdir("/sys/class/net") if name.startswith(f"{self._prefix}-")]
+        if links:
+            # Deleting one end of a pair deletes the other: -force goes on past those.
+            await _run(
+                "ip", "-force", "-batch", "-", text="".join(f"link delete {link}\n" for link in links), check=False
+            )
+        _unname_all(f"stoker-{self._tag}-")
+        await _run("nft", "-f", "-", text=firewall.removal(self._table))
+
+
+def _unname(path: Path) -> None:
+    """What `ip netns delete` does, without a process."""
+    with contextlib.suppress(OSError):
+        linux.unmount(path, linux.MNT_DETACH)
+    path.unlink(missing_ok=True)
+
+
+def _unname_all(prefix: str) -> None:
+    if _NAMESPACES.is_dir():
+        for path in _NAMESPACES.iterdir():
+            if path.name.startswith(prefix):
+                _unname(path)
+
+
+def _set_kernel(name: str, value: str) -> None:
+    Path("/proc/sys/net/ipv4", name).write_text(value)
+
+
+def _mac(address: IPv4Address) -> str:
+    return "02:00:" + ":".join(f"{part:02x}" for part in address.packed)
+
+
+async def _run(*command: str, text: str = "", check: bool = True) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate(text.encode())
+    if check and process.returncode:
+        reason = re.sub(r"\s+", " ", errors.decode(errors="replace")).strip()
+        raise FailedPrecondition(f"The network for sandboxes could not be set up: `{' '.join(command)}` said: {reason}")
+    return output.decode()

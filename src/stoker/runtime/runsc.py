@@ -1,0 +1,204 @@
+"""The default runtime: every container is a gVisor sandbox (`runsc`) of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import anyio.to_thread
+
+from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.runtime import gpu, overlay
+from stoker.runtime.addresses import GATEWAY
+from stoker.runtime.base import ContainerSpec, OutputSink
+from stoker.runtime.bundle import make_bundle, system_files
+from stoker.runtime.cgroups import Cgroup, CgroupTree
+from stoker.runtime.network import Namespace, Network
+from stoker.runtime.runsc_binary import known_good
+from stoker.runtime.sandbox import Sandbox
+
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+_HOSTNAME = "modal"
+
+# Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
+_JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@"'
+
+
+class RunscRuntime:
+    """Keeps everything in `state_dir`, one directory per container. One instance per `state_dir` at a time.
+
+    `start` returns as soon as the sandbox was launched (about 10 ms); when gVisor itself then fails to come up, `wait` tells so with
+    ExitKind.FAILED and gVisor's own sentence."""
+
+    name = "runsc"
+    isolates = True
+
+    def __init__(self, state_dir: Path, *, runsc: Path, tini: Path, gateway_port: int, pool_size: int = 8) -> None:
+        self._state = state_dir.absolute()
+        self._containers = self._state / "containers"
+        self._runsc = runsc
+        self._tini = tini
+        tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
+        self._network = Network(tag, gateway_port, pool_size)
+        self._cgroup_name = f"stoker-{tag}"
+        self._cgroups: CgroupTree | None = None
+        self._running: dict[str, Sandbox] = {}
+        self._lock = -1
+
+    async def open(self) -> None:
+        if sys.platform != "linux":
+            raise FailedPrecondition(
+                'gVisor sandboxes need Linux. Set runtime = "process" to run containers as plain processes.'
+            )
+        if os.geteuid() != 0:
+            raise FailedPrecondition(
+                'gVisor sandboxes need root for their mounts and networks. Start Stoker as root, or set runtime = "process".'
+            )
+        why = await anyio.to_thread.run_sync(known_good, self._runsc)
+        if why is not None:
+            raise FailedPrecondition(f"This runsc cannot be used: {why}. Run `stoker doctor --fix`.")
+        if not self._tini.is_file():
+            raise FailedPrecondition(f"There is no tini at {self._tini}. Run `stoker doctor --fix`.")
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        self._cgroups = CgroupTree(self._cgroup_name)
+        await anyio.to_thread.run_sync(self._sweep)
+        self._cgroups.open()
+        self._containers.mkdir()
+        await self._network.open()
+
+    async def close(self) -> None:
+        for sandbox in list(self._running.values()):
+            await sandbox.kill()
+        for sandbox in list(self._running.values()):
+            await sandbox.wait()
+        if self._cgroups is None:
+            return
+        await self._network.close()
+        await anyio.to_thread.run_sync(self._sweep)
+        self._cgroups = None
+        os.close(self._lock)
+        self._lock = -1
+
+    async def start(self, spec: ContainerSpec, output: OutputSink) -> Sandbox:
+        if self._cgroups is None:
+            raise FailedPrecondition("The runtime is not open.")
+        self._check(spec)
+        directory = self._containers / spec.id
+        namespace = await (self._network.take() if spec.network else self._network.take_closed())
+        group = self._cgroups.create(spec.id, spec.limits)
+        try:
+            flags = await anyio.to_thread.run_sync(self._prepare, spec, directory, namespace)
+            process = await self._launch(spec.id, directory, group, flags)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._remove(spec.id, directory, group, namespace)
+            raise
+
+        async def remove() -> None:
+            await self._remove(spec.id, directory, group, namespace)
+
+        sandbox = Sandbox(
+            spec,
+            process=process,
+            group=group,
+            command=(str(self._runsc), *_globals(directory)),
+            log=directory / "runsc.log",
+            address=str(namespace.address) if namespace.address else None,
+            output=output,
+            remove=remove,
+        )
+        self._running[spec.id] = sandbox
+        return sandbox
+
+    def host_address(self) -> str | None:
+        return str(GATEWAY)
+
+    def _check(self, spec: ContainerSpec) -> None:
+        if not _ID.match(spec.id):
+            raise InvalidArgument(f"{spec.id!r} cannot be the id of a container.")
+        if (self._containers / spec.id).exists():
+            raise InvalidArgument(f"A container {spec.id} is running already.")
+        if not spec.argv:
+            raise InvalidArgument("A container needs a command to run.")
+        for mount in spec.mounts:
+            if not mount.source.exists():
+                raise InvalidArgument(f"{mount.source}, to be mounted at {mount.target}, does not exist on the host.")
+            if not mount.target.startswith("/"):
+                raise InvalidArgument(f"The mount target {mount.target!r} is not an absolute path.")
+
+    def _prepare(self, spec: ContainerSpec, directory: Path, namespace: Namespace) -> tuple[str, ...]:
+        """Makes the container's directory with its mount and bundle; returns the flags for runsc. Blocks for some milliseconds."""
+        layers, flags, devices = spec.layers, _globals(directory), []
+        if spec.gpu_devices:
+            devices = gpu.devices(spec.gpu_devices)
+            layers = (gpu.driver_layer(self._state / "gpu"), *layers)
+            flags += gpu.RUNSC_FLAGS
+        directory.mkdir()
+        address = str(namespace.address or "192.0.2.2")
+        root = overlay.Overlay(directory)
+        root.mount(layers, system_files(_HOSTNAME, address, self._network.resolvers.resolv_conf()))
+        config = make_bundle(
+            spec, root=root.root, tini=self._tini, namespace=namespace.path, hostname=_HOSTNAME, devices=devices
+        )
+        (directory / "config.json").write_text(json.dumps(config))
+        return flags
+
+    async def _launch(
+        self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...]
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", _JOIN, "stoker", *group.joins, "--",
+            str(self._runsc), *flags, "run", f"--bundle={directory}", id,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            start_new_session=True,  # a Ctrl-C in the server's terminal is the server's business
+        )  # fmt: skip
+
+    async def _remove(self, id: str, directory: Path, group: Cgroup, namespace: Namespace) -> None:
+        def remove() -> None:
+            group.kill()
+            overlay.discard(directory)
+            group.remove()
+
+        await anyio.to_thread.run_sync(remove)
+        await self._network.give_back(namespace)
+        self._running.pop(id, None)
+
+    def _acquire(self) -> None:
+        self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise FailedPrecondition(
+                f"Another Stoker server uses {self._state}. Stop it, or choose another data directory."
+            ) from error
+
+    def _sweep(self) -> None:
+        """Ends and removes whatever a server with this state directory left behind, however it died."""
+        assert self._cgroups is not None
+        self._cgroups.sweep()
+        overlay.discard(self._containers)
+
+
+def _globals(directory: Path) -> tuple[str, ...]:
+    """Flags before the runsc command. runsc keeps its own state in the container's directory, which is deleted with it."""
+    return (
+        f"--root={directory / 'runsc'}",
+        f"--log={directory / 'runsc.log'}",
+        "--log-format=json",
+        "--platform=systrap",
+        "--network=host",  # of the container's own network namespace
+        "--overlay2=none",  # the root is an overlay with a private writable layer already
+        "--host-uds=open",  # the server's unix socket is a bind mount
+        "--ignore-cgroups",
+    )

@@ -1,0 +1,120 @@
+"""One running gVisor sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
+from stoker.runtime.cgroups import Cgroup
+from stoker.runtime.output import pump
+
+_SANDBOX_FAILED = 128
+"""What `runsc run` exits with when it is gVisor and not the user's program that failed."""
+_KILLED = 128 + signal.SIGKILL
+
+
+class Sandbox:
+    """A Container. `command` is runsc with its global flags, `process` the `runsc run` that ends when the sandbox does."""
+
+    def __init__(
+        self,
+        spec: ContainerSpec,
+        *,
+        process: asyncio.subprocess.Process,
+        group: Cgroup,
+        command: tuple[str, ...],
+        log: Path,
+        address: str | None,
+        output: OutputSink,
+        remove: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._spec = spec
+        self._process = process
+        self._group = group
+        self._command = command
+        self._log = log
+        self._remove = remove
+        self._killed = False
+        self._oom = False
+        self.address = address
+        group.watch_oom(self._on_oom)
+        self._pump = asyncio.create_task(pump(process, output))
+        self._end = asyncio.create_task(self._finish())
+
+    @property
+    def id(self) -> str:
+        return self._spec.id
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._end)
+
+    async def signal(self, number: int) -> None:
+        # Early on there is no process to signal yet; runsc then says so, and nothing tells when there will be.
+        for _ in range(100):
+            if self._process.returncode is not None:
+                return
+            process = await asyncio.create_subprocess_exec(
+                *self._command, "kill", self.id, str(int(number)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            if await process.wait() == 0:
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._process.wait()), 0.05)
+
+    async def kill(self) -> None:
+        if not self._end.done():
+            self._killed = True
+            self._group.kill_now()
+
+    async def usage(self) -> Usage | None:
+        return None if self._process.returncode is not None else self._group.usage()
+
+    async def _finish(self) -> Exit:
+        code = await self._process.wait()
+        # Whatever still lives (after the launcher was killed) holds the pipes open.
+        await asyncio.to_thread(self._group.kill)
+        await self._pump
+        self._group.unwatch_oom()
+        end = self._judge(code)
+        await self._remove()
+        return end
+
+    def _judge(self, code: int) -> Exit:
+        if self._killed:
+            return Exit(ExitKind.KILLED, _KILLED, "The container was killed.")
+        if self._oom or (code != 0 and self._group.ran_out_of_memory()):
+            limit = self._spec.limits.memory_bytes
+            size = "of the machine" if limit is None else f"limit of {limit / (1 << 20):.0f} MiB"
+            return Exit(
+                ExitKind.OOM, _KILLED, f"The container was killed because it needed more memory than its {size}."
+            )
+        if code in (_SANDBOX_FAILED, 125) or code < 0:
+            reason = self._reason()
+            if reason or code < 0:
+                reason = reason or f"its launcher died of signal {-code}"
+                return Exit(ExitKind.FAILED, _SANDBOX_FAILED if code < 0 else code, f"The sandbox failed: {reason}")
+        return Exit(ExitKind.EXITED, code)
+
+    def _reason(self) -> str:
+        """The last error that runsc logged, empty when there is none."""
+        reason = ""
+        with contextlib.suppress(OSError):
+            for line in self._log.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if entry.get("level") in ("error", "fatal"):
+                        reason = str(entry.get("msg", "")).strip()
+        return reason
+
+    def _on_oom(self) -> None:
+        # The kernel kills one process of the sandbox; the others could wait for it forever.
+        self._oom = True
+        self._group.kill_now()
