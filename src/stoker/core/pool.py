@@ -238,6 +238,15 @@ class Pool:
                 actions.append(Finish(input_id, item.call_id, Outcome.INIT_FAILED, detail))
         return actions
 
+    def give_up(self, detail: str) -> list[Action]:
+        """No container will ever start: every input that does not run ends now."""
+        running = set(self._where)
+        ended = [item for item in self.inputs.values() if item.id not in running]
+        for item in ended:
+            del self.inputs[item.id]
+        self.waiting.clear()
+        return [Finish(item.id, item.call_id, Outcome.INIT_FAILED, detail) for item in ended]
+
     # Time
 
     def tick(self, now: float) -> list[Action]:

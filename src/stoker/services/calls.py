@@ -1,0 +1,383 @@
+"""Calls: inputs in, outputs out. An accepted input is stored before it is acknowledged, an output before anybody sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from stoker.core.pool import Finish, PooledInput
+from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
+from stoker.ids import new_id
+from stoker.services.scheduler import Scheduler
+from stoker.services.wire import Wire
+from stoker.store import tables
+from stoker.store.database import Database
+
+SUCCESS = 1  # the one status number the server itself looks at
+_ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
+_FORGET_AFTER = 120.0  # seconds a finished call stays in memory
+
+
+@dataclass
+class Output:
+    """One result. `result` is opaque; `seq` counts from 1 within the call."""
+
+    input_id: str
+    call_id: str
+    idx: int
+    seq: int
+    result: bytes
+    data_format: int
+    status: int
+    task_id: str
+    started_at: float
+    created_at: float
+
+
+@dataclass
+class Input:
+    id: str
+    call_id: str
+    idx: int
+    payload: bytes
+
+
+@dataclass
+class Call:
+    """A call and what of it is in memory: its unfinished inputs and its outputs."""
+
+    id: str
+    function_id: str
+    app_id: str
+    kind: str
+    invocation: int
+    created_at: float
+    open_inputs: dict[str, Input] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    total: int = 0
+    cancelled: bool = False
+    last_seq: int = 0
+    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a container says of one input. `failed`: the user's code raised, so a retry may be due."""
+
+    input_id: str
+    result: bytes
+    data_format: int
+    status: int
+    failed: bool
+    started_at: float
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_pending: int = 2_000
+    max_inputs: int = 25_000
+    max_pending_spawned: int = 1_000_000
+
+
+class Calls:
+    def __init__(self, database: Database, scheduler: Scheduler, wire: Wire, limits: Limits) -> None:
+        self._database = database
+        self._scheduler = scheduler
+        self._wire = wire
+        self._limits = limits
+        self._calls: dict[str, Call] = {}
+        self._inputs: dict[str, Input] = {}  # every unfinished input
+        self._unsaved: dict[str, Output] = {}  # outputs whose storing failed; the container will report them again
+        self._background: set[asyncio.Task[None]] = set()
+        self.on_call_finished: Callable[[Call], None] = lambda call: None
+        scheduler.on_finish = self._finish_later
+
+    def load(self) -> None:
+        """Takes up the inputs that were unfinished when the server stopped."""
+        inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
+        query = (
+            sa.select(inputs, calls.c.function_id)
+            .select_from(inputs.join(calls, calls.c.id == inputs.c.call_id))
+            .outerjoin(outputs, outputs.c.input_id == inputs.c.id)
+            .where(outputs.c.input_id.is_(None), calls.c.cancelled.is_(False))
+            .order_by(inputs.c.created_at, inputs.c.idx)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        by_function: dict[str, list[PooledInput]] = {}
+        for row in rows:
+            self._call(row.call_id)
+            by_function.setdefault(row.function_id, []).append(PooledInput(row.id, row.call_id))
+        for function_id, pooled in by_function.items():
+            self._scheduler.add(function_id, pooled)
+
+    # The caller's side
+
+    async def start(
+        self,
+        function_id: str,
+        kind: str,
+        invocation: int,
+        parent_input_id: str,
+        items: Sequence[tuple[int, bytes]],
+        *,
+        spawned: bool,
+    ) -> tuple[Call, list[Input]]:
+        """A new call with its first inputs, given as (idx, payload). Raises NotFound, FailedPrecondition, ResourceExhausted."""
+        function = self._scheduler.check(function_id)
+        self._check_room(function_id, len(items), spawned)
+        call = Call(new_id("fc"), function_id, function.app_id, kind, invocation, time.time())
+        row = {
+            "id": call.id,
+            "function_id": function_id,
+            "app_id": call.app_id,
+            "parent_input_id": parent_input_id,
+            "kind": kind,
+            "invocation": invocation,
+            "closed": kind == "unary",
+            "cancelled": False,
+            "created_at": call.created_at,
+        }
+        inputs = [Input(new_id("in"), call.id, idx, payload) for idx, payload in items]
+        stored = asyncio.ensure_future(self._database.insert(tables.calls, [row]))  # both in one commit
+        if inputs:
+            await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
+        await stored
+        self._calls[call.id] = call
+        self._accept(call, inputs)
+        return call, inputs
+
+    async def put(self, call_id: str, items: Sequence[tuple[int, bytes]], *, spawned: bool = False) -> list[Input]:
+        """More inputs for a call."""
+        call = self._call(call_id)
+        if call.cancelled:
+            raise InvalidArgument(f"The call {call_id} was cancelled; it takes no more inputs.")
+        self._scheduler.check(call.function_id)
+        self._check_room(call.function_id, len(items), spawned)
+        inputs = [Input(new_id("in"), call.id, idx, payload) for idx, payload in items]
+        await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
+        self._accept(call, inputs)
+        return inputs
+
+    async def outputs(
+        self, call_id: str, after: int, timeout: float, indexes: tuple[int, int] | None = None, max_values: int = 0
+    ) -> tuple[list[Output], int]:
+        """Outputs with seq > `after` (and idx within `indexes`, ends included), as soon as there are any, waiting up to `timeout` seconds;
+        and the number of inputs not finished. Raises NotFound."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            call = self._call(call_id)
+            found = _pick(call.outputs, after, indexes, max_values)
+            left = deadline - loop.time()
+            if found or left <= 0:
+                return found, len(call.open_inputs)
+            if call.outputs and not call.open_inputs and call.kind == "unary":
+                return [], 0
+            await _wait(call, left)
+
+    async def cancel(self, call_id: str, *, terminate_containers: bool) -> None:
+        """Ends all unfinished inputs of a call."""
+        call = self._call(call_id)
+        call.cancelled = True
+        statement = sa.update(tables.calls).where(tables.calls.c.id == call_id).values(cancelled=True)
+        await self._database.write(lambda connection: connection.execute(statement))
+        self._scheduler.cancel(call.function_id, list(call.open_inputs), terminate_containers=terminate_containers)
+
+    def get(self, call_id: str) -> Call:
+        """Raises NotFound."""
+        return self._call(call_id)
+
+    def of_input(self, input_id: str) -> Input:
+        """An unfinished input. Raises NotFound."""
+        try:
+            return self._inputs[input_id]
+        except KeyError:
+            raise NotFound(f"There is no unfinished input {input_id!r}.") from None
+
+    def find_input(self, input_id: str) -> Input | None:
+        return self._inputs.get(input_id)
+
+    async def cancel_app(self, app_id: str) -> None:
+        """Ends all unfinished calls of an app that stops."""
+        for call in [c for c in self._calls.values() if c.app_id == app_id and c.open_inputs]:
+            await self.cancel(call.id, terminate_containers=False)
+
+    def unfinished(self, app_id: str) -> bool:
+        return any(c.app_id == app_id and c.open_inputs for c in self._calls.values())
+
+    # The container's side
+
+    async def report(self, task_id: str, reports: Sequence[Report]) -> None:
+        """Results from a container. Returns when they are stored; stale and repeated ones are ignored."""
+        fresh: list[Output] = []
+        for report in reports:
+            known = self._unsaved.get(report.input_id)
+            if known is not None:
+                fresh.append(known)
+                continue
+            item = self._inputs.get(report.input_id)
+            if self._scheduler.report(task_id, report.input_id, failed=report.failed) and item is not None:
+                fresh.append(
+                    Output(
+                        input_id=item.id,
+                        call_id=item.call_id,
+                        idx=item.idx,
+                        seq=0,
+                        result=report.result,
+                        data_format=report.data_format,
+                        status=report.status,
+                        task_id=task_id,
+                        started_at=report.started_at,
+                        created_at=report.created_at,
+                    )
+                )
+        await self._save(fresh)
+
+    # How it is done
+
+    def _accept(self, call: Call, inputs: list[Input]) -> None:
+        for item in inputs:
+            call.open_inputs[item.id] = item
+            self._inputs[item.id] = item
+        call.total += len(inputs)
+        self._scheduler.add(call.function_id, [PooledInput(i.id, call.id) for i in inputs])
+
+    def _check_room(self, function_id: str, count: int, spawned: bool) -> None:
+        pending, total = self._scheduler.load_of(function_id)
+        if spawned:
+            if pending + count > self._limits.max_pending_spawned:
+                raise ResourceExhausted(
+                    f"{pending} inputs of this function are waiting, the most is {self._limits.max_pending_spawned}."
+                )
+            return
+        if pending and pending + count > self._limits.max_pending:
+            raise ResourceExhausted(
+                f"{pending} inputs of this function are waiting and the most is {self._limits.max_pending}; try again when some are done.",
+                0.25,
+            )
+        if total and total + count > self._limits.max_inputs:
+            raise ResourceExhausted(
+                f"{total} inputs of this function are under way and the most is {self._limits.max_inputs}.", 0.25
+            )
+
+    async def _save(self, outputs: list[Output]) -> None:
+        """Stores outputs, then shows them to the callers. When storing fails the inputs stay unfinished and the container reports again."""
+        if not outputs:
+            return
+        for output in outputs:
+            self._unsaved[output.input_id] = output
+            call = self._call(output.call_id)
+            call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
+            output.seq = call.last_seq
+        await self._database.insert(tables.outputs, [vars(o) for o in outputs])
+        for output in outputs:
+            if self._unsaved.pop(output.input_id, None) is None:
+                continue  # a repeat of the same report was faster
+            call = self._call(output.call_id)
+            call.open_inputs.pop(output.input_id, None)
+            self._inputs.pop(output.input_id, None)
+            call.outputs.append(output)
+            call.wake()
+            if not call.open_inputs:
+                self._over(call)
+
+    def _finish_later(self, finishes: Iterable[Finish], given_result: tuple[bytes, int] | None) -> None:
+        """Inputs that end without a result from a container."""
+        outputs = []
+        for finish in finishes:
+            item = self._inputs.get(finish.input_id)
+            if item is None:
+                continue
+            result, status = given_result or self._wire.made_result(finish.outcome, finish.detail)
+            now = time.time()
+            outputs.append(Output(item.id, item.call_id, item.idx, 0, result, 0, status, "", now, now))
+        if outputs:
+            task = asyncio.get_running_loop().create_task(self._save_until_done(outputs))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _save_until_done(self, outputs: list[Output]) -> None:
+        while True:
+            try:
+                return await self._save(outputs)
+            except ResourceExhausted as error:
+                await asyncio.sleep(error.retry_after)
+
+    def _over(self, call: Call) -> None:
+        self.on_call_finished(call)
+        asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
+
+    def _forget(self, call: Call) -> None:
+        if not call.open_inputs and not call.waiters:
+            self._calls.pop(call.id, None)
+
+    def _call(self, call_id: str) -> Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            call = self._read(call_id)
+            self._calls[call_id] = call
+        return call
+
+    def _read(self, call_id: str) -> Call:
+        inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(calls).where(calls.c.id == call_id)).first()
+            if row is None:
+                raise NotFound(f"There is no call {call_id!r}; results are kept for some days only.")
+            done = connection.execute(
+                sa.select(outputs).where(outputs.c.call_id == call_id).order_by(outputs.c.seq)
+            ).all()
+            all_inputs = connection.execute(sa.select(inputs).where(inputs.c.call_id == call_id)).all()
+        call = Call(
+            row.id, row.function_id, row.app_id, row.kind, row.invocation, row.created_at, cancelled=row.cancelled
+        )
+        call.outputs = [Output(**o._asdict()) for o in done]
+        call.last_seq = max((o.seq for o in call.outputs), default=0)
+        finished = {o.input_id for o in call.outputs}
+        call.total = len(all_inputs)
+        for i in all_inputs:
+            if i.id not in finished:
+                item = Input(i.id, i.call_id, i.idx, i.payload)
+                call.open_inputs[item.id] = self._inputs.setdefault(item.id, item)
+        return call
+
+
+def _pick(outputs: list[Output], after: int, indexes: tuple[int, int] | None, max_values: int) -> list[Output]:
+    """The next outputs that fit into one answer; at least one if there is any."""
+    picked: list[Output] = []
+    size = 0
+    # Outputs are almost always stored in the order of their seq; start where `after` should be.
+    start = after if after <= len(outputs) and (after == 0 or outputs[after - 1].seq == after) else 0
+    for output in outputs[start:]:
+        if output.seq <= after or (indexes is not None and not indexes[0] <= output.idx <= indexes[1]):
+            continue
+        if picked and (size + len(output.result) > _ANSWER_BYTES or (max_values and len(picked) >= max_values)):
+            break
+        picked.append(output)
+        size += len(output.result)
+    return picked
+
+
+async def _wait(call: Call, timeout: float) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    call.waiters.add(waiter)
+    try:
+        await asyncio.wait([waiter], timeout=timeout)
+    finally:
+        call.waiters.discard(waiter)
+
+
+def _input_row(item: Input) -> dict[str, object]:
+    return {"id": item.id, "call_id": item.call_id, "idx": item.idx, "payload": item.payload, "created_at": time.time()}

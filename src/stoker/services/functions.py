@@ -1,0 +1,236 @@
+"""Functions and classes: what the user's code declares, in versions.
+
+The id of a function is stable over deployments. Each deployment stages a new definition, which becomes the current one only when the app is
+published: a deployment that fails half way changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import sqlalchemy as sa
+
+from stoker.core.autoscaler import ScalingSettings
+from stoker.core.pool import PoolSettings
+from stoker.engine.base import ResourceRequest
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.ids import content_id, is_id, new_id
+from stoker.runtime.base import Limits
+from stoker.services.wire import Wire
+from stoker.store import tables
+from stoker.store.database import Database
+
+
+@dataclass(frozen=True)
+class VolumeUse:
+    volume_id: str
+    mount_path: str
+    read_only: bool = False
+    sub_path: str = ""
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """What the server acts on; everything else in a definition is between the client and its container."""
+
+    image_id: str
+    mount_ids: tuple[str, ...] = ()
+    secret_ids: tuple[str, ...] = ()
+    volumes: tuple[VolumeUse, ...] = ()
+    resources: ResourceRequest = field(default_factory=ResourceRequest)
+    limits: Limits = field(default_factory=Limits)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    startup_timeout: float = 300.0
+    network: bool = True
+    unsupported: str = ""
+    """A sentence when the function asks for something this server does not offer; its calls fail with it."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    id: str
+    content: bytes
+    spec: FunctionSpec
+    client_version: str
+
+
+@dataclass
+class Function:
+    id: str
+    app_id: str
+    name: str
+    current: Definition | None = None
+    staged: Definition | None = None
+    base_id: str = ""  # for a function with bound parameters: the function it comes from
+    binding: bytes = b""
+    precreated: bytes = b""
+    scaling_override: ScalingSettings | None = None  # set live by update_autoscaler, until the next deployment
+
+    @property
+    def latest(self) -> Definition | None:
+        return self.staged or self.current
+
+    @property
+    def active(self) -> Definition:
+        """The definition that runs. Raises FailedPrecondition before there is one."""
+        definition = self.current or self.staged
+        if definition is None:
+            raise FailedPrecondition(f"The function {self.name!r} has no definition yet; run or deploy its app again.")
+        return definition
+
+    @property
+    def scaling(self) -> ScalingSettings:
+        return self.scaling_override or self.active.spec.scaling
+
+
+class Functions:
+    """All functions of running and deployed apps; read from the database when first asked for."""
+
+    def __init__(self, database: Database, wire: Wire) -> None:
+        self._database = database
+        self._wire = wire
+        self._functions: dict[str, Function] = {}
+
+    async def precreate(self, app_id: str, name: str, existing_id: str, content: bytes) -> Function:
+        """Reserves the id of a function so that others can refer to it before it is defined."""
+        if existing_id:
+            function = self.get(existing_id)
+            if function.app_id != app_id:
+                raise InvalidArgument(f"The function {existing_id} belongs to another app.")
+            function.precreated = content
+            return function
+        function = Function(new_id("fu"), app_id, name, precreated=content)
+        await self._store(function)
+        return function
+
+    async def define(self, app_id: str, name: str, existing_id: str, content: bytes, client_version: str) -> Function:
+        """Stages a definition."""
+        spec = self._wire.parse_definition(content, b"")
+        if existing_id:
+            function = self.get(existing_id)
+            if function.app_id != app_id:
+                raise InvalidArgument(f"The function {existing_id} belongs to another app.")
+        else:
+            function = Function(new_id("fu"), app_id, name)
+            await self._store(function)
+        definition = Definition(new_id("de"), content, spec, client_version)
+        row = {
+            "id": definition.id,
+            "function_id": function.id,
+            "definition": content,
+            "client_version": client_version,
+            "created_at": time.time(),
+        }
+        await self._database.insert(tables.definitions, [row])
+        function.staged = definition
+        return function
+
+    async def activate(self, function_ids: list[str]) -> list[Function]:
+        """Makes the staged definitions current; returns the functions that changed."""
+        changed = [f for f in map(self.get, function_ids) if f.staged is not None]
+        updates = [{"b_id": f.id, "b_definition": f.staged.id} for f in changed if f.staged is not None]
+        if not updates:
+            return []
+        statement = (
+            sa.update(tables.functions)
+            .where(tables.functions.c.id == sa.bindparam("b_id"))
+            .values(definition_id=sa.bindparam("b_definition"))
+        )
+        await self._database.write(lambda connection: connection.execute(statement, updates))
+        for function in changed:
+            function.current, function.staged = function.staged, None
+            function.scaling_override = None
+        bound = [f for f in self._functions.values() if f.base_id in {c.id for c in changed}]
+        for function in bound:
+            base = self.get(function.base_id)
+            function.current = self._bound_definition(base, function.binding)
+            function.scaling_override = None
+        return changed + bound
+
+    async def bind(self, base_id: str, binding: bytes) -> Function:
+        """The function `base_id` with parameters or options bound: equal bindings share one function, and so one pool."""
+        base = self.get(base_id)
+        bound_id = content_id("fu", base_id.encode() + b"\0" + binding)
+        if bound_id in self._functions:
+            return self._functions[bound_id]
+        function = Function(bound_id, base.app_id, base.name, base_id=base_id, binding=binding)
+        function.current = self._bound_definition(base, binding)
+
+        def store(connection: sa.Connection) -> None:
+            known = sa.select(tables.functions.c.id).where(tables.functions.c.id == bound_id)
+            if connection.execute(known).first() is None:
+                connection.execute(sa.insert(tables.functions), [_row(function)])
+
+        await self._database.write(store)
+        return self._functions.setdefault(bound_id, function)
+
+    def get(self, function_id: str) -> Function:
+        """Raises NotFound."""
+        function = self._functions.get(function_id)
+        if function is None:
+            function = self._load(function_id)
+            self._functions[function_id] = function
+        return function
+
+    def loaded(self) -> list[Function]:
+        return list(self._functions.values())
+
+    def of_app(self, app_id: str) -> list[Function]:
+        return [f for f in self._functions.values() if f.app_id == app_id]
+
+    def forget_app(self, app_id: str) -> None:
+        """A stopped app's functions leave memory."""
+        for function in self.of_app(app_id):
+            self._functions.pop(function.id, None)
+
+    async def create_class(self, app_id: str, existing_id: str) -> str:
+        if existing_id:
+            return existing_id
+        class_id = new_id("cs")
+        await self._database.insert(tables.classes, [{"id": class_id, "app_id": app_id, "created_at": time.time()}])
+        return class_id
+
+    def _load(self, function_id: str) -> Function:
+        if not is_id(function_id, "fu"):
+            raise NotFound(f"There is no function {function_id!r}.")
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(tables.functions).where(tables.functions.c.id == function_id)).first()
+            if row is None:
+                raise NotFound(f"There is no function {function_id}; its app was probably stopped and removed.")
+            definition = connection.execute(
+                sa.select(tables.definitions).where(tables.definitions.c.id == row.definition_id)
+            ).first()
+        function = Function(
+            row.id, row.app_id, row.name, base_id=row.base_id, binding=row.binding, precreated=row.precreated
+        )
+        if definition is not None:
+            spec = self._wire.parse_definition(definition.definition, b"")
+            function.current = Definition(definition.id, definition.definition, spec, definition.client_version)
+        elif row.base_id:
+            function.current = self._bound_definition(self.get(row.base_id), row.binding)
+        return function
+
+    def _bound_definition(self, base: Function, binding: bytes) -> Definition | None:
+        definition = base.latest
+        if definition is None:
+            return None
+        return replace(definition, spec=self._wire.parse_definition(definition.content, binding))
+
+    async def _store(self, function: Function) -> None:
+        await self._database.insert(tables.functions, [_row(function)])
+        self._functions[function.id] = function
+
+
+def _row(function: Function) -> dict[str, object]:
+    return {
+        "id": function.id,
+        "app_id": function.app_id,
+        "name": function.name,
+        "definition_id": "",
+        "base_id": function.base_id,
+        "binding": function.binding,
+        "precreated": function.precreated,
+        "created_at": time.time(),
+    }

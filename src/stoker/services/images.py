@@ -1,0 +1,178 @@
+"""Images: each distinct layer is built once, its log streamed to everyone who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import sqlalchemy as sa
+import structlog
+
+from stoker.errors import FailedPrecondition, NotFound, StokerError
+from stoker.ids import content_id, new_id
+from stoker.images.base import BuildContext, ImageBuilder, ImageConfig, ImageSpec
+from stoker.store import tables
+from stoker.store.database import Database
+
+BUILDING, READY, FAILED = "building", "ready", "failed"
+_KEEP_LOG = 1 << 20  # characters of a build log that are stored
+_log = structlog.get_logger(__name__)
+
+ContextMaker = Callable[[ImageSpec], Awaitable[BuildContext]]
+"""Gathers what a build needs beside the spec: the context mount, secret values, registry credentials."""
+
+
+@dataclass
+class Image:
+    id: str
+    state: str
+    config: ImageConfig | None = None
+    error: str = ""
+    log: list[str] = field(default_factory=list)
+    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    job: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+class Images:
+    def __init__(self, database: Database, builder: ImageBuilder) -> None:
+        self._database = database
+        self._builder = builder
+        self._images: dict[str, Image] = {}
+        self._parallel = asyncio.Semaphore(2)  # builds are bound by disk and network
+
+    async def ensure(self, spec: ImageSpec, make_context: ContextMaker, *, force: bool = False) -> Image:
+        """The image for a layer: known at once when it was built before, else being built when this returns.
+
+        A failed build is tried again when it is asked for again."""
+        self._check_bases(spec)
+        if force:
+            spec = _renewed(spec)
+        image_id = content_id("im", spec.fingerprint())
+        image = self._find(image_id)
+        if image is None or image.state == FAILED:
+            image = Image(image_id, BUILDING)
+            self._images[image_id] = image
+            await self._record(image, spec)
+            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context))
+        elif image.state == BUILDING and image.job is None:
+            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context))
+        return image
+
+    def get(self, image_id: str) -> Image:
+        """Raises NotFound."""
+        image = self._find(image_id)
+        if image is None:
+            raise NotFound(f"There is no image {image_id!r} on this server.")
+        return image
+
+    def config(self, image_id: str) -> ImageConfig:
+        """Raises NotFound, or FailedPrecondition when the image is not built."""
+        image = self.get(image_id)
+        if image.config is None:
+            raise FailedPrecondition(f"The image {image_id} is not built ({image.state}). {image.error}".strip())
+        return image.config
+
+    async def follow(self, image_id: str, after: int, timeout: float) -> AsyncIterator[tuple[int, str]]:
+        """Pieces of the build log from position `after` on, with the position that follows each, until the build ends or time is over."""
+        image = self.get(image_id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            while after < len(image.log):
+                piece = "".join(image.log[after:])
+                after = len(image.log)
+                yield after, piece
+            if image.state != BUILDING:
+                return
+            waiter = loop.create_future()
+            image.waiters.add(waiter)
+            done, _ = await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
+            image.waiters.discard(waiter)
+            if not done:
+                return
+
+    async def close(self) -> None:
+        """Stops builds under way; they begin anew when asked for again."""
+        jobs = [i.job for i in self._images.values() if i.job is not None and not i.job.done()]
+        for job in jobs:
+            job.cancel()
+        if jobs:
+            await asyncio.wait(jobs)
+        await self._builder.close()
+
+    async def _build(self, image: Image, spec: ImageSpec, make_context: ContextMaker) -> None:
+        def write(text: str) -> None:
+            image.log.append(text)
+            image.wake()
+
+        started = time.monotonic()
+        try:
+            async with self._parallel:
+                context = await make_context(spec)
+                image.config = await self._builder.build(image.id, spec, context, write)
+            image.state = READY
+        except asyncio.CancelledError:
+            image.state, image.error = FAILED, "The server stopped during the build."
+            raise
+        except StokerError as error:
+            image.state, image.error = FAILED, str(error)
+        except Exception as error:
+            _log.exception("image build failed", image=image.id)
+            image.state, image.error = FAILED, f"The build failed inside the server: {type(error).__name__}: {error}"
+        finally:
+            image.job = None
+            image.wake()
+            _log.info("image built", image=image.id, state=image.state, seconds=round(time.monotonic() - started, 2))
+        await self._store(image)
+
+    def _check_bases(self, spec: ImageSpec) -> None:
+        for tag, image_id in spec.bases.items():
+            base = self._find(image_id)
+            if base is None or base.state != READY:
+                raise FailedPrecondition(
+                    f"The layer is based on {tag!r}, the image {image_id}, which is not built on this server."
+                )
+
+    def _find(self, image_id: str) -> Image | None:
+        image = self._images.get(image_id)
+        if image is None:
+            with self._database.read() as connection:
+                row = connection.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).first()
+            if row is None:
+                return None
+            state = row.state if row.state != BUILDING else FAILED  # a build the last server did not finish
+            config = ImageConfig.from_json(row.config) if row.config else None
+            image = Image(row.id, state, config, row.error, [row.log] if row.log else [])
+            self._images[image_id] = image
+        return image
+
+    async def _record(self, image: Image, spec: ImageSpec) -> None:
+        def write(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(tables.images).where(tables.images.c.id == image.id))
+            values = {"id": image.id, "spec": spec.fingerprint(), "state": image.state, "created_at": time.time()}
+            connection.execute(sa.insert(tables.images).values(**values))
+
+        await self._database.write(write)
+
+    async def _store(self, image: Image) -> None:
+        values = {
+            "state": image.state,
+            "config": image.config.to_json() if image.config else "",
+            "error": image.error,
+            "log": "".join(image.log)[-_KEEP_LOG:],
+            "built_at": time.time(),
+        }
+        statement = sa.update(tables.images).where(tables.images.c.id == image.id).values(**values)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+
+def _renewed(spec: ImageSpec) -> ImageSpec:
+    return replace(spec, nonce=new_id("im"))

@@ -1,0 +1,175 @@
+"""Starts the container of a function: finds room, gathers what it needs, and gives everything back at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import sqlalchemy as sa
+
+from stoker.engine.base import Engine, Granted, Never, NotNow
+from stoker.errors import FailedPrecondition
+from stoker.ids import is_id
+from stoker.node.agent import ContainerRequest, Node, VolumeDir
+from stoker.runtime.base import Container
+from stoker.services.functions import Definition, Function
+from stoker.services.images import Images
+from stoker.services.logs import INFO, Logs
+from stoker.services.mounts import Mounts
+from stoker.services.runner import Task
+from stoker.services.secrets import Secrets
+from stoker.services.volumes import Volumes
+from stoker.services.wire import Wire
+from stoker.store import tables
+from stoker.store.database import Database
+
+
+class Sockets(Protocol):
+    """Serves a container through its own socket; implemented by `protocol/transport.py`."""
+
+    async def listen_container(self, task_id: str, path: Path) -> None: ...
+
+    async def close_container(self, task_id: str) -> None: ...
+
+
+class ContainerLauncher:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        engine: Engine,
+        node: Node,
+        images: Images,
+        mounts: Mounts,
+        secrets: Secrets,
+        volumes: Volumes,
+        logs: Logs,
+        wire: Wire,
+        environment_of: Callable[[str], str],
+        data_dir: Path,
+        min_free_bytes: int,
+    ) -> None:
+        self.parallel_starts = max(1, psutil.cpu_count(logical=True) or 1)
+        self.sockets: Sockets | None = None
+        self._database = database
+        self._engine = engine
+        self._node = node
+        self._images = images
+        self._mounts = mounts
+        self._secrets = secrets
+        self._volumes = volumes
+        self._logs = logs
+        self._wire = wire
+        self._environment_of = environment_of
+        self._data_dir = data_dir
+        self._min_free_bytes = min_free_bytes
+        self._leases: dict[str, Granted] = {}
+        self._writes: set[asyncio.Future[None]] = set()
+
+    async def launch(self, function: Function, task: Task) -> Container | NotNow | Never:
+        """Starts a container for `task`. Raises StokerError when it cannot be started."""
+        assert self.sockets is not None
+        definition = function.active
+        free = shutil.disk_usage(self._data_dir).free
+        if free < self._min_free_bytes:
+            return NotNow(f"only {free >> 20} MiB of disk are free in the server's data directory")
+        lease = await self._engine.reserve(task.id, definition.spec.resources)
+        if not isinstance(lease, Granted):
+            return lease
+        self._leases[task.id] = lease
+        request = await self._request(function, definition, task, lease)
+        await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
+        self._record(
+            sa.insert(tables.tasks).values(
+                id=task.id, app_id=task.app_id, function_id=task.function_id, enqueued_at=task.enqueued_at
+            )
+        )
+        return await self._node.start(request, lambda fd, text: self._write(task, fd, text))
+
+    async def land(self, task: Task) -> None:
+        assert self.sockets is not None
+        await self.sockets.close_container(task.id)
+        shutil.rmtree(self._node.task_dir(task.id), ignore_errors=True)
+        if self._leases.pop(task.id, None) is not None:
+            self._record(
+                sa.update(tables.tasks)
+                .where(tables.tasks.c.id == task.id)
+                .values(started_at=task.started_at, finished_at=time.time(), detail=task.stop_reason)
+            )
+            await self._engine.release(task.id)
+
+    def say(self, task: Task, text: str) -> None:
+        self._logs.write(task.app_id, INFO, text, function_id=task.function_id, task_id=task.id)
+
+    def last_words(self, task: Task) -> str:
+        return self._logs.tail(task.app_id, task.id)
+
+    async def close(self) -> None:
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    async def _request(
+        self, function: Function, definition: Definition, task: Task, lease: Granted
+    ) -> ContainerRequest:
+        spec = definition.spec
+        image = self._images.config(spec.image_id)
+        trees = []
+        client_version = definition.client_version
+        for mount_id in spec.mount_ids:
+            named = self._mounts.client_version(mount_id)
+            if named is not None:
+                client_version = named
+            else:
+                trees.append(await self._mounts.tree(mount_id))
+        environment = self._environment_of(task.app_id)
+        return ContainerRequest(
+            task_id=task.id,
+            image_id=spec.image_id,
+            image=image,
+            client_version=client_version,
+            arguments=self._wire.container_arguments(function, task.id, environment),
+            environment=environment,
+            mount_trees=tuple(trees),
+            env=_thread_settings(spec.resources.cpu_milli) | await self._secrets.values(list(spec.secret_ids)),
+            volumes=tuple(self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in spec.volumes),
+            limits=spec.limits,
+            network=spec.network,
+            gpu_devices=() if lease.gpu_declared else lease.gpu_devices,
+        )
+
+    def _volume(self, volume_id: str, mount_path: str, read_only: bool, sub_path: str) -> VolumeDir:
+        if not is_id(volume_id, "vo"):
+            raise FailedPrecondition(f"The volume {volume_id!r} mounted at {mount_path} does not exist.")
+        directory = self._volumes.directory(volume_id)
+        if sub_path:
+            directory = self._volumes.sub_directory(volume_id, sub_path)
+        return VolumeDir(volume_id, directory, mount_path, read_only)
+
+    def _write(self, task: Task, fd: int, text: str) -> None:
+        self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+
+    def _record(self, statement: sa.Executable) -> None:
+        """History is written beside the work, never before it."""
+
+        async def write() -> None:
+            with contextlib.suppress(Exception):
+                await self._database.write(lambda connection: connection.execute(statement))
+
+        job = asyncio.ensure_future(write())
+        self._writes.add(job)
+        job.add_done_callback(self._writes.discard)
+
+
+def _thread_settings(cpu_milli: int) -> dict[str, str]:
+    """Numeric libraries start a thread per core of the machine; a container that asked for cores gets as many threads."""
+    if cpu_milli < 1000:
+        return {}
+    threads = str(math.ceil(cpu_milli / 1000))
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), threads)

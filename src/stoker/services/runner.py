@@ -1,0 +1,424 @@
+"""The pool of one function come alive: executes the actions of `core.pool`, starts and stops containers, keeps the time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from stoker.core.autoscaler import PoolView, desired_containers
+from stoker.core.pool import (
+    Action,
+    CancelRunning,
+    ContainerState,
+    Deliver,
+    Dismiss,
+    Finish,
+    Kill,
+    Outcome,
+    Pool,
+    PooledContainer,
+    PooledInput,
+)
+from stoker.engine.base import Never, NotNow
+from stoker.errors import StokerError
+from stoker.ids import new_id
+from stoker.runtime.base import Container, Exit, ExitKind
+from stoker.services.functions import Function
+
+_MAX_START_FAILURES = 3  # in a row, before waiting inputs are failed
+_BACKOFF = (0.5, 60.0)  # seconds before another start after a failed one: doubled each time, up to the second
+_GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
+_HOLD_POLL = 45.0  # seconds a poll is held open
+_SMOOTHING = 0.3  # weight of the newest observation in the running means
+_log = structlog.get_logger(__name__)
+
+FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What an answered poll brings: inputs with their retry counts, or the order to exit."""
+
+    inputs: tuple[tuple[str, int], ...] = ()
+    exit: bool = False
+    final: bool = False
+
+
+@dataclass
+class Task:
+    """A container as the services see it (its wire name is task)."""
+
+    id: str
+    function_id: str
+    app_id: str
+    definition_id: str
+    enqueued_at: float
+    started_at: float | None = None
+    container: Container | None = None
+    told_to_stop: bool = False
+    stop_reason: str = ""
+    init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
+    cancellations: list[str] = field(default_factory=list)
+    heartbeat: asyncio.Future[None] | None = None
+    job: asyncio.Task[None] | None = None
+
+
+class Launcher(Protocol):
+    """Starts containers; see `services/launcher.py`."""
+
+    parallel_starts: int
+
+    async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
+
+    async def land(self, task: Task) -> None:
+        """Gives everything back after a container's end (or failed start)."""
+        ...
+
+    def say(self, task: Task, text: str) -> None:
+        """Writes a line of the server's own to the log of the container's app."""
+        ...
+
+    def last_words(self, task: Task) -> str: ...
+
+
+class Runner:
+    """All of one function at run time. Every method is called from the event loop; nothing here blocks."""
+
+    def __init__(self, function: Function, launcher: Launcher, on_finish: FinishSink) -> None:
+        self.function = function
+        self.pool = Pool(function.active.spec.pool)
+        self.tasks: dict[str, Task] = {}
+        self.starved = False  # a container could not be placed; try again when something is released
+        self._launcher = launcher
+        self._on_finish = on_finish
+        self._polls: dict[str, asyncio.Future[Delivery]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_failures = 0
+        self._not_before = 0.0
+        self._mean_runtime: float | None = None
+        self._mean_start: float | None = None
+        self._stopped = False
+        self._input_starts: dict[str, float] = {}
+        self._kills: set[asyncio.Task[None]] = set()
+
+    # Inputs
+
+    def add(self, inputs: Sequence[PooledInput]) -> None:
+        if self._stopped:
+            self._on_finish([Finish(i.id, i.call_id, Outcome.CANCELLED, "The app was stopped.") for i in inputs], None)
+            return
+        self._apply(self.pool.add(_now(), inputs))
+        self.rescale()
+
+    def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
+        """A container reports an output; True when it is the output of that input."""
+        now = _now()
+        started = self._input_starts.pop(input_id, None)
+        if started is not None:
+            self._mean_runtime = _mean(self._mean_runtime, now - started)
+        accepted, actions = (self.pool.fail if failed else self.pool.succeed)(now, task_id, input_id)
+        self._apply(actions)
+        self.rescale()
+        return accepted
+
+    def cancel(self, input_ids: Sequence[str], *, terminate_containers: bool) -> None:
+        victims = [c.id for c in self.pool.containers.values() if any(i in c.running for i in input_ids)]
+        self._apply(self.pool.cancel(_now(), input_ids))
+        if terminate_containers:
+            for container_id in victims:
+                self._kill(container_id, "Its call was cancelled with terminate_containers.")
+        self.rescale()
+
+    # Containers
+
+    async def next_inputs(self, task_id: str, capacity: int) -> Delivery:
+        """Answers a container's poll: waits until there are inputs for it, it shall exit, or the poll was held long enough."""
+        if task_id not in self.pool.containers:
+            return Delivery(exit=True)
+        previous = self._polls.pop(task_id, None)
+        if previous is not None and not previous.done():
+            previous.set_result(Delivery())  # the container asks again: the older poll is dead
+        poll: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        self._polls[task_id] = poll
+        container = self.pool.containers[task_id]
+        if container.state is ContainerState.STARTING:
+            self._mean_start = _mean(self._mean_start, _now() - container.started_at)
+            self._start_failures = 0
+            self.tasks[task_id].started_at = time.time()
+        self._apply(self.pool.poll(_now(), task_id, capacity))
+        self.rescale()
+        try:
+            await asyncio.wait([poll], timeout=_HOLD_POLL)
+        finally:
+            if self._polls.get(task_id) is poll:
+                del self._polls[task_id]
+                self.pool.unpoll(task_id)
+        return poll.result() if poll.done() else Delivery()
+
+    async def heartbeat(self, task_id: str, hold: float) -> list[str]:
+        """Inputs the container must cancel; waits for some up to `hold` seconds."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            return []
+        if not task.cancellations:
+            task.heartbeat = asyncio.get_running_loop().create_future()
+            await asyncio.wait([task.heartbeat], timeout=hold)
+            task.heartbeat = None
+        cancellations, task.cancellations = task.cancellations, []
+        return cancellations
+
+    def init_failed(self, task_id: str, result: bytes, status: int) -> None:
+        """The container says that the user's code could not be imported or entered. It ends by itself after this."""
+        task = self.tasks.get(task_id)
+        if task is not None:
+            task.init_result = (result, status)
+
+    def drain(self, task_id: str) -> None:
+        task = self.tasks.get(task_id)
+        if task is None or task.told_to_stop:
+            return
+        task.told_to_stop = True
+        self._apply(self.pool.drain(task_id))
+        container = self.pool.containers.get(task_id)
+        grace = _GRACE + (self.pool.settings.timeout if container and container.running else 0.0)
+        asyncio.get_running_loop().call_later(grace, self._kill, task_id, "It did not exit in time.")
+        if container is not None and not container.ready_at:
+            self._kill(task_id, "It was still starting.")
+
+    def kill(self, task_id: str, reason: str) -> None:
+        self._kill(task_id, reason)
+
+    def redefine(self) -> None:
+        """The function has a new definition: new containers run it, those of the old one finish their inputs."""
+        self.pool.settings = self.function.active.spec.pool
+        self._start_failures, self._not_before = 0, 0.0
+        for container in list(self.pool.containers.values()):
+            if container.definition_id != self.function.active.id:
+                self.drain(container.id)
+        self.rescale()
+
+    async def stop(self, *, drain: bool) -> None:
+        """Ends all containers and waits for their end."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task_id, task in list(self.tasks.items()):
+            container = self.pool.containers.get(task_id)
+            idle = container is not None and container.state is ContainerState.READY and not container.running
+            if drain or idle:
+                self.drain(task_id)  # lets exit hooks run
+            else:
+                task.told_to_stop = True
+                self._kill(task_id, "The app was stopped.")
+        jobs = [t.job for t in self.tasks.values() if t.job is not None]
+        if jobs:
+            await asyncio.wait(jobs)
+
+    def rescale(self) -> None:
+        """Starts and stops containers as the autoscaler's rule wants it, and sets the alarm for the next change."""
+        if self._stopped:
+            return
+        now = _now()
+        live = [c for c in self.pool.containers.values() if c.state is not ContainerState.DRAINING]
+        view = PoolView(
+            backlog=self.pool.backlog,
+            running=self.pool.running,
+            ready=sum(c.state is ContainerState.READY for c in live),
+            starting=sum(c.state is ContainerState.STARTING for c in live),
+            mean_runtime=self._mean_runtime,
+            mean_start=self._mean_start,
+        )
+        wanted = desired_containers(view, self.function.scaling, self._launcher.parallel_starts)
+        if wanted > len(live) and now >= self._not_before and not self.starved:
+            for _ in range(wanted - len(live)):
+                self._start()
+        elif wanted < len(live):
+            self._stop_idle(now, live, wanted)
+        self._set_alarm(now, live, wanted)
+
+    # How it is done
+
+    def _apply(self, actions: Iterable[Action]) -> None:
+        finishes: list[Finish] = []
+        for action in actions:
+            if isinstance(action, Deliver):
+                now = _now()
+                self._input_starts.update((input_id, now) for input_id, _ in action.inputs)
+                self._answer(action.container_id, Delivery(action.inputs, final=action.final))
+            elif isinstance(action, Dismiss):
+                self._answer(action.container_id, Delivery(exit=True))
+            elif isinstance(action, Kill):
+                self._kill(action.container_id, action.reason)
+            elif isinstance(action, CancelRunning):
+                self._tell_cancelled(action)
+            else:
+                finishes.append(action)
+        if finishes:
+            self._on_finish(finishes, None)
+
+    def _answer(self, container_id: str, delivery: Delivery) -> None:
+        poll = self._polls.pop(container_id, None)
+        if poll is not None and not poll.done():
+            poll.set_result(delivery)
+
+    def _tell_cancelled(self, action: CancelRunning) -> None:
+        task = self.tasks.get(action.container_id)
+        if task is None:
+            return
+        task.cancellations += action.input_ids
+        if task.heartbeat is not None and not task.heartbeat.done():
+            task.heartbeat.set_result(None)
+
+    def _kill(self, container_id: str, reason: str) -> None:
+        task = self.tasks.get(container_id)
+        if task is None:
+            return
+        task.told_to_stop = True
+        task.stop_reason = task.stop_reason or reason
+        if task.container is not None:
+            self._end_now(task.container)
+        elif task.job is not None and task.started_at is None:
+            task.job.cancel()
+
+    def _start(self) -> None:
+        definition = self.function.active
+        task = Task(new_id("ta"), self.function.id, self.function.app_id, definition.id, enqueued_at=time.time())
+        self.tasks[task.id] = task
+        self.pool.launch(_now(), task.id, definition.id)
+        task.job = asyncio.get_running_loop().create_task(self._live(task))
+
+    async def _live(self, task: Task) -> None:
+        """The whole life of one container."""
+        ended = Exit(ExitKind.FAILED, 1, "")
+        try:
+            launched = await self._launcher.launch(self.function, task)
+            if isinstance(launched, (NotNow, Never)):
+                self._not_placed(task, launched)
+                return
+            task.container = launched
+            if task.told_to_stop:
+                await launched.kill()
+            ended = await launched.wait()
+        except asyncio.CancelledError:
+            ended = Exit(ExitKind.KILLED, 137, "")
+        except StokerError as error:
+            ended = Exit(ExitKind.FAILED, 1, str(error))
+        except Exception as error:
+            _log.exception("container failed to start", task=task.id)
+            ended = Exit(ExitKind.FAILED, 1, f"{type(error).__name__}: {error}")
+        finally:
+            await self._launcher.land(task)
+            self.tasks.pop(task.id, None)
+        self._ended(task, ended)
+
+    def _not_placed(self, task: Task, why: NotNow | Never) -> None:
+        self._apply(self.pool.remove(_now(), task.id, "It could not be placed.", blame_inputs=False))
+        if isinstance(why, Never):
+            self._apply(self.pool.give_up(why.reason))
+            return
+        if not self.starved:
+            self._launcher.say(task, f"Waiting for resources: {why.reason}.\n")
+        self.starved = True
+
+    def _ended(self, task: Task, ended: Exit) -> None:
+        now = _now()
+        container = self.pool.containers.get(task.id)
+        was_ready = container is not None and container.state is not ContainerState.STARTING
+        reason = _sentence(task, ended)
+        poll = self._polls.pop(task.id, None)
+        if poll is not None and not poll.done():
+            poll.set_result(Delivery(exit=True))
+        expected = task.told_to_stop or (container is not None and container.state is ContainerState.DRAINING)
+        self._apply(self.pool.remove(now, task.id, reason, blame_inputs=not task.told_to_stop))
+        if not expected and not self._stopped:
+            if task.init_result is None:
+                self._launcher.say(task, reason + "\n")
+            if not was_ready:
+                self._start_failed(now, task, reason)
+        self.rescale()
+
+    def _start_failed(self, now: float, task: Task, reason: str) -> None:
+        """A container ended before it took inputs. What the user's code said is final at once; other failures after some tries."""
+        self._start_failures += 1
+        self._not_before = now + min(_BACKOFF[1], _BACKOFF[0] * 2 ** (self._start_failures - 1))
+        if task.init_result is not None:
+            finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]
+            self._on_finish(finishes, task.init_result)
+        elif self._start_failures >= _MAX_START_FAILURES or not self._worth_repeating(reason):
+            words = self._launcher.last_words(task)
+            detail = f"{reason} Its last output:\n{words}" if words else reason
+            self._apply(self.pool.fail_waiting(now, detail))
+
+    def _worth_repeating(self, reason: str) -> bool:
+        return "image" not in reason.lower()
+
+    def _stop_idle(self, now: float, live: list[PooledContainer], wanted: int) -> None:
+        window = self.function.scaling.scaledown_window
+        idle = sorted((c for c in live if c.ready_at and not c.running), key=lambda c: c.idle_since)
+        for container in idle[: len(live) - wanted]:
+            if now - container.idle_since >= window:
+                self.drain(container.id)
+
+    def _set_alarm(self, now: float, live: list[PooledContainer], wanted: int) -> None:
+        times = [self.pool.next_tick()]
+        if len(live) > wanted:
+            window = self.function.scaling.scaledown_window
+            times += [c.idle_since + window for c in live if c.ready_at and not c.running]
+        if wanted > len(live) and self._not_before > now:
+            times.append(self._not_before)
+        startup = self.function.active.spec.startup_timeout
+        times += [c.started_at + startup for c in live if c.state is ContainerState.STARTING]
+        due = [t for t in times if t is not None]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due:
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, min(due) - now), self._alarm)
+
+    def _alarm(self) -> None:
+        self._timer = None
+        now = _now()
+        startup = self.function.active.spec.startup_timeout
+        for container in list(self.pool.containers.values()):
+            if container.state is ContainerState.STARTING and now - container.started_at >= startup:
+                self._fail_slow_start(container.id, startup)
+        self._apply(self.pool.tick(now))
+        self.rescale()
+
+    def _fail_slow_start(self, container_id: str, startup: float) -> None:
+        task = self.tasks.get(container_id)
+        if task is not None and not task.stop_reason:
+            task.stop_reason = f"It did not start within its start-up timeout of {startup:g} s."
+            if task.container is not None:
+                self._end_now(task.container)
+
+    def _end_now(self, container: Container) -> None:
+        kill = asyncio.get_running_loop().create_task(container.kill())
+        self._kills.add(kill)
+        kill.add_done_callback(self._kills.discard)
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else old + _SMOOTHING * (new - old)
+
+
+def _sentence(task: Task, ended: Exit) -> str:
+    """Why a container ended, for the user."""
+    if task.stop_reason:
+        return f"The container was stopped: {task.stop_reason}"
+    if ended.kind is ExitKind.FAILED:
+        return f"The container could not be started: {ended.detail}"
+    if ended.kind is ExitKind.OOM:
+        return f"The container ran out of memory. {ended.detail}".strip()
+    if task.init_result is not None:
+        return "The container could not start: importing the app or an @enter method failed."
+    return f"The container exited by itself with code {ended.code}. {ended.detail}".strip()

@@ -1,0 +1,155 @@
+"""All pools of the server, by function."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+from stoker.core.pool import Finish, Outcome, PooledInput
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.services.apps import App, Apps
+from stoker.services.functions import Function, Functions
+from stoker.services.runner import Delivery, FinishSink, Launcher, Runner, Task
+
+
+class Scheduler:
+    def __init__(self, functions: Functions, apps: Apps, launcher: Launcher) -> None:
+        self._functions = functions
+        self._apps = apps
+        self._launcher = launcher
+        self._runners: dict[str, Runner] = {}
+        self._function_of_task: dict[str, str] = {}
+        self.on_finish: FinishSink = lambda finishes, result: None
+
+    def check(self, function_id: str) -> Function:
+        """The function, which must be callable. Raises NotFound or FailedPrecondition with the reason."""
+        function = self._functions.get(function_id)
+        self._apps.alive(function.app_id)
+        reason = function.active.spec.unsupported
+        if reason:
+            raise FailedPrecondition(reason)
+        return function
+
+    def add(self, function_id: str, inputs: Sequence[PooledInput]) -> None:
+        try:
+            self.check(function_id)
+        except (NotFound, FailedPrecondition) as error:
+            # Inputs found after a restart whose app is gone.
+            self.on_finish([Finish(i.id, i.call_id, Outcome.CANCELLED, str(error)) for i in inputs], None)
+            return
+        self._runner(function_id).add(inputs)
+
+    def load_of(self, function_id: str) -> tuple[int, int]:
+        """(inputs that wait, all unfinished inputs) of a function."""
+        runner = self._runners.get(function_id)
+        return (runner.pool.backlog, len(runner.pool.inputs)) if runner else (0, 0)
+
+    def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
+        runner = self._of_task(task_id)
+        return runner.report(task_id, input_id, failed=failed) if runner else False
+
+    def cancel(self, function_id: str, input_ids: Sequence[str], *, terminate_containers: bool) -> None:
+        runner = self._runners.get(function_id)
+        if runner is not None:
+            runner.cancel(input_ids, terminate_containers=terminate_containers)
+
+    # Containers
+
+    async def next_inputs(self, task_id: str, capacity: int) -> Delivery:
+        runner = self._of_task(task_id)
+        return await runner.next_inputs(task_id, capacity) if runner else Delivery(exit=True)
+
+    async def heartbeat(self, task_id: str, hold: float) -> list[str]:
+        runner = self._of_task(task_id)
+        return await runner.heartbeat(task_id, hold) if runner else []
+
+    def init_failed(self, task_id: str, result: bytes, status: int) -> None:
+        runner = self._of_task(task_id)
+        if runner is not None:
+            runner.init_failed(task_id, result, status)
+
+    def stop_task(self, task_id: str, *, graceful: bool) -> None:
+        """Raises NotFound."""
+        runner = self._of_task(task_id)
+        if runner is None:
+            raise NotFound(f"There is no running container {task_id!r}.")
+        if graceful:
+            runner.drain(task_id)
+        else:
+            runner.kill(task_id, "It was stopped by the user.")
+        runner.rescale()
+
+    def task(self, task_id: str) -> Task | None:
+        runner = self._of_task(task_id)
+        return runner.tasks.get(task_id) if runner else None
+
+    def tasks(self, app_id: str = "") -> list[Task]:
+        return [
+            t for r in self._runners.values() if not app_id or r.function.app_id == app_id for t in r.tasks.values()
+        ]
+
+    def runner(self, function_id: str) -> Runner | None:
+        return self._runners.get(function_id)
+
+    def runners(self) -> Iterable[Runner]:
+        return list(self._runners.values())
+
+    # Events from elsewhere
+
+    def redefine(self, app: App, function_ids: list[str]) -> None:
+        """Functions of an app have new definitions; functions with a floor of containers get them now."""
+        for function_id in function_ids:
+            runner = self._runners.get(function_id)
+            if runner is not None:
+                runner.redefine()
+        for function_id in app.function_ids.values():
+            function = self._functions.get(function_id)
+            if function.active.spec.scaling.min_containers and not function.active.spec.unsupported:
+                self._runner(function_id).rescale()
+
+    def rescale(self, function_id: str) -> None:
+        self._runner(function_id).rescale()
+
+    def resources_released(self) -> None:
+        """Something is free again: functions that could not be placed try anew."""
+        for runner in self._runners.values():
+            if runner.starved:
+                runner.starved = False
+                runner.rescale()
+
+    async def stop_app(self, app_id: str, *, drain: bool) -> None:
+        """Ends the containers of an app; returns when they are gone."""
+        runners = [r for r in self._runners.values() if r.function.app_id == app_id]
+        await asyncio.gather(*(r.stop(drain=drain) for r in runners))
+        for runner in runners:
+            self._runners.pop(runner.function.id, None)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Lets running inputs finish for a while, then ends all containers. Unfinished inputs stay in the database."""
+        deadline = time.monotonic() + drain_seconds
+        self.on_finish = lambda finishes, result: None
+        stops = [asyncio.ensure_future(r.stop(drain=True)) for r in self._runners.values()]
+        if stops:
+            _, late = await asyncio.wait(stops, timeout=max(0.0, deadline - time.monotonic()))
+            for runner in self._runners.values():
+                for task_id in list(runner.tasks):
+                    runner.kill(task_id, "The server stops.")
+            if late:
+                await asyncio.wait(late)
+
+    def _runner(self, function_id: str) -> Runner:
+        runner = self._runners.get(function_id)
+        if runner is None:
+            runner = Runner(self._functions.get(function_id), self._launcher, self._finish)
+            self._runners[function_id] = runner
+        return runner
+
+    def _finish(self, finishes: Iterable[Finish], result: tuple[bytes, int] | None) -> None:
+        self.on_finish(finishes, result)
+
+    def _of_task(self, task_id: str) -> Runner | None:
+        for runner in self._runners.values():
+            if task_id in runner.tasks:
+                return runner
+        return None
