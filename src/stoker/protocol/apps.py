@@ -1,0 +1,213 @@
+"""Apps on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import NotFound
+from stoker.protocol.metadata import Metadata
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services import apps as states
+from stoker.services.apps import App, Apps, Publication
+from stoker.services.environments import Environments
+from stoker.services.logs import LogEntry, LogFilter, Logs
+from stoker.services.scheduler import Scheduler
+
+_STATES = {
+    api_pb2.APP_STATE_EPHEMERAL: states.EPHEMERAL,
+    api_pb2.APP_STATE_DETACHED: states.DETACHED,
+    api_pb2.APP_STATE_DEPLOYED: states.DEPLOYED,
+    api_pb2.APP_STATE_STOPPING: states.STOPPING,
+    api_pb2.APP_STATE_STOPPED: states.STOPPED,
+    api_pb2.APP_STATE_INITIALIZING: states.INITIALIZING,
+    api_pb2.APP_STATE_DETACHED_DISCONNECTED: states.DETACHED_DISCONNECTED,
+}
+_WIRE_STATES = {state: number for number, state in _STATES.items()}
+_LONGEST_STREAM = 55.0  # seconds; the client opens the next one
+
+
+class AppServicer:
+    def __init__(
+        self,
+        *,
+        apps: Apps,
+        environments: Environments,
+        logs: Logs,
+        metadata: Metadata,
+        scheduler: Scheduler,
+        page_url: str,
+    ) -> None:
+        self._apps = apps
+        self._environments = environments
+        self._logs = logs
+        self._metadata = metadata
+        self._scheduler = scheduler
+        self._page_url = page_url
+
+    @rpc("AppCreate", once=True)
+    async def create(self, request: api_pb2.AppCreateRequest, caller: Caller) -> api_pb2.AppCreateResponse:
+        environment = self._environments.resolve(request.environment_name)
+        state = _STATES.get(request.app_state, states.INITIALIZING)
+        app = await self._apps.create(environment.id, request.description, state, tags=dict(request.tags))
+        url = self._url(app)
+        return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=url, app_logs_url=url)
+
+    @rpc("AppGetOrCreate", once=True)
+    async def get_or_create(
+        self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.AppGetOrCreateResponse:
+        environment = self._environments.resolve(request.environment_name)
+        app = self._apps.by_name(environment.id, request.app_name)
+        if app is None:
+            if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
+                raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
+            app = await self._apps.create(environment.id, request.app_name, states.DEPLOYED, request.app_name)
+        handle = api_pb2.AppHandleMetadata(app_id=app.id, description=app.description, environment_name=environment.name)
+        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=handle)
+
+    @rpc("AppGetByDeploymentName")
+    async def get_by_name(
+        self, request: api_pb2.AppGetByDeploymentNameRequest, caller: Caller
+    ) -> api_pb2.AppGetByDeploymentNameResponse:
+        environment = self._environments.resolve(request.environment_name)
+        app = self._apps.by_name(environment.id, request.name)
+        return api_pb2.AppGetByDeploymentNameResponse(
+            app_id=app.id if app else "",
+            environment_name=environment.name,
+            lifecycle=self._lifecycle(app) if app else None,
+        )
+
+    @rpc("AppGetLifecycle")
+    async def lifecycle(
+        self, request: api_pb2.AppGetLifecycleRequest, caller: Caller
+    ) -> api_pb2.AppGetLifecycleResponse:
+        return api_pb2.AppGetLifecycleResponse(lifecycle=self._lifecycle(self._apps.get(request.app_id)))
+
+    @rpc("AppGetLayout")
+    async def layout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller) -> api_pb2.AppGetLayoutResponse:
+        return api_pb2.AppGetLayoutResponse(app_layout=self._metadata.layout(request.app_id))
+
+    @rpc("AppPublish", once=True)
+    async def publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:
+        publication = Publication(
+            state=_STATES.get(request.app_state, ""),
+            name=request.name,
+            function_ids=dict(request.function_ids),
+            class_ids=dict(request.class_ids),
+            definition_ids=dict(request.definition_ids),
+            client_version=request.client_version or caller.client_version,
+            tag=request.deployment_tag,
+            tags=dict(request.tags),
+            details={"commit": request.commit_info.SerializeToString().hex()},
+        )
+        app = await self._apps.publish(request.app_id, publication)
+        return api_pb2.AppPublishResponse(url=self._url(app), deployed_at=app.deployed_at or 0.0)
+
+    @rpc("AppHeartbeat")
+    async def heartbeat(self, request: api_pb2.AppHeartbeatRequest, caller: Caller) -> Empty:
+        if not self._apps.get(request.app_id).is_over:
+            self._apps.heartbeat(request.app_id)
+        return Empty()
+
+    @rpc("AppClientDisconnect")
+    async def disconnect(self, request: api_pb2.AppClientDisconnectRequest, caller: Caller) -> Empty:
+        reason = api_pb2.AppDisconnectReason.Name(request.reason)
+        await self._apps.disconnect(request.app_id, reason)
+        return Empty()
+
+    @rpc("AppStop")
+    async def stop(self, request: api_pb2.AppStopRequest, caller: Caller) -> Empty:
+        await self._apps.stop(request.app_id)
+        return Empty()
+
+    @rpc("AppList")
+    async def list(self, request: api_pb2.AppListRequest, caller: Caller) -> api_pb2.AppListResponse:
+        environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
+        response = api_pb2.AppListResponse()
+        for app in self._apps.all(environment_id):
+            if app.state == states.INITIALIZING:
+                continue
+            response.apps.add(
+                app_id=app.id,
+                description=app.description,
+                name=app.name,
+                state=_WIRE_STATES[app.state],
+                created_at=app.created_at,
+                stopped_at=app.stopped_at or 0.0,
+                n_running_tasks=len(self._scheduler.tasks(app.id)),
+            )
+        return response
+
+    @rpc("AppGetLogs")
+    async def follow_logs(
+        self, request: api_pb2.AppGetLogsRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
+        self._apps.get(request.app_id)
+        wanted = LogFilter(
+            function_id=request.parametrized_function_id or request.function_id,
+            task_id=request.task_id,
+            fd=request.file_descriptor,
+            search=request.search_text,
+        )
+        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
+        async for entry in self._logs.follow(request.app_id, after, timeout, wanted):
+            yield _batch(entry) if entry is not None else api_pb2.TaskLogsBatch(app_done=True)
+
+    @rpc("AppFetchLogs")
+    async def fetch_logs(self, request: api_pb2.AppFetchLogsRequest, caller: Caller) -> api_pb2.AppFetchLogsResponse:
+        self._apps.get(request.app_id)
+        wanted = _fetch_filter(request)
+        entries = self._logs.fetch(request.app_id, wanted, request.limit or 1000)
+        return api_pb2.AppFetchLogsResponse(batches=[_batch(e) for e in entries])
+
+    @rpc("AppCountLogs")
+    async def count_logs(self, request: api_pb2.AppCountLogsRequest, caller: Caller) -> api_pb2.AppCountLogsResponse:
+        self._apps.get(request.app_id)
+        wanted = _fetch_filter(request)
+        width = request.bucket_secs or 60
+        response = api_pb2.AppCountLogsResponse(app_id=request.app_id)
+        buckets: dict[int, Any] = {}
+        for entry in self._logs.fetch(request.app_id, wanted, 100_000):
+            start = int(entry.timestamp // width * width)
+            bucket = buckets.get(start)
+            if bucket is None:
+                bucket = buckets[start] = response.buckets.add()
+                bucket.bucket_start_at.FromSeconds(start)
+            name = {1: "stdout_logs", 2: "stderr_logs"}.get(entry.fd, "system_logs")
+            setattr(bucket, name, getattr(bucket, name) + 1)
+        return response
+
+    def _url(self, app: App) -> str:
+        return f"{self._page_url}/apps/{app.id}"
+
+    def _lifecycle(self, app: App) -> Any:
+        lifecycle = api_pb2.AppLifecycle(app_state=_WIRE_STATES[app.state], created_at=app.created_at)
+        if app.deployed_at and app.state == states.DEPLOYED:
+            lifecycle.deployed_at = app.deployed_at
+        if app.stopped_at:
+            lifecycle.stopped_at = app.stopped_at
+        return lifecycle
+
+
+def _fetch_filter(request: Any) -> LogFilter:
+    since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else 0.0
+    until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else 0.0
+    function_id = request.parametrized_function_id or request.function_id
+    return LogFilter(function_id, request.task_id, request.source, request.search_text, since, until)
+
+
+def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
+    item = api_pb2.TaskLogs(
+        data=entry.data,
+        file_descriptor=entry.fd,
+        timestamp=entry.timestamp,
+        timestamp_ns=int(entry.timestamp * 1e9),
+    )
+    return api_pb2.TaskLogsBatch(
+        task_id=entry.task_id, function_id=entry.function_id, entry_id=str(entry.seq), items=[item]
+    )

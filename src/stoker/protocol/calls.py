@@ -1,0 +1,192 @@
+"""Calls on the wire, as a caller sees them (also one inside a container)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import InvalidArgument, Unimplemented
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.calls import Call, Calls, Input, Output
+from stoker.services.functions import Functions
+from stoker.services.streams import Streams
+
+_LONGEST_POLL = 55.0
+_OUTSTANDING = 1000  # inputs of one map under way, the client's own default
+_SPAWNED = (
+    api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
+    api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC_LEGACY,
+)
+
+
+class CallServicer:
+    def __init__(self, *, calls: Calls, functions: Functions, outward: Streams, inward: Streams) -> None:
+        self._calls = calls
+        self._functions = functions
+        self._outward = outward  # from the container to the caller
+        self._inward = inward
+
+    @rpc("FunctionMap", once=True)
+    async def map(self, request: api_pb2.FunctionMapRequest, caller: Caller) -> api_pb2.FunctionMapResponse:
+        kind = "map" if request.function_call_type == api_pb2.FUNCTION_CALL_TYPE_MAP else "unary"
+        spawned = request.from_spawn_map or request.function_call_invocation_type in _SPAWNED
+        call, inputs = await self._calls.start(
+            request.function_id,
+            kind,
+            request.function_call_invocation_type,
+            request.parent_input_id,
+            _payloads(request.pipelined_inputs),
+            spawned=spawned,
+        )
+        policy = self._functions.get(request.function_id).active.spec.pool.retry
+        return api_pb2.FunctionMapResponse(
+            function_call_id=call.id,
+            pipelined_inputs=_accepted(inputs),
+            function_call_jwt=_jwt({"fc": call.id}),
+            sync_client_retries_enabled=False,  # retries happen here, also for callers that went away
+            max_inputs_outstanding=_OUTSTANDING,
+            retry_policy=api_pb2.FunctionRetryPolicy(
+                retries=policy.retries,
+                backoff_coefficient=policy.backoff_coefficient,
+                initial_delay_ms=int(policy.initial_delay * 1000),
+                max_delay_ms=int(policy.max_delay * 1000),
+            ),
+        )
+
+    @rpc("FunctionPutInputs", once=True)
+    async def put(self, request: api_pb2.FunctionPutInputsRequest, caller: Caller) -> api_pb2.FunctionPutInputsResponse:
+        call = self._calls.get(request.function_call_id)
+        inputs = await self._calls.put(
+            call.id, _payloads(request.inputs), spawned=call.invocation in _SPAWNED
+        )
+        return api_pb2.FunctionPutInputsResponse(inputs=_accepted(inputs))
+
+    @rpc("FunctionFinishInputs")
+    async def finish_inputs(self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller) -> Empty:
+        self._calls.get(request.function_call_id)
+        return Empty()
+
+    @rpc("FunctionRetryInputs")
+    async def retry(self, request: api_pb2.FunctionRetryInputsRequest, caller: Caller) -> Any:
+        raise Unimplemented("This server retries inputs itself; clients are told not to.")
+
+    @rpc("FunctionGetOutputs")
+    async def outputs(
+        self, request: api_pb2.FunctionGetOutputsRequest, caller: Caller
+    ) -> api_pb2.FunctionGetOutputsResponse:
+        call = self._calls.get(request.function_call_id)
+        if request.clear_on_success and request.timeout == 0 and call.kind == "map":
+            # The end of a map: the client has everything and says so. Answering with outputs would send all of them again.
+            return api_pb2.FunctionGetOutputsResponse(last_entry_id=request.last_entry_id)
+        indexes = (request.start_idx, request.end_idx) if request.HasField("start_idx") else None
+        found, unfinished = await self._calls.outputs(
+            call.id,
+            _cursor(request.last_entry_id),
+            min(request.timeout, _LONGEST_POLL),
+            indexes,
+            request.max_values if call.kind == "unary" else 0,
+        )
+        last = f"{found[-1].seq}-0" if found else request.last_entry_id or "0-0"
+        return api_pb2.FunctionGetOutputsResponse(
+            outputs=[_output(o) for o in found],
+            idxs=[o.idx for o in found],
+            last_entry_id=last,
+            num_unfinished_inputs=unfinished,
+        )
+
+    @rpc("FunctionCallFromId")
+    async def from_id(
+        self, request: api_pb2.FunctionCallFromIdRequest, caller: Caller
+    ) -> api_pb2.FunctionCallFromIdResponse:
+        call = self._calls.get(request.function_call_id)
+        return api_pb2.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.total)
+
+    @rpc("FunctionCallCancel")
+    async def cancel(self, request: api_pb2.FunctionCallCancelRequest, caller: Caller) -> Empty:
+        await self._calls.cancel(request.function_call_id, terminate_containers=request.terminate_containers)
+        return Empty()
+
+    @rpc("FunctionCallGetDataOut")
+    async def data_out(
+        self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.DataChunk]:
+        async for chunk in self._follow(self._outward, request):
+            yield chunk
+
+    @rpc("FunctionCallGetDataIn")
+    async def data_in(
+        self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.DataChunk]:
+        async for chunk in self._follow(self._inward, request):
+            yield chunk
+
+    @rpc("FunctionCallPutDataOut")
+    async def put_data_out(self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller) -> Empty:
+        call = self._calls.get(request.function_call_id)
+        for chunk in request.data_chunks:
+            self._outward.put(call.id, chunk.index, chunk.SerializeToString())
+        return Empty()
+
+    async def _follow(
+        self, streams: Streams, request: api_pb2.FunctionCallGetDataRequest
+    ) -> AsyncIterator[api_pb2.DataChunk]:
+        self._calls.get(request.function_call_id)
+        async for chunk in streams.follow(request.function_call_id, request.last_index):
+            yield api_pb2.DataChunk.FromString(chunk)
+
+    def forget(self, call: Call) -> None:
+        """Drops what streamed through a call that is over."""
+        self._outward.forget(call.id)
+        self._inward.forget(call.id)
+
+
+def _payloads(items: Iterable[Any]) -> list[tuple[int, bytes]]:
+    payloads = []
+    for item in items:
+        if item.input.WhichOneof("args_oneof") is None:
+            raise InvalidArgument(f"The input with index {item.idx} came without arguments.")
+        payloads.append((item.idx, item.input.SerializeToString()))
+    return payloads
+
+
+def _accepted(inputs: Iterable[Input]) -> list[Any]:
+    return [
+        api_pb2.FunctionPutInputsResponseItem(
+            idx=i.idx, input_id=i.id, input_jwt=_jwt({"idx": i.idx, "in": i.id})
+        )
+        for i in inputs
+    ]
+
+
+def _output(output: Output) -> Any:
+    return api_pb2.FunctionGetOutputsItem(
+        result=api_pb2.GenericResult.FromString(output.result),
+        idx=output.idx,
+        input_id=output.input_id,
+        data_format=output.data_format,
+        task_id=output.task_id,
+        input_started_at=output.started_at,
+        output_created_at=output.created_at,
+        retry_count=0,  # a map drops outputs of attempts it does not know of
+    )
+
+
+def _cursor(entry_id: str) -> int:
+    number = entry_id.split("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
+_HEADER = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
+
+
+def _jwt(payload: dict[str, object]) -> str:
+    """The client only looks into these; identity is proven elsewhere."""
+    body = base64.urlsafe_b64encode(json.dumps(payload).encode()).rstrip(b"=").decode()
+    return f"{_HEADER}.{body}."
+
+

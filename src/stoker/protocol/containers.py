@@ -1,0 +1,114 @@
+"""What a container says to the server. Its identity is the socket it calls through (`caller.task_id`)."""
+
+from __future__ import annotations
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import NotFound, PermissionDenied
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.calls import Calls, Report
+from stoker.services.scheduler import Scheduler
+
+_HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
+_FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
+
+
+class ContainerServicer:
+    def __init__(self, *, calls: Calls, scheduler: Scheduler) -> None:
+        self._calls = calls
+        self._scheduler = scheduler
+
+    @rpc("ContainerHello")
+    async def hello(self, request: Empty, caller: Caller) -> Empty:
+        _task(caller)
+        return Empty()
+
+    @rpc("ContainerHeartbeat")
+    async def heartbeat(
+        self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
+    ) -> api_pb2.ContainerHeartbeatResponse:
+        """Held open, so that a cancellation reaches the container at once."""
+        input_ids = await self._scheduler.heartbeat(_task(caller), _HOLD_HEARTBEAT)
+        response = api_pb2.ContainerHeartbeatResponse()
+        if input_ids:
+            response.cancel_input_event.input_ids.extend(input_ids)
+        return response
+
+    @rpc("FunctionGetInputs")
+    async def get_inputs(
+        self, request: api_pb2.FunctionGetInputsRequest, caller: Caller
+    ) -> api_pb2.FunctionGetInputsResponse:
+        delivery = await self._scheduler.next_inputs(_task(caller), max(1, request.batch_max_size))
+        response = api_pb2.FunctionGetInputsResponse()
+        if delivery.exit:
+            response.inputs.add(kill_switch=True)
+            return response
+        for input_id, retry_count in delivery.inputs:
+            item = self._calls.find_input(input_id)
+            if item is None:
+                continue  # cancelled between hand-over and answer
+            call = self._calls.get(item.call_id)
+            entry = response.inputs.add(
+                input_id=item.id,
+                function_call_id=item.call_id,
+                function_call_invocation_type=call.invocation,
+                retry_count=retry_count,
+                function_map_idx=item.idx,
+            )
+            entry.input.ParseFromString(item.payload)
+        if delivery.final and response.inputs:
+            response.inputs[-1].input.final_input = True
+        return response
+
+    @rpc("FunctionPutOutputs")
+    async def put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller) -> Empty:
+        reports = [
+            Report(
+                input_id=item.input_id,
+                result=item.result.SerializeToString(),
+                data_format=item.data_format,
+                status=item.result.status,
+                failed=item.result.status == _FAILURE,
+                started_at=item.input_started_at,
+                created_at=item.output_created_at,
+            )
+            for item in request.outputs
+        ]
+        await self._calls.report(_task(caller), reports)
+        return Empty()
+
+    @rpc("TaskResult")
+    async def task_result(self, request: api_pb2.TaskResultRequest, caller: Caller) -> Empty:
+        """Importing the app or an @enter method failed; the container exits with code 0 after this."""
+        self._scheduler.init_failed(_task(caller), request.result.SerializeToString(), request.result.status)
+        return Empty()
+
+    @rpc("FunctionGetDynamicConcurrency")
+    async def dynamic_concurrency(
+        self, request: api_pb2.FunctionGetDynamicConcurrencyRequest, caller: Caller
+    ) -> api_pb2.FunctionGetDynamicConcurrencyResponse:
+        """The container may always burst to its maximum: the autoscaler aims at the target."""
+        return api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=request.max_concurrency)
+
+    @rpc("ContainerStop")
+    async def stop(self, request: api_pb2.ContainerStopRequest, caller: Caller) -> api_pb2.ContainerStopResponse:
+        """By a user, or by a container that wants no more inputs."""
+        if caller.kind == "container" and caller.task_id != request.task_id:
+            raise PermissionDenied("A container may only stop itself.")
+        self._scheduler.stop_task(request.task_id, graceful=request.graceful or caller.kind == "container")
+        return api_pb2.ContainerStopResponse()
+
+    @rpc("TaskGetInfo")
+    async def info(self, request: api_pb2.TaskGetInfoRequest, caller: Caller) -> api_pb2.TaskGetInfoResponse:
+        task = self._scheduler.task(request.task_id)
+        if task is None:
+            raise NotFound(f"There is no running container {request.task_id!r}.")
+        info = api_pb2.TaskInfo(id=task.id, started_at=task.started_at or 0.0, enqueued_at=task.enqueued_at)
+        return api_pb2.TaskGetInfoResponse(app_id=task.app_id, info=info)
+
+
+def _task(caller: Caller) -> str:
+    if caller.kind != "container":
+        raise PermissionDenied("Only a container may call this.")
+    return caller.task_id

@@ -1,0 +1,154 @@
+"""What a function's definition on the wire means to the server.
+
+A definition is stored as the `FunctionCreateRequest` that brought it; a binding (parameters and options of a `Cls` instance) as the
+`FunctionBindParamsRequest`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modal_proto import api_pb2
+
+from stoker.core.autoscaler import DEFAULT_SCALEDOWN_WINDOW, ScalingSettings
+from stoker.core.pool import PoolSettings
+from stoker.core.retries import RetryPolicy
+from stoker.engine.base import GpuRequest, ResourceRequest
+from stoker.errors import InvalidArgument
+from stoker.runtime.base import Limits
+from stoker.services.functions import FunctionSpec, VolumeUse
+
+_DEFAULT_CPU_MILLI = 125
+_DEFAULT_MEMORY_MIB = 128
+_DEFAULT_TIMEOUT = 300.0
+_LONGEST_TIMEOUT = 86_400.0
+
+
+def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
+    """Raises InvalidArgument."""
+    request = api_pb2.FunctionCreateRequest.FromString(definition)
+    ranked = ranked_functions(request)
+    function = with_options(ranked[0], binding)
+    gpus = tuple(gpu for f in ranked if (gpu := _gpu(with_options(f, binding).resources.gpu_config)) is not None)
+    resources = function.resources
+    batch = function.batch_max_size
+    return FunctionSpec(
+        image_id=function.image_id,
+        mount_ids=tuple(function.mount_ids),
+        secret_ids=tuple(function.secret_ids),
+        volumes=tuple(VolumeUse(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in function.volume_mounts),
+        resources=ResourceRequest(
+            cpu_milli=resources.milli_cpu or _DEFAULT_CPU_MILLI,
+            memory_mib=resources.memory_mb or _DEFAULT_MEMORY_MIB,
+            gpus=gpus,
+        ),
+        limits=Limits(
+            cpu_milli=resources.milli_cpu_max or None,
+            memory_bytes=resources.memory_mb_max << 20 if resources.memory_mb_max else None,
+        ),
+        pool=PoolSettings(
+            max_concurrent_inputs=max(1, function.max_concurrent_inputs),
+            batch_max_size=max(1, batch),
+            batch_linger=function.batch_linger_ms / 1000,
+            timeout=min(float(function.timeout_secs or _DEFAULT_TIMEOUT), _LONGEST_TIMEOUT),
+            retry=_retry(function.retry_policy),
+            max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
+        ),
+        scaling=scaling_settings(function),
+        startup_timeout=float(function.startup_timeout_secs or function.timeout_secs or _DEFAULT_TIMEOUT),
+        network=not function.block_network,
+        unsupported=_unsupported(function),
+    )
+
+
+def ranked_functions(request: Any) -> list[Any]:
+    """The alternatives of a definition, the preferred one first. They differ in their GPU only."""
+    if request.HasField("function_data") and request.function_data.ranked_functions:
+        ranked = sorted(request.function_data.ranked_functions, key=lambda r: r.rank)
+        return [r.function for r in ranked]
+    if not request.HasField("function"):
+        raise InvalidArgument("FunctionCreate came without a function.")
+    return [request.function]
+
+
+def with_options(function: Any, binding: bytes) -> Any:
+    """The function with what `with_options`, `with_concurrency` and `with_batching` change."""
+    if not binding:
+        return function
+    options = api_pb2.FunctionBindParamsRequest.FromString(binding).function_options
+    changed = api_pb2.Function()
+    changed.CopyFrom(function)
+    if options.replace_secret_ids or options.secret_ids:
+        del changed.secret_ids[:]
+        changed.secret_ids.extend(options.secret_ids)
+    if options.replace_volume_mounts or options.volume_mounts:
+        del changed.volume_mounts[:]
+        changed.volume_mounts.extend(options.volume_mounts)
+    if options.mount_ids:
+        changed.mount_ids.extend(options.mount_ids)
+    for name in ("resources", "retry_policy", "scheduler_placement"):
+        if options.HasField(name):
+            getattr(changed, name).CopyFrom(getattr(options, name))
+    for name in ("timeout_secs", "max_concurrent_inputs", "target_concurrent_inputs", "batch_max_size", "batch_linger_ms"):
+        if options.HasField(name):
+            setattr(changed, name, getattr(options, name))
+    scaling = changed.autoscaler_settings
+    for option, name in (
+        ("concurrency_limit", "max_containers"),
+        ("task_idle_timeout_secs", "scaledown_window"),
+        ("warm_pool_size", "min_containers"),
+        ("buffer_containers", "buffer_containers"),
+    ):
+        if options.HasField(option):
+            setattr(scaling, name, getattr(options, option))
+    return changed
+
+
+def scaling_settings(function: Any) -> ScalingSettings:
+    """From the autoscaler settings, or from the fields that older clients fill."""
+    chosen = function.autoscaler_settings
+
+    def pick(name: str, legacy: int) -> int | None:
+        return getattr(chosen, name) if chosen.HasField(name) else legacy or None
+
+    return ScalingSettings(
+        min_containers=pick("min_containers", function.warm_pool_size) or 0,
+        max_containers=pick("max_containers", function.concurrency_limit),
+        buffer_containers=pick("buffer_containers", function._experimental_buffer_containers) or 0,
+        scaledown_window=float(pick("scaledown_window", function.task_idle_timeout_secs) or DEFAULT_SCALEDOWN_WINDOW),
+        target_inputs=_target_inputs(function),
+    )
+
+
+def _target_inputs(function: Any) -> int:
+    slots = function.target_concurrent_inputs or function.max_concurrent_inputs or 1
+    return int(slots * max(1, function.batch_max_size))
+
+
+def _retry(policy: Any) -> RetryPolicy:
+    return RetryPolicy(
+        retries=policy.retries,
+        backoff_coefficient=policy.backoff_coefficient or 1.0,
+        initial_delay=policy.initial_delay_ms / 1000,
+        max_delay=(policy.max_delay_ms or 60_000) / 1000,
+    )
+
+
+def _gpu(config: Any) -> GpuRequest | None:
+    if not config.count and not config.gpu_type:
+        return None
+    model = (config.gpu_type or "ANY").upper().removesuffix("!")  # "H100!": no automatic upgrade, which we never do
+    return GpuRequest("ANY" if model == "ANY" else model, max(1, config.count))
+
+
+def _unsupported(function: Any) -> str:
+    """Why calls of this function cannot run here, or ""."""
+    if function.is_server or function.http_config.port:
+        return "This server does not run @app.server functions yet (docs/compatibility.md)."
+    if function.cloud_bucket_mounts:
+        return "This server does not offer CloudBucketMount yet (docs/compatibility.md)."
+    if function.shared_volume_mounts:
+        return "This server does not offer NetworkFileSystem; use a modal.Volume."
+    if function._experimental_group_size > 1:
+        return "This server does not run clustered functions yet (docs/compatibility.md)."
+    return ""

@@ -1,0 +1,191 @@
+"""Functions and classes on the wire: declared by a deploying client, looked up by a calling one."""
+
+from __future__ import annotations
+
+from modal_proto import api_pb2
+
+from stoker.core.autoscaler import ScalingSettings
+from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.protocol.metadata import Metadata
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.apps import App, Apps
+from stoker.services.environments import Environments
+from stoker.services.functions import Functions
+from stoker.services.scheduler import Scheduler
+
+
+class FunctionServicer:
+    def __init__(
+        self,
+        *,
+        functions: Functions,
+        apps: Apps,
+        environments: Environments,
+        metadata: Metadata,
+        scheduler: Scheduler,
+    ) -> None:
+        self._functions = functions
+        self._apps = apps
+        self._environments = environments
+        self._metadata = metadata
+        self._scheduler = scheduler
+
+    @rpc("FunctionPrecreate", once=True)
+    async def precreate(
+        self, request: api_pb2.FunctionPrecreateRequest, caller: Caller
+    ) -> api_pb2.FunctionPrecreateResponse:
+        self._apps.alive(request.app_id)
+        function = await self._functions.precreate(
+            request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
+        )
+        return api_pb2.FunctionPrecreateResponse(
+            function_id=function.id, handle_metadata=self._metadata.of_function(function)
+        )
+
+    @rpc("FunctionCreate", once=True)
+    async def create(self, request: api_pb2.FunctionCreateRequest, caller: Caller) -> api_pb2.FunctionCreateResponse:
+        self._apps.alive(request.app_id)
+        name = request.function.function_name or request.function_data.function_name
+        function = await self._functions.define(
+            request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
+        )
+        data = self._metadata.function_data(function)
+        response = api_pb2.FunctionCreateResponse(
+            function_id=function.id, function_data=data, handle_metadata=self._metadata.of_function(function)
+        )
+        response.function.CopyFrom(data.ranked_functions[0].function)
+        definition = function.latest
+        if definition is not None and definition.spec.unsupported:
+            response.server_warnings.add(message=f"{name}: {definition.spec.unsupported}")
+        return response
+
+    @rpc("ClassCreate", once=True)
+    async def create_class(self, request: api_pb2.ClassCreateRequest, caller: Caller) -> api_pb2.ClassCreateResponse:
+        self._apps.alive(request.app_id)
+        class_id = await self._functions.create_class(request.app_id, request.existing_class_id)
+        return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
+
+    @rpc("FunctionGet")
+    async def get(self, request: api_pb2.FunctionGetRequest, caller: Caller) -> api_pb2.FunctionGetResponse:
+        app = self._app(request.app_name, request.environment_name)
+        function_id = app.function_ids.get(request.object_tag)
+        if function_id is None:
+            if request.object_tag in app.class_ids:
+                raise NameIsClass(
+                    f"{request.object_tag!r} of the app {app.name!r} is a class: use modal.Cls.from_name for it."
+                )
+            known = ", ".join(sorted(t for t in app.function_ids if not t.endswith(".*"))) or "none"
+            raise NotFound(f"The app {app.name!r} has no function {request.object_tag!r}. It has: {known}.")
+        function = self._functions.get(function_id)
+        return api_pb2.FunctionGetResponse(
+            function_id=function.id,
+            handle_metadata=self._metadata.of_function(function),
+            function=self._metadata.function_data(function),
+        )
+
+    @rpc("FunctionGetById")
+    async def get_by_id(
+        self, request: api_pb2.FunctionGetByIdRequest, caller: Caller
+    ) -> api_pb2.FunctionGetByIdResponse:
+        function = self._functions.get(request.function_id)
+        return api_pb2.FunctionGetByIdResponse(
+            function=self._metadata.function_data(function), handle_metadata=self._metadata.of_function(function)
+        )
+
+    @rpc("ClassGet")
+    async def get_class(self, request: api_pb2.ClassGetRequest, caller: Caller) -> api_pb2.ClassGetResponse:
+        app = self._app(request.app_name, request.environment_name)
+        class_id = app.class_ids.get(request.object_tag)
+        if class_id is None:
+            known = ", ".join(sorted(app.class_ids)) or "none"
+            raise NotFound(f"The app {app.name!r} has no class {request.object_tag!r}. It has: {known}.")
+        return api_pb2.ClassGetResponse(
+            class_id=class_id, handle_metadata=self._metadata.of_class(app, request.object_tag)
+        )
+
+    @rpc("FunctionBindParams", once=True)
+    async def bind(
+        self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
+    ) -> api_pb2.FunctionBindParamsResponse:
+        if not request.serialized_params and not request.HasField("function_options"):
+            raise InvalidArgument("FunctionBindParams came without parameters and without options.")
+        # What does not change the container must not split the pool.
+        binding = api_pb2.FunctionBindParamsRequest(serialized_params=request.serialized_params)
+        if request.HasField("function_options"):
+            binding.function_options.CopyFrom(request.function_options)
+        function = await self._functions.bind(request.function_id, binding.SerializeToString(deterministic=True))
+        return api_pb2.FunctionBindParamsResponse(
+            bound_function_id=function.id, handle_metadata=self._metadata.of_function(function)
+        )
+
+    @rpc("FunctionUpdateSchedulingParams")
+    async def update_scaling(
+        self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, caller: Caller
+    ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
+        function = self._functions.get(request.function_id)
+        old = function.scaling
+        asked = request.settings
+
+        def pick(name: str, now: int | float | None) -> int | float | None:
+            value: int = getattr(asked, name)
+            return value if asked.HasField(name) else now
+
+        function.scaling_override = ScalingSettings(
+            min_containers=int(pick("min_containers", request.warm_pool_size_override or old.min_containers) or 0),
+            max_containers=_int(pick("max_containers", old.max_containers)),
+            buffer_containers=int(pick("buffer_containers", old.buffer_containers) or 0),
+            scaledown_window=float(pick("scaledown_window", old.scaledown_window) or 0.0),
+            target_inputs=int(pick("target_concurrency", old.target_inputs) or old.target_inputs),
+        )
+        self._scheduler.rescale(function.id)
+        return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=_scaling(function.scaling))
+
+    @rpc("FunctionGetSchedulingParams")
+    async def get_scaling(
+        self, request: api_pb2.FunctionGetSchedulingParamsRequest, caller: Caller
+    ) -> api_pb2.FunctionGetSchedulingParamsResponse:
+        function = self._functions.get(request.function_id)
+        response = api_pb2.FunctionGetSchedulingParamsResponse()
+        response.autoscaler_configuration.settings.CopyFrom(_scaling(function.scaling))
+        return response
+
+    @rpc("FunctionGetCurrentStats")
+    async def stats(
+        self, request: api_pb2.FunctionGetCurrentStatsRequest, caller: Caller
+    ) -> api_pb2.FunctionStats:
+        self._functions.get(request.function_id)
+        runner = self._scheduler.runner(request.function_id)
+        if runner is None:
+            return api_pb2.FunctionStats()
+        return api_pb2.FunctionStats(
+            backlog=runner.pool.backlog,
+            num_total_tasks=len(runner.pool.containers),
+            num_running_inputs=runner.pool.running,
+        )
+
+    def _app(self, name: str, environment_name: str) -> App:
+        environment = self._environments.resolve(environment_name)
+        app = self._apps.by_name(environment.id, name)
+        if app is None:
+            raise NotFound(
+                f"There is no deployed app {name!r} in the environment {environment.name!r}. "
+                "`modal app list` shows what is deployed; `modal deploy` deploys."
+            )
+        return app
+
+
+def _scaling(settings: ScalingSettings) -> api_pb2.AutoscalerSettings:
+    wire = api_pb2.AutoscalerSettings(
+        min_containers=settings.min_containers,
+        buffer_containers=settings.buffer_containers,
+        scaledown_window=int(settings.scaledown_window),
+    )
+    if settings.max_containers is not None:
+        wire.max_containers = settings.max_containers
+    return wire
+
+
+def _int(value: int | float | None) -> int | None:
+    return None if value is None else int(value)
+
+

@@ -1,0 +1,110 @@
+"""Images on the wire: one message is one layer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from modal_proto import api_pb2
+
+from stoker.errors import Unimplemented
+from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.images import BUILDING, READY, Image, Images
+from stoker.services.mounts import Mounts
+from stoker.services.secrets import Secrets
+
+_LONGEST_STREAM = 55.0
+_SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
+_FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
+_AUTH_KINDS = {
+    api_pb2.REGISTRY_AUTH_TYPE_STATIC_CREDS: "static",
+    api_pb2.REGISTRY_AUTH_TYPE_AWS: "aws",
+    api_pb2.REGISTRY_AUTH_TYPE_GCP: "gcp",
+}
+
+
+class ImageServicer:
+    def __init__(self, *, images: Images, mounts: Mounts, secrets: Secrets) -> None:
+        self._images = images
+        self._mounts = mounts
+        self._secrets = secrets
+
+    @rpc("ImageGetOrCreate")
+    async def get_or_create(
+        self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.ImageGetOrCreateResponse:
+        wire = request.image
+        if wire.HasField("build_function"):
+            raise Unimplemented("This server does not offer Image.run_function yet; use run_commands or a Volume.")
+        spec = ImageSpec(
+            commands=tuple(wire.dockerfile_commands),
+            bases={base.docker_tag: base.image_id for base in wire.base_images},
+            context_files={file.filename: file.data for file in wire.context_files},
+            context_mount_id=wire.context_mount_id,
+            builder_version=request.builder_version,
+            build_args=dict(wire.build_args),
+            secret_ids=tuple(wire.secret_ids),
+        )
+
+        async def make_context(spec: ImageSpec) -> BuildContext:
+            auth = None
+            kind = _AUTH_KINDS.get(wire.image_registry_config.registry_auth_type)
+            if kind and wire.image_registry_config.secret_id:
+                auth = RegistryAuth(kind, await self._secrets.values([wire.image_registry_config.secret_id]))
+            return BuildContext(
+                mount_tree=await self._mounts.tree(spec.context_mount_id) if spec.context_mount_id else None,
+                secret_env=await self._secrets.values(list(spec.secret_ids)),
+                registry_auth=auth,
+            )
+
+        image = await self._images.ensure(spec, make_context, force=request.force_build or request.ignore_cache)
+        response = api_pb2.ImageGetOrCreateResponse(image_id=image.id)
+        if image.state == READY:
+            response.result.status = _SUCCESS
+            response.metadata.CopyFrom(_metadata(image.config))
+        return response
+
+    @rpc("ImageJoinStreaming")
+    async def join(
+        self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
+        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
+        image = self._images.get(request.image_id)
+        if image.state == BUILDING or request.include_logs_for_finished or image.state != READY:
+            async for position, text in self._images.follow(image.id, after, timeout):
+                log = api_pb2.TaskLogs(data=text, file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT)
+                yield api_pb2.ImageJoinStreamingResponse(task_logs=[log], entry_id=str(position))
+        if image.state != BUILDING:
+            yield _ended(image)
+
+    @rpc("ImageFromId")
+    async def from_id(self, request: api_pb2.ImageFromIdRequest, caller: Caller) -> api_pb2.ImageFromIdResponse:
+        config = self._images.config(request.image_id)
+        return api_pb2.ImageFromIdResponse(image_id=request.image_id, metadata=_metadata(config))
+
+
+def _ended(image: Image) -> api_pb2.ImageJoinStreamingResponse:
+    response = api_pb2.ImageJoinStreamingResponse(eof=True)
+    if image.state == READY:
+        response.result.status = _SUCCESS
+        response.metadata.CopyFrom(_metadata(image.config))
+    else:
+        response.result.status = _FAILURE
+        response.result.exception = image.error
+    return response
+
+
+def _metadata(config: ImageConfig | None) -> Any:
+    if config is None:
+        return api_pb2.ImageMetadata()
+    metadata = api_pb2.ImageMetadata(
+        python_version_info=f"Python {config.python_version}" if config.python_version else "",
+        python_packages=config.python_packages,
+        libc_version_info=f"{config.libc} {config.libc_version}",
+        image_builder_version=config.builder_version,
+    )
+    if config.workdir:
+        metadata.workdir = config.workdir
+    return metadata

@@ -1,0 +1,115 @@
+"""Handle metadata: what the client must know of an object to use it without asking again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from modal_proto import api_pb2
+
+from stoker.protocol.definitions import ranked_functions
+from stoker.services.apps import App, Apps
+from stoker.services.functions import Function, Functions
+from stoker.services.volumes import Volumes
+
+_INLINE_BYTES = 2 << 20
+_INLINE_BYTES_SPAWNED = 1 << 20  # the client's own 8 KiB would send most spawned inputs through blob storage
+
+
+class Metadata:
+    def __init__(self, apps: Apps, functions: Functions, volumes: Volumes) -> None:
+        self._apps = apps
+        self._functions = functions
+        self._volumes = volumes
+
+    def of_function(self, function: Function) -> Any:
+        """FunctionHandleMetadata, from the newest definition or, before there is one, from what precreation said."""
+        definition = function.latest
+        if definition is not None:
+            source = ranked_functions(api_pb2.FunctionCreateRequest.FromString(definition.content))[0]
+        else:
+            source = api_pb2.FunctionPrecreateRequest.FromString(function.precreated)
+        metadata = self._common(function, source)
+        metadata.definition_id = definition.id if definition else ""
+        metadata.base_function_id = function.base_id
+        if definition is not None:
+            metadata.class_parameter_info.CopyFrom(source.class_parameter_info)
+            metadata.web_url = source.web_url
+        for name, method in source.method_definitions.items():
+            entry = metadata.method_handle_metadata[name]
+            entry.CopyFrom(self._common(function, method))
+            entry.is_method = True
+            entry.use_method_name = name
+            entry.web_url = method.web_url
+        return metadata
+
+    def of_class(self, app: App, class_name: str) -> Any:
+        """ClassHandleMetadata with the service function of the class."""
+        metadata = api_pb2.ClassHandleMetadata()
+        function_id = app.function_ids.get(f"{class_name}.*")
+        if function_id is not None:
+            metadata.class_function_id = function_id
+            metadata.class_function_metadata.CopyFrom(self.of_function(self._functions.get(function_id)))
+        return metadata
+
+    def function_data(self, function: Function) -> Any:
+        """FunctionData, which clients from 1.6 on parse for their own display."""
+        request = api_pb2.FunctionCreateRequest()
+        if function.latest is not None:
+            request = api_pb2.FunctionCreateRequest.FromString(function.latest.content)
+        if request.HasField("function_data"):
+            data: Any = request.function_data
+            return data
+        definition = request.function
+        data = api_pb2.FunctionData(
+            module_name=definition.module_name,
+            function_name=definition.function_name or function.name,
+            function_type=definition.function_type,
+            is_class=definition.is_class,
+            is_method=definition.is_method,
+            is_server=definition.is_server,
+            class_parameter_info=definition.class_parameter_info,
+            method_definitions=definition.method_definitions,
+            method_definitions_set=definition.method_definitions_set,
+            webhook_config=definition.webhook_config,
+            web_url=definition.web_url,
+            autoscaler_settings=definition.autoscaler_settings,
+            timeout_secs=definition.timeout_secs,
+            startup_timeout_secs=definition.startup_timeout_secs,
+            function_schema=definition.function_schema,
+            supported_input_formats=definition.supported_input_formats,
+            supported_output_formats=definition.supported_output_formats,
+        )
+        data.ranked_functions.add(rank=0).function.CopyFrom(definition)
+        return data
+
+    def layout(self, app_id: str, dependencies: Iterable[str] = ()) -> Any:
+        """AppLayout: every function and class of an app with its metadata, and the ids of other objects a container uses."""
+        app = self._apps.get(app_id)
+        layout = api_pb2.AppLayout(function_ids=app.function_ids, class_ids=app.class_ids)
+        for function_id in app.function_ids.values():
+            function = self._functions.get(function_id)
+            layout.objects.add(object_id=function_id).function_handle_metadata.CopyFrom(self.of_function(function))
+        for name, class_id in app.class_ids.items():
+            layout.objects.add(object_id=class_id).class_handle_metadata.CopyFrom(self.of_class(app, name))
+        known = {o.object_id for o in layout.objects}
+        for object_id in dependencies:
+            if object_id in known:
+                continue
+            entry = layout.objects.add(object_id=object_id)
+            if object_id.startswith("vo-"):
+                volume = self._volumes.get(object_id)
+                entry.volume_metadata.CopyFrom(api_pb2.VolumeMetadata(version=volume.version, name=volume.name or ""))
+        return layout
+
+    def _common(self, function: Function, source: Any) -> Any:
+        return api_pb2.FunctionHandleMetadata(
+            app_id=function.app_id,
+            function_name=source.function_name,
+            function_type=source.function_type,
+            function_schema=source.function_schema,
+            supported_input_formats=source.supported_input_formats,
+            supported_output_formats=source.supported_output_formats,
+            max_object_size_bytes=_INLINE_BYTES,
+            max_async_object_size_bytes=_INLINE_BYTES_SPAWNED,
+        )

@@ -1,0 +1,59 @@
+"""The wire as the services need it: definitions, container arguments, results that the server makes itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modal_proto import api_pb2
+
+from stoker.core.pool import Outcome
+from stoker.protocol.definitions import parse_definition, ranked_functions, with_options
+from stoker.protocol.metadata import Metadata
+from stoker.services.functions import Function, FunctionSpec
+
+_STATUS = {
+    Outcome.TIMEOUT: api_pb2.GenericResult.GENERIC_STATUS_TIMEOUT,
+    Outcome.CANCELLED: api_pb2.GenericResult.GENERIC_STATUS_TERMINATED,
+    Outcome.LOST: api_pb2.GenericResult.GENERIC_STATUS_FAILURE,
+    Outcome.INIT_FAILED: api_pb2.GenericResult.GENERIC_STATUS_INIT_FAILURE,
+}
+
+
+class ModalWire:
+    """Implements `services.wire.Wire`. `metadata` is set by the composition root, for it needs the services."""
+
+    metadata: Metadata
+
+    def parse_definition(self, definition: bytes, binding: bytes) -> FunctionSpec:
+        return parse_definition(definition, binding)
+
+    def container_arguments(self, function: Function, task_id: str, environment: str) -> bytes:
+        definition = self.function_proto(function)
+        parameters = b""
+        if function.binding:
+            parameters = api_pb2.FunctionBindParamsRequest.FromString(function.binding).serialized_params
+        dependencies = [d.object_id for d in definition.object_dependencies]
+        arguments = api_pb2.ContainerArguments(
+            task_id=task_id,
+            function_id=function.id,
+            app_id=function.app_id,
+            function_def=definition,
+            serialized_params=parameters,
+            environment_name=environment,
+            app_layout=self.metadata.layout(function.app_id, dependencies),
+        )
+        encoded: bytes = arguments.SerializeToString()
+        return encoded
+
+    def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:
+        status = _STATUS[outcome]
+        encoded: bytes = api_pb2.GenericResult(status=status, exception=detail).SerializeToString()
+        return encoded, int(status)
+
+    def function_proto(self, function: Function) -> Any:
+        """The definition of a function as its container gets it."""
+        request = api_pb2.FunctionCreateRequest.FromString(function.active.content)
+        definition = api_pb2.Function()
+        definition.CopyFrom(with_options(ranked_functions(request)[0], function.binding))
+        definition.is_checkpointing_function = False  # set for a task that takes or uses a memory snapshot
+        return definition
