@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,13 @@ class DataDir:
                 os.close(descriptor)
             return False
 
+    def holder(self) -> int | None:
+        """The process that holds the directory, be it still starting or already stopping; None when nobody does."""
+        if not self.locked():
+            return None
+        match = re.match(r"pid (\d+):", self.lock_file.read_text(errors="replace"))
+        return int(match.group(1)) if match else None
+
     def write_server(self, info: ServerInfo) -> None:
         """Announces the running server. Only its holder calls this."""
         _write_private(self.server_file, asdict(info))
@@ -168,7 +176,9 @@ class DataDir:
 
 
 def _command_line() -> str:
-    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name or "python", *sys.argv[1:]])
 
 
 def _write_private(path: Path, document: dict[str, Any]) -> None:

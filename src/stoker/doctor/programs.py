@@ -1,0 +1,74 @@
+"""Programs of the system that the server calls, each from a package of the same machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from stoker.config import Settings
+from stoker.doctor.check import Check, Finding, failed, ok
+
+_SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def _program(name: str, package: str) -> Callable[[Settings], Finding]:
+    def look(settings: Settings) -> Finding:
+        path = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATHS)
+        if path is None:
+            return failed(f"`{name}` is not on this machine", f"--fix installs the package `{package}`.")
+        return ok(path)
+
+    return look
+
+
+def _keyring(settings: Settings) -> Finding:
+    path = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+    if path.is_file():
+        return ok(str(path))
+    return failed(f"{path} is missing", "--fix installs the package `debian-archive-keyring`.")
+
+
+def _certificates(settings: Settings) -> Finding:
+    path = Path("/etc/ssl/certs/ca-certificates.crt")
+    if path.is_file():
+        return ok(str(path))
+    return failed(f"{path} is missing", "--fix installs the package `ca-certificates`.")
+
+
+BUILDAH = Check(
+    "buildah",
+    "Builds images, one layer per step.",
+    _program("buildah", "buildah"),
+    packages=("buildah", "golang-github-containers-common"),
+)
+MMDEBSTRAP = Check(
+    "mmdebstrap",
+    "Makes the Debian base image from packages where no container registry is reached.",
+    _program("mmdebstrap", "mmdebstrap"),
+    packages=("mmdebstrap",),
+)
+KEYRING = Check(
+    "keyring",
+    "Checks the signatures of those packages, and of runsc's.",
+    _keyring,
+    packages=("debian-archive-keyring",),
+)
+CERTIFICATES = Check(
+    "certificates",
+    "Builds and downloads check who they talk to.",
+    _certificates,
+    packages=("ca-certificates",),
+)
+NFTABLES = Check(
+    "nftables",
+    "Lets sandboxes reach the internet, and keeps them from the host and each other.",
+    _program("nft", "nftables"),
+    packages=("nftables",),
+)
+IPROUTE = Check(
+    "iproute2",
+    "Makes the network namespace of each sandbox.",
+    _program("ip", "iproute2"),
+    packages=("iproute2",),
+)
