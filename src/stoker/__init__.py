@@ -1,0 +1,5 @@
+"""Stoker: a self-hosted server for Modal apps."""
+
+from importlib.metadata import version
+
+__version__ = version("stoker")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
@@ -66,7 +66,9 @@ class AppServicer:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
             app = await self._apps.create(environment.id, request.app_name, states.DEPLOYED, request.app_name)
-        handle = api_pb2.AppHandleMetadata(app_id=app.id, description=app.description, environment_name=environment.name)
+        handle = api_pb2.AppHandleMetadata(
+            app_id=app.id, description=app.description, environment_name=environment.name
+        )
         return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=handle)
 
     @rpc("AppGetByDeploymentName")
@@ -204,7 +206,7 @@ def _fetch_filter(request: Any) -> LogFilter:
 def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
     item = api_pb2.TaskLogs(
         data=entry.data,
-        file_descriptor=entry.fd,
+        file_descriptor=cast(api_pb2.FileDescriptor.ValueType, entry.fd),
         timestamp=entry.timestamp,
         timestamp_ns=int(entry.timestamp * 1e9),
     )

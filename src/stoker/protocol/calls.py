@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
@@ -17,6 +18,7 @@ from stoker.services.functions import Functions
 from stoker.services.streams import Streams
 
 _LONGEST_POLL = 55.0
+_KEEP_STREAMS = 300.0  # seconds after the end of the call
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
 _SPAWNED = (
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -61,9 +63,7 @@ class CallServicer:
     @rpc("FunctionPutInputs", once=True)
     async def put(self, request: api_pb2.FunctionPutInputsRequest, caller: Caller) -> api_pb2.FunctionPutInputsResponse:
         call = self._calls.get(request.function_call_id)
-        inputs = await self._calls.put(
-            call.id, _payloads(request.inputs), spawned=call.invocation in _SPAWNED
-        )
+        inputs = await self._calls.put(call.id, _payloads(request.inputs), spawned=call.invocation in _SPAWNED)
         return api_pb2.FunctionPutInputsResponse(inputs=_accepted(inputs))
 
     @rpc("FunctionFinishInputs")
@@ -139,10 +139,11 @@ class CallServicer:
         async for chunk in streams.follow(request.function_call_id, request.last_index):
             yield api_pb2.DataChunk.FromString(chunk)
 
-    def forget(self, call: Call) -> None:
-        """Drops what streamed through a call that is over."""
-        self._outward.forget(call.id)
-        self._inward.forget(call.id)
+    def forget_later(self, call: Call) -> None:
+        """Drops what streamed through a call that is over, when its caller has surely read it."""
+        loop = asyncio.get_running_loop()
+        for streams in (self._outward, self._inward):
+            loop.call_later(_KEEP_STREAMS, streams.forget, call.id)
 
 
 def _payloads(items: Iterable[Any]) -> list[tuple[int, bytes]]:
@@ -156,9 +157,7 @@ def _payloads(items: Iterable[Any]) -> list[tuple[int, bytes]]:
 
 def _accepted(inputs: Iterable[Input]) -> list[Any]:
     return [
-        api_pb2.FunctionPutInputsResponseItem(
-            idx=i.idx, input_id=i.id, input_jwt=_jwt({"idx": i.idx, "in": i.id})
-        )
+        api_pb2.FunctionPutInputsResponseItem(idx=i.idx, input_id=i.id, input_jwt=_jwt({"idx": i.idx, "in": i.id}))
         for i in inputs
     ]
 
@@ -168,7 +167,7 @@ def _output(output: Output) -> Any:
         result=api_pb2.GenericResult.FromString(output.result),
         idx=output.idx,
         input_id=output.input_id,
-        data_format=output.data_format,
+        data_format=cast(api_pb2.DataFormat.ValueType, output.data_format),
         task_id=output.task_id,
         input_started_at=output.started_at,
         output_created_at=output.created_at,
@@ -188,5 +187,3 @@ def _jwt(payload: dict[str, object]) -> str:
     """The client only looks into these; identity is proven elsewhere."""
     body = base64.urlsafe_b64encode(json.dumps(payload).encode()).rstrip(b"=").decode()
     return f"{_HEADER}.{body}."
-
-

@@ -75,7 +75,7 @@ def with_options(function: Any, binding: bytes) -> Any:
     """The function with what `with_options`, `with_concurrency` and `with_batching` change."""
     if not binding:
         return function
-    options = api_pb2.FunctionBindParamsRequest.FromString(binding).function_options
+    options: Any = api_pb2.FunctionBindParamsRequest.FromString(binding).function_options
     changed = api_pb2.Function()
     changed.CopyFrom(function)
     if options.replace_secret_ids or options.secret_ids:
@@ -89,7 +89,13 @@ def with_options(function: Any, binding: bytes) -> Any:
     for name in ("resources", "retry_policy", "scheduler_placement"):
         if options.HasField(name):
             getattr(changed, name).CopyFrom(getattr(options, name))
-    for name in ("timeout_secs", "max_concurrent_inputs", "target_concurrent_inputs", "batch_max_size", "batch_linger_ms"):
+    for name in (
+        "timeout_secs",
+        "max_concurrent_inputs",
+        "target_concurrent_inputs",
+        "batch_max_size",
+        "batch_linger_ms",
+    ):
         if options.HasField(name):
             setattr(changed, name, getattr(options, name))
     scaling = changed.autoscaler_settings

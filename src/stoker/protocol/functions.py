@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
@@ -124,7 +126,7 @@ class FunctionServicer:
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
         function = self._functions.get(request.function_id)
         old = function.scaling
-        asked = request.settings
+        asked: Any = request.settings
 
         def pick(name: str, now: int | float | None) -> int | float | None:
             value: int = getattr(asked, name)
@@ -150,9 +152,7 @@ class FunctionServicer:
         return response
 
     @rpc("FunctionGetCurrentStats")
-    async def stats(
-        self, request: api_pb2.FunctionGetCurrentStatsRequest, caller: Caller
-    ) -> api_pb2.FunctionStats:
+    async def stats(self, request: api_pb2.FunctionGetCurrentStatsRequest, caller: Caller) -> api_pb2.FunctionStats:
         self._functions.get(request.function_id)
         runner = self._scheduler.runner(request.function_id)
         if runner is None:
@@ -187,5 +187,3 @@ def _scaling(settings: ScalingSettings) -> api_pb2.AutoscalerSettings:
 
 def _int(value: int | float | None) -> int | None:
     return None if value is None else int(value)
-
-

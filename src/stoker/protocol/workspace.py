@@ -36,9 +36,7 @@ class WorkspaceServicer:
         return api_pb2.WorkspaceNameLookupResponse(workspace_name=self._workspace, username=self._workspace)
 
     @rpc("TokenInfoGet")
-    async def token_info(
-        self, request: api_pb2.TokenInfoGetRequest, caller: Caller
-    ) -> api_pb2.TokenInfoGetResponse:
+    async def token_info(self, request: api_pb2.TokenInfoGetRequest, caller: Caller) -> api_pb2.TokenInfoGetResponse:
         response = api_pb2.TokenInfoGetResponse(token_id=caller.token_id, workspace_name=self._workspace)
         response.user_identity.username = self._workspace
         return response

@@ -188,6 +188,10 @@ class Apps:
         await self._set_state(app, STOPPING)
         self._end(app, drain)
 
+    def stop_soon(self, app: App) -> None:
+        """Like `stop`, for callers that cannot wait."""
+        self._spawn(self.stop(app.id))
+
     async def close(self) -> None:
         for app in self._apps.values():
             if app.heartbeat is not None:

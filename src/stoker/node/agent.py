@@ -1,0 +1,168 @@
+"""The agent of one machine: turns "run this function" into a container of the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from stoker.errors import InvalidArgument
+from stoker.images.base import ImageBuilder, ImageConfig
+from stoker.node.lines import LineSplitter
+from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
+
+TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
+_LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107
+_ENTRYPOINT = ("python", "-m", "modal._container_entrypoint")
+
+
+@dataclass(frozen=True)
+class VolumeDir:
+    """A volume's directory on this machine and where it appears."""
+
+    volume_id: str
+    directory: Path
+    mount_path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class ContainerRequest:
+    """A container as the services ask for it."""
+
+    task_id: str
+    image_id: str
+    image: ImageConfig
+    client_version: str
+    arguments: bytes
+    environment: str
+    mount_trees: tuple[Path, ...] = ()  # in the order of the function; later ones win
+    env: Mapping[str, str] = field(default_factory=dict)  # secrets and settings, over the image's own
+    volumes: tuple[VolumeDir, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    network: bool = True
+    gpu_devices: tuple[int, ...] = ()
+
+
+class Node:
+    def __init__(self, runtime: Runtime, builder: ImageBuilder, run_dir: Path) -> None:
+        self._runtime = runtime
+        self._builder = builder
+        self._run_dir = run_dir
+
+    async def open(self) -> None:
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._run_dir.mkdir(mode=0o700, parents=True)
+        longest = self._run_dir / ("x" * 25) / "modal.sock"
+        if len(str(longest)) > _LONGEST_SOCKET_PATH:
+            # Sockets of a data directory with a long path live in a short one.
+            digest = hashlib.sha256(str(self._run_dir).encode()).hexdigest()[:12]
+            self._run_dir = Path(tempfile.gettempdir()) / f"stoker-{digest}"
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+            self._run_dir.mkdir(mode=0o700)
+        await self._runtime.open()
+
+    async def close(self) -> None:
+        await self._runtime.close()
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def task_dir(self, task_id: str) -> Path:
+        """The directory of a container on the host; made on first use."""
+        directory = self._run_dir / task_id
+        directory.mkdir(mode=0o755, exist_ok=True)
+        return directory
+
+    def socket_path(self, task_id: str) -> Path:
+        return self.task_dir(task_id) / "modal.sock"
+
+    async def start(self, request: ContainerRequest, write: Callable[[int, str], None]) -> Container:
+        """Starts a container; its output goes line by line to `write(fd, text)`. Raises StokerError."""
+        spec = await self._spec(request)
+        splitters = {fd: LineSplitter(lambda text, fd=fd: write(fd, text)) for fd in (1, 2)}  # type: ignore[misc]
+        container = await self._runtime.start(spec, lambda fd, chunk: splitters[fd].feed(chunk))
+        return _Watched(container, splitters, self.task_dir(request.task_id))
+
+    async def _spec(self, request: ContainerRequest) -> ContainerSpec:
+        image_layers, client_layers = await asyncio.gather(
+            self._builder.layers(request.image_id), self._builder.client_layers(request.client_version, request.image)
+        )
+        task_dir = self.task_dir(request.task_id)
+        (task_dir / "args.bin").write_bytes(request.arguments)
+        inside = TASK_DIR if self._runtime.isolates else str(task_dir)
+        mounts = [BindMount(task_dir, TASK_DIR, read_only=False)] if self._runtime.isolates else []
+        for volume in request.volumes:
+            target = _mount_path(volume.mount_path)
+            if self._runtime.isolates:
+                mounts.append(BindMount(volume.directory, f"/__modal/volumes/{volume.volume_id}", volume.read_only))
+            mounts.append(BindMount(volume.directory, target, volume.read_only))
+        return ContainerSpec(
+            id=request.task_id,
+            layers=(*reversed(request.mount_trees), *client_layers, *image_layers),
+            argv=(*request.image.entrypoint, *_ENTRYPOINT),
+            env=_environment(request, inside),
+            workdir=request.image.workdir or "/root",
+            mounts=tuple(mounts),
+            limits=request.limits,
+            network=request.network,
+            gpu_devices=request.gpu_devices,
+        )
+
+
+class _Watched:
+    """A container whose last unfinished line is passed on, and whose directory is removed, at its end."""
+
+    def __init__(self, container: Container, splitters: Mapping[int, LineSplitter], task_dir: Path) -> None:
+        self._container = container
+        self._splitters = splitters
+        self._task_dir = task_dir
+        self.id = container.id
+        self.signal = container.signal
+        self.kill = container.kill
+        self.usage = container.usage
+
+    async def wait(self) -> Exit:
+        ended = await self._container.wait()
+        for splitter in self._splitters.values():
+            splitter.close()
+        shutil.rmtree(self._task_dir, ignore_errors=True)
+        return ended
+
+
+def _environment(request: ContainerRequest, task_dir: str) -> dict[str, str]:
+    image = dict(request.image.env)
+    path = ":".join(filter(None, ("/root", "/pkg", image.get("PYTHONPATH", ""))))
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
+        **image,
+        **request.env,
+        "PYTHONPATH": path,
+        "MODAL_SERVER_URL": f"unix://{task_dir}/modal.sock",
+        "MODAL_CONTAINER_ARGUMENTS_PATH": f"{task_dir}/args.bin",
+        "MODAL_RESTORE_STATE_PATH": f"{task_dir}/restore-state.json",
+        "MODAL_TASK_ID": request.task_id,
+        "MODAL_IMAGE_ID": request.image_id,
+        "MODAL_ENVIRONMENT": request.environment,
+        "MODAL_IS_REMOTE": "1",
+    }
+
+
+def _mount_path(path: str) -> str:
+    """The place of a volume: absolute, not the root, without tricks. Raises InvalidArgument."""
+    pure = PurePosixPath(path)
+    if (
+        not pure.is_absolute()
+        or ".." in pure.parts
+        or str(pure) == "/"
+        or pure.parts[1] in ("proc", "sys", "dev", "__modal")
+    ):
+        raise InvalidArgument(
+            f"A volume cannot be mounted at {path!r}: give an absolute path of its own, such as '/models'."
+        )
+    return str(pure)
