@@ -107,7 +107,8 @@ def _warn(settings: Settings) -> None:
 
 def _panel(title: str, text: str) -> None:
     err = console.err()
-    err.print(Panel(Text(text), title=title, title_align="left", border_style="bold yellow", width=min(err.width, 100)))
+    panel = Panel(Text(text), title=title, title_align="left", border_style="bold yellow", width=min(err.width, 100))
+    err.print(panel, soft_wrap=False)  # or the panel would cut its text off
 
 
 def _announce(outcome: Outcome, settings: Settings, *, detached: bool) -> None:
