@@ -74,13 +74,6 @@ def test_both_calls_left_a_video_of_their_own(report: dict[str, Any], data: Path
     assert listed.stdout.count(".mp4") >= 2
 
 
-def test_the_second_call_meets_a_warm_container(report: dict[str, Any]) -> None:
-    seconds = report["seconds"]
-    cold = next(value for stage, value in seconds.items() if stage.startswith("first call"))
-    warm = next(value for stage, value in seconds.items() if stage.startswith("second call"))
-    assert warm < cold
-
-
 def test_the_demo_stops_its_server(report: dict[str, Any], data: Path) -> None:
     assert run(STOKER, "status", "--data", data).returncode == 1
 
