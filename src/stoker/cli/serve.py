@@ -31,6 +31,7 @@ async def _serve(settings: Settings, ready: Callable[[Server], None], lifeline: 
     server = Server(settings)
     starting = asyncio.ensure_future(server.start())
     told = asyncio.ensure_future(stop.first.wait())
+    started = False
     try:
         await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -39,19 +40,20 @@ async def _serve(settings: Settings, ready: Callable[[Server], None], lifeline: 
                 await starting
         else:
             await starting  # raises what prevented the start
+            started = True
             ready(server)
             await told
     finally:
         told.cancel()
-        await _stop(server, stop)
+        await _stop(server, stop, started=started)
 
 
-async def _stop(server: Server, stop: _StopSignals) -> None:
+async def _stop(server: Server, stop: _StopSignals, *, started: bool) -> None:
     """Drains; a second signal ends the wait for running inputs."""
     stopping = asyncio.ensure_future(server.stop())
     hurry = asyncio.ensure_future(stop.second.wait())
     await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
+    if not stopping.done() and started:
         _log.warning("a second signal came: containers are ended at once")
         await server.hurry()
     hurry.cancel()

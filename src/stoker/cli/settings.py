@@ -25,7 +25,7 @@ port = 7690
 runtime = "runsc"
 
 [registry_mirrors]
-"docker.io" = "mirror.example.org:5000"
+"registry.example.org" = "mirror.example.org:5000"
 ```
 
 | Setting | Environment variable | Type | Default | Meaning |

@@ -1,0 +1,50 @@
+# Everything a newcomer or a contributor needs. `make` alone lists the targets.
+SHELL := /bin/bash
+BIN := .venv/bin
+# Sandboxes need root on Linux; on macOS nothing does.
+SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
+CODE := src tests examples bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types arrows unit format docs lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install everything this repository needs (Python packages into .venv, system packages by apt)
+	@tools/setup
+
+demo: setup ## Run the main job end to end: an unmodified Modal app builds, runs in a sandbox and writes a video
+	$(SUDO) $(BIN)/python examples/diffusion/demo.py
+
+test: setup lint types arrows unit ## Check everything: style, types, layers, and all tests
+
+lint: ## Check style and formatting
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: ## Check types, strictly
+	$(BIN)/mypy
+
+arrows: ## Check that the layers import each other in one direction only
+	$(BIN)/lint-imports
+
+unit: ## Run all tests (with real sandboxes, so as root)
+	$(SUDO) $(BIN)/pytest
+
+format: ## Put all code into its standard form
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+docs: ## Write the generated pages of docs/ anew
+	$(BIN)/stoker settings > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+
+lock: ## Write requirements/*.txt anew: the exact versions that are tested
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml -o requirements/server.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
+		--no-emit-index-url --group dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove what the targets above made, except .venv (stops the demo's server if it was kept)
+	-[ ! -d .stoker/demo ] || $(SUDO) $(BIN)/stoker down --data .stoker/demo 2>/dev/null
+	$(SUDO) rm -rf .stoker build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
