@@ -61,15 +61,22 @@ def rpc(name: str, *, once: bool = False, open: bool = False, containers: bool =
     return declare
 
 
+def declared_by(servicer: type) -> dict[str, tuple[str, bool, bool, bool]]:
+    """RPC name -> (attribute, once, open, containers) of what a servicer class declares."""
+    found = {}
+    for attribute in dir(servicer):
+        declared = getattr(getattr(servicer, attribute, None), "_rpc", None)
+        if declared is not None:
+            name, once, open_, containers = declared
+            found[name] = (attribute, once, open_, containers)
+    return found
+
+
 def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
     """All RPCs that `servicers` implement, by name."""
     methods: dict[str, Method] = {}
     for servicer in servicers:
-        for attribute in dir(type(servicer)):
-            declared = getattr(getattr(type(servicer), attribute, None), "_rpc", None)
-            if declared is None:
-                continue
-            name, once, open_, containers = declared
+        for name, (attribute, once, open_, containers) in declared_by(type(servicer)).items():
             if name in methods:
                 raise ValueError(f"{name} is implemented twice")
             descriptor = SERVICE.methods_by_name[name]

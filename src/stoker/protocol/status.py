@@ -5,25 +5,43 @@ INTERNAL and UNKNOWN are never used for a permanent error: the client repeats th
 
 from __future__ import annotations
 
+import base64
+import enum
 from dataclasses import dataclass
+from urllib.parse import quote
 
-import grpc
 from google.protobuf.message import Message
 from modal_proto import api_pb2
 
 from stoker import errors
 
-_STATUS: dict[type[errors.StokerError], grpc.StatusCode] = {
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.ImageBuildFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+
+class Status(enum.IntEnum):
+    """The status codes of gRPC that this server uses."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+_STATUS: dict[type[errors.StokerError], Status] = {
+    errors.NotFound: Status.NOT_FOUND,
+    errors.AlreadyExists: Status.ALREADY_EXISTS,
+    errors.InvalidArgument: Status.INVALID_ARGUMENT,
+    errors.FailedPrecondition: Status.FAILED_PRECONDITION,
+    errors.ImageBuildFailed: Status.FAILED_PRECONDITION,
+    errors.Unauthenticated: Status.UNAUTHENTICATED,
+    errors.PermissionDenied: Status.PERMISSION_DENIED,
+    errors.ResourceExhausted: Status.RESOURCE_EXHAUSTED,
+    errors.Unavailable: Status.UNAVAILABLE,
+    errors.Unimplemented: Status.UNIMPLEMENTED,
 }
 
 
@@ -31,27 +49,34 @@ _STATUS: dict[type[errors.StokerError], grpc.StatusCode] = {
 class WireStatus:
     """What goes on the wire: `details` is a serialised RPCStatus for the trailer `grpc-status-details-bin`, or empty."""
 
-    code: grpc.StatusCode
-    message: str
+    code: Status
+    message: str = ""
     details: bytes = b""
+
+    def trailers(self) -> list[tuple[str, str]]:
+        fields = [("grpc-status", str(int(self.code)))]
+        if self.message:
+            fields.append(("grpc-message", quote(self.message, safe=" !#$&'()*+,/:;=?@[]<>{}|^`~\"")))
+        if self.details:
+            fields.append(("grpc-status-details-bin", base64.b64encode(self.details).decode().rstrip("=")))
+        return fields
 
 
 def wire_status(error: errors.StokerError) -> WireStatus:
     """The status for a domain error, with the retry hint the client understands where there is one."""
-    code = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), grpc.StatusCode.FAILED_PRECONDITION)
+    code = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), Status.FAILED_PRECONDITION)
     message = str(error)
     if isinstance(error, errors.ResourceExhausted):
-        return WireStatus(
-            code, message, _details(code, message, api_pb2.RPCRetryPolicy(retry_after_secs=error.retry_after))
-        )
+        hint = api_pb2.RPCRetryPolicy(retry_after_secs=error.retry_after)
+        return WireStatus(code, message, _details(code, message, hint))
     if isinstance(error, errors.NameIsClass):
         reason = api_pb2.FunctionLookupError.REASON_CLASS_NAME_USED
         return WireStatus(code, message, _details(code, message, api_pb2.FunctionLookupError(reason=reason)))
     return WireStatus(code, message)
 
 
-def _details(code: grpc.StatusCode, message: str, detail: Message) -> bytes:
-    status = api_pb2.RPCStatus(code=code.value[0], message=message)
+def _details(code: Status, message: str, detail: Message) -> bytes:
+    status = api_pb2.RPCStatus(code=int(code), message=message)
     status.details.add().Pack(detail)
     encoded: bytes = status.SerializeToString()
     return encoded

@@ -1,32 +1,35 @@
 """The gRPC server: clients over TCP (h2c) with a token, containers over one unix socket each.
 
-A container sends no identity, so the socket it calls through *is* its identity: every socket has a server object of its own.
+A container sends no identity, so the socket it calls through *is* its identity.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import grpc
 import structlog
 
-from stoker.errors import FailedPrecondition, PermissionDenied, StokerError
+from stoker.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    ResourceExhausted,
+    StokerError,
+    Unimplemented,
+)
+from stoker.protocol.http2.connection import Connection, Headers, Stream
 from stoker.protocol.replay import ReplayCache
 from stoker.protocol.rpc import SERVICE, Caller, Method
-from stoker.protocol.status import WireStatus, wire_status
+from stoker.protocol.status import Status, WireStatus, wire_status
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
-_OPTIONS = [
-    ("grpc.max_receive_message_length", _MAX_MESSAGE),
-    ("grpc.max_send_message_length", _MAX_MESSAGE),
-    ("grpc.keepalive_permit_without_calls", 1),  # clients ping every 30 s, with or without calls
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),  # two servers on one port must fail loudly
-]
+_PREFIX = struct.Struct(">BI")
+_PATH = f"/{SERVICE.full_name}/"
 _log = structlog.get_logger(__name__)
 
 
@@ -37,151 +40,231 @@ class Authenticator(Protocol):
 
 
 class Transport:
-    """Serves `methods`; every RPC of the service that is not among them answers UNIMPLEMENTED with one clear sentence."""
+    """Serves `methods`; every other RPC of the service answers UNIMPLEMENTED with one clear sentence."""
 
     def __init__(self, methods: Mapping[str, Method], authenticator: Authenticator) -> None:
         self._methods = methods
         self._authenticator = authenticator
         self._replays = ReplayCache()
-        self._client_server: grpc.aio.Server | None = None
-        self._sockets: dict[str, grpc.aio.Server] = {}
+        self._clients: _Listener | None = None
+        self._containers: dict[str, _Listener] = {}
 
     async def listen(self, host: str, port: int) -> int:
         """Serves clients at host:port (0 picks a free port); returns the port. Raises FailedPrecondition when it is taken."""
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((self._handlers(self._client_caller),))
+        listener = _Listener(_Rpcs(self._methods, self._replays, self._authenticator, task_id=""))
         try:
-            bound = server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            bound = 0
-        if bound == 0:
+            server = await asyncio.get_running_loop().create_server(listener.connection, host, port, backlog=1024)
+        except OSError as error:
             raise FailedPrecondition(
-                f"Cannot listen on {host}:{port}: the port is taken or the address is not of this machine. Choose another with --port (0 picks a free one)."
-            )
-        await server.start()
-        self._client_server = server
+                f"Cannot listen on {host}:{port} ({error.strerror or error}). Another program may use the port: choose one with "
+                "--port (0 picks a free one), or stop the other with `stoker down` if it is a Stoker server."
+            ) from error
+        listener.server = server
+        self._clients = listener
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def listen_container(self, task_id: str, path: Path) -> None:
         """Serves the container `task_id` at a unix socket."""
-
-        def caller(context: Any) -> Caller:
-            return _caller("container", context, task_id=task_id)
-
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((self._handlers(caller),))
-        server.add_insecure_port(f"unix:{path}")
-        await server.start()
-        self._sockets[task_id] = server
+        listener = _Listener(_Rpcs(self._methods, self._replays, self._authenticator, task_id=task_id))
+        listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
+        self._containers[task_id] = listener
 
     async def close_container(self, task_id: str) -> None:
-        server = self._sockets.pop(task_id, None)
-        if server is not None:
-            await server.stop(0)
+        listener = self._containers.pop(task_id, None)
+        if listener is not None:
+            listener.close()
 
-    async def close(self, grace: float = 0.0) -> None:
-        for task_id in list(self._sockets):
+    async def close(self) -> None:
+        for task_id in list(self._containers):
             await self.close_container(task_id)
-        if self._client_server is not None:
-            await self._client_server.stop(grace)
+        if self._clients is not None:
+            self._clients.close()
 
-    def _client_caller(self, context: Any) -> Caller:
-        return _caller("client", context)
 
-    def _handlers(self, identify: Callable[[Any], Caller]) -> grpc.GenericRpcHandler[Any, Any]:
-        table = {}
-        for name, descriptor in SERVICE.methods_by_name.items():
-            method = self._methods.get(name)
-            if method is None:
-                table[name] = grpc.unary_unary_rpc_method_handler(_unimplemented(name))
-            elif descriptor.server_streaming:
-                table[name] = grpc.unary_stream_rpc_method_handler(
-                    self._stream(method, identify),
-                    method.request_type.FromString,
-                    method.response_type.SerializeToString,
-                )
-            else:
-                table[name] = grpc.unary_unary_rpc_method_handler(
-                    self._unary(method, identify),
-                    method.request_type.FromString,
-                    method.response_type.SerializeToString,
-                )
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, table)
+class _Listener:
+    """A listening socket and its connections."""
 
-    def _unary(self, method: Method, identify: Callable[[Any], Caller]) -> Callable[[Any, Any], Any]:
-        async def handle(request: Any, context: Any) -> Any:
-            try:
-                caller = identify(context)
-                self._admit(method, caller)
-                if method.once and caller.idempotency_key:
-                    key = (method.name, caller.task_id or caller.token_id, caller.idempotency_key)
-                    return await self._replays.once(key, lambda: method.handler(request, caller))
-                return await method.handler(request, caller)
-            except StokerError as error:
-                await _abort(context, wire_status(error))
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                await _abort(context, _unexpected(method.name, error))
+    def __init__(self, rpcs: _Rpcs) -> None:
+        self.server: asyncio.AbstractServer | None = None
+        self._rpcs = rpcs
+        self._connections: set[Connection] = set()
 
-        return handle
+    def connection(self) -> Connection:
+        connection = Connection(self._rpcs, self._connections.discard)
+        self._connections.add(connection)
+        return connection
 
-    def _stream(self, method: Method, identify: Callable[[Any], Caller]) -> Callable[[Any, Any], Any]:
-        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            try:
-                caller = identify(context)
-                self._admit(method, caller)
-                await context.send_initial_metadata(())
-                async for response in method.handler(request, caller):
-                    yield response
-            except StokerError as error:
-                await _abort(context, wire_status(error))
-            except (asyncio.CancelledError, GeneratorExit):
-                raise
-            except Exception as error:
-                await _abort(context, _unexpected(method.name, error))
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        for connection in list(self._connections):
+            connection.shut_down()
+            connection.abort()
 
-        return handle
 
-    def _admit(self, method: Method, caller: Caller) -> None:
-        if caller.kind == "container":
+class _Request:
+    """A call on its way in, then under way."""
+
+    __slots__ = ("body", "caller", "method", "task")
+
+    def __init__(self, method: Method, caller: Caller) -> None:
+        self.method = method
+        self.caller = caller
+        self.body = bytearray()
+        self.task: asyncio.Task[None] | None = None
+
+
+class _Rpcs:
+    """gRPC over the streams of one kind of caller: checks who calls, reads the request, sends the answer."""
+
+    def __init__(
+        self, methods: Mapping[str, Method], replays: ReplayCache, authenticator: Authenticator, task_id: str
+    ) -> None:
+        self._methods = methods
+        self._replays = replays
+        self._authenticator = authenticator
+        self._task_id = task_id
+
+    # The streams
+
+    def begin(self, stream: Stream, headers: Headers) -> None:
+        try:
+            stream.state = self._admit(headers)
+        except StokerError as error:
+            _refuse(stream, wire_status(error))
+
+    def receive(self, stream: Stream, data: bytes, end: bool) -> None:
+        request = stream.state
+        if not isinstance(request, _Request) or stream.closed:
+            return
+        request.body += data
+        if len(request.body) > _MAX_MESSAGE + _PREFIX.size:
+            error = ResourceExhausted(f"The request is larger than {_MAX_MESSAGE >> 20} MiB.")
+            _refuse(stream, WireStatus(Status.INVALID_ARGUMENT, str(error)))
+        elif end:
+            work = self._stream if request.method.streams else self._unary
+            request.task = asyncio.get_running_loop().create_task(self._guard(stream, request, work))
+
+    def abandon(self, stream: Stream) -> None:
+        request = stream.state
+        if isinstance(request, _Request) and request.task is not None:
+            request.task.cancel()
+
+    # The calls
+
+    def _admit(self, headers: Headers) -> _Request:
+        path = headers.get(":path", "")
+        name = path.removeprefix(_PATH)
+        if not path.startswith(_PATH) or name not in SERVICE.methods_by_name:
+            raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
+        method = self._methods.get(name)
+        if method is None:
+            raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
+        if self._task_id:
             if not method.containers:
-                raise PermissionDenied(f"{method.name} may not be called from inside a container.")
+                raise PermissionDenied(f"{name} may not be called from inside a container.")
         elif not method.open:
-            self._authenticator.authenticate(caller.token_id, caller.metadata.get("x-modal-token-secret", ""))
+            token, secret = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
+            self._authenticator.authenticate(token, secret)
+        return _Request(method, self._caller(headers))
 
-
-def _caller(kind: Any, context: Any, task_id: str = "") -> Caller:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Caller(
-        kind=kind,
-        client_version=metadata.get("x-modal-client-version", ""),
-        token_id=metadata.get("x-modal-token-id", ""),
-        task_id=task_id,
-        idempotency_key=metadata.get("x-idempotency-key", ""),
-        metadata=metadata,
-    )
-
-
-def _unimplemented(name: str) -> Callable[[Any, Any], Any]:
-    async def handle(_request: Any, context: Any) -> None:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"This server does not offer {name} (docs/compatibility.md lists what it offers).",
+    def _caller(self, headers: Headers) -> Caller:
+        return Caller(
+            kind="container" if self._task_id else "client",
+            client_version=headers.get("x-modal-client-version", ""),
+            token_id=headers.get("x-modal-token-id", ""),
+            task_id=self._task_id,
+            idempotency_key=headers.get("x-idempotency-key", ""),
+            host=headers.get(":authority", "").rpartition(":")[0],
+            metadata=headers,
         )
 
-    return handle
+    async def _guard(self, stream: Stream, request: _Request, work: Callable[[Stream, _Request, Any], Any]) -> None:
+        """Runs a call; whatever goes wrong becomes a status."""
+        try:
+            await work(stream, request, _message(request))
+        except StokerError as error:
+            _refuse(stream, wire_status(error))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            _log.exception("rpc failed", rpc=request.method.name)
+            _refuse(stream, _defect(request.method.name, error))
+
+    async def _unary(self, stream: Stream, request: _Request, message: Any) -> None:
+        method, caller = request.method, request.caller
+        if method.once and caller.idempotency_key:
+            key = (method.name, caller.task_id or caller.token_id, caller.idempotency_key)
+            response = await self._replays.once(key, lambda: method.handler(message, caller))
+        else:
+            response = await method.handler(message, caller)
+        stream.answer(_HEAD, _framed(response), _OK)
+
+    async def _stream(self, stream: Stream, request: _Request, message: Any) -> None:
+        stream.send_head(_HEAD)
+        async with contextlib.aclosing(request.method.handler(message, request.caller)) as responses:
+            async for response in responses:
+                await stream.send_data(_framed(response))
+        stream.send_end(_OK)
 
 
-async def _abort(context: Any, status: WireStatus) -> None:
-    trailers = (("grpc-status-details-bin", status.details),) if status.details else ()
-    await context.abort(status.code, status.message, trailers)
+def _message(request: _Request) -> Any:
+    """The request as a protobuf message. Raises InvalidArgument."""
+    name, body = request.method.name, request.body
+    if len(body) < _PREFIX.size:
+        raise InvalidArgument(f"{name} came without a message.")
+    compressed, size = _PREFIX.unpack_from(body)
+    if compressed:
+        raise InvalidArgument(f"{name} came compressed, which this server does not read.")
+    if size != len(body) - _PREFIX.size:
+        raise InvalidArgument(f"{name} announced {size} bytes and brought {len(body) - _PREFIX.size}.")
+    try:
+        return request.method.request_type.FromString(bytes(memoryview(body)[_PREFIX.size :]))
+    except Exception as error:
+        raise InvalidArgument(f"{name} brought bytes that are no {request.method.request_type.__name__}.") from error
 
 
-def _unexpected(name: str, error: Exception) -> WireStatus:
+def _framed(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return _PREFIX.pack(0, len(data)) + data
+
+
+def _refuse(stream: Stream, status: WireStatus) -> None:
+    """Ends a call without a result."""
+    if stream.closed:
+        return
+    trailers = _block(status.trailers())
+    stream.send_end(trailers if stream.head_sent else _HEAD + trailers)
+
+
+def _defect(name: str, error: Exception) -> WireStatus:
     """A defect of ours. FAILED_PRECONDITION, for a repeat of the same request would fail the same way."""
-    _log.exception("rpc failed", rpc=name)
     return WireStatus(
-        grpc.StatusCode.FAILED_PRECONDITION,
+        Status.FAILED_PRECONDITION,
         f"{name} failed inside the server ({type(error).__name__}: {error}). This is a defect of Stoker; the server's log has the details.",
     )
+
+
+def _block(fields: list[tuple[str, str]]) -> bytes:
+    """A header block of literals that leave the compression state alone (RFC 7541, 6.2.2)."""
+    parts = []
+    for name, value in fields:
+        parts += [b"\x00", _string(name.encode()), _string(value.encode())]
+    return b"".join(parts)
+
+
+def _string(text: bytes) -> bytes:
+    size = len(text)
+    if size < 127:
+        return bytes([size]) + text
+    head, size = bytearray([127]), size - 127
+    while size >= 128:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + text
+
+
+_HEAD = b"\x88" + _block([("content-type", "application/grpc+proto")])  # 0x88: ":status: 200" of the static table
+_OK = _block([("grpc-status", "0")])

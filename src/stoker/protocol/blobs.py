@@ -1,0 +1,42 @@
+"""BlobCreate and BlobGet."""
+
+from __future__ import annotations
+
+from modal_proto import api_pb2
+
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.blobs import Blobs
+from stoker.services.transfer import TransferUrls
+
+
+def url_for(urls: TransferUrls, method: str, path: str, caller: Caller) -> str:
+    """A signed URL that this caller can reach."""
+    host = caller.host or caller.metadata.get("x-modal-host", "")
+    return urls.url(method, path, kind=caller.kind, host=host)
+
+
+class BlobServicer:
+    def __init__(self, *, blobs: Blobs, urls: TransferUrls) -> None:
+        self._blobs = blobs
+        self._urls = urls
+
+    @rpc("BlobCreate")
+    async def create(self, request: api_pb2.BlobCreateRequest, caller: Caller) -> api_pb2.BlobCreateResponse:
+        """Always a multipart upload, be it of one part: for single uploads the client insists on hosts it knows."""
+        upload = await self._blobs.create(request.content_length)
+        multipart = api_pb2.MultiPartUpload(
+            part_length=upload.part_length,
+            upload_urls=[url_for(self._urls, "PUT", path, caller) for path in upload.part_paths],
+            completion_url=url_for(self._urls, "POST", upload.completion_path, caller),
+        )
+        return api_pb2.BlobCreateResponse(
+            blob_id=upload.blob_id,  # with `multipart`: for clients before 1.1
+            multipart=multipart,
+            blob_ids=[upload.blob_id],
+            multiparts=api_pb2.MultiPartUploadList(items=[multipart]),
+        )
+
+    @rpc("BlobGet")
+    async def get(self, request: api_pb2.BlobGetRequest, caller: Caller) -> api_pb2.BlobGetResponse:
+        path = self._blobs.download_path(request.blob_id)
+        return api_pb2.BlobGetResponse(download_url=url_for(self._urls, "GET", path, caller))

@@ -1,0 +1,49 @@
+"""docs/compatibility.md, made from the declarations of the servicers: `python -m stoker.protocol.compatibility > docs/compatibility.md`."""
+
+from __future__ import annotations
+
+import sys
+
+from stoker.protocol.rpc import SERVICE, declared_by
+from stoker.protocol.servicers import SERVICERS
+
+CLOUD_ONLY = frozenset(
+    ["AttemptAwait", "AttemptRetry", "AttemptStart", "MapAwait", "MapCheckInputs", "MapStartOrContinue", "AuditLogCount", "AuditLogList", "AuditLogPlan", "AuditLogSettingsGet", "ClusterReservationList", "EndpointCreate", "EndpointGetByName", "EndpointGetInfo", "EndpointGetLibrary", "EndpointGetLifecycle", "EndpointList", "EndpointStop", "EnvironmentBillingSummary", "EnvironmentGetRoles", "EnvironmentRoleSet", "ServiceUserCreate", "ServiceUserDelete", "ServiceUserInfo", "ServiceUserList", "WorkspaceBillingRates", "WorkspaceBillingReport", "WorkspaceBillingSummary", "DomainCertificateVerify", "DomainCreate", "DomainList", "EnvironmentGetBudget", "EnvironmentGetManaged", "EnvironmentSetBudget", "EnvironmentSetDefaultMemberRole", "EnvironmentSetManaged", "UserGroupEnvironmentSet", "ProxyAddIp", "ProxyCreate", "ProxyDelete", "ProxyGetOrCreate", "ProxyList", "ProxyRemoveIp", "FlashSetTargetSlotsMetrics", "TemplateList", "WebhookTokenEnvironmentList", "WorkspaceSetDefaultEnvironmentSettings"]
+)
+"""RPCs that only make sense in Modal's own cloud: billing, roles, audit, static addresses, their second data plane."""
+
+_HEAD = """\
+# Compatibility
+
+Made from the code by `make docs`; do not edit. The protocol is the one of the `modal` client {version}.
+
+{offered} of {total} RPCs are offered, {cloud} only make sense in Modal's cloud, {missing} are not offered yet.
+An RPC that is not offered answers `UNIMPLEMENTED` with one sentence, which the client shows.
+
+| RPC | State |
+|---|---|
+"""
+
+
+def compatibility_table() -> str:
+    """The whole page."""
+    from importlib.metadata import version
+
+    offered = {name for servicer in SERVICERS for name in declared_by(servicer)}
+    names = sorted(SERVICE.methods_by_name)
+    states = {
+        name: "offered" if name in offered else "cloud only" if name in CLOUD_ONLY else "not yet" for name in names
+    }
+    counts = {state: list(states.values()).count(state) for state in ("offered", "cloud only", "not yet")}
+    head = _HEAD.format(
+        version=version("modal"),
+        offered=counts["offered"],
+        total=len(names),
+        cloud=counts["cloud only"],
+        missing=counts["not yet"],
+    )
+    return head + "".join(f"| {name} | {states[name]} |\n" for name in names)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(compatibility_table())

@@ -1,0 +1,86 @@
+"""Secret RPCs. No answer ever holds a value."""
+
+from __future__ import annotations
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import InvalidArgument
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.environments import Environments
+from stoker.services.secrets import Secret, Secrets
+
+_IF_EXISTS = {
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "keep",
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS: "fail",
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS: "replace",
+}
+_ANONYMOUS = (
+    api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
+    api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL,
+)
+
+
+class SecretServicer:
+    def __init__(self, *, secrets: Secrets, environments: Environments) -> None:
+        self._secrets = secrets
+        self._environments = environments
+
+    @rpc("SecretGetOrCreate", once=True)
+    async def get_or_create(
+        self, request: api_pb2.SecretGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.SecretGetOrCreateResponse:
+        environment = self._environments.resolve(request.environment_name)
+        kind, name = request.object_creation_type, request.deployment_name
+        if kind in _ANONYMOUS:
+            secret = await self._secrets.create_anonymous(environment.id, dict(request.env_dict))
+        elif kind in _IF_EXISTS:
+            secret = await self._secrets.create(
+                environment.id, name, dict(request.env_dict), if_exists=_IF_EXISTS[kind]
+            )
+        elif kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
+            secret = self._secrets.find(environment.id, name, list(request.required_keys))
+        else:
+            raise InvalidArgument(f"The creation type {kind} of SecretGetOrCreate is not known to this server.")
+        return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id, metadata=self._metadata(secret))
+
+    @rpc("SecretList")
+    async def list(self, request: api_pb2.SecretListRequest, caller: Caller) -> api_pb2.SecretListResponse:
+        environment = self._environments.resolve(request.environment_name)
+        page = request.pagination
+        items = [
+            api_pb2.SecretListItem(
+                label=secret.name or "",
+                created_at=secret.created_at,
+                last_used_at=secret.last_used_at or 0.0,
+                environment_name=environment.name,
+                secret_id=secret.id,
+                metadata=self._metadata(secret),
+            )
+            for secret in self._secrets.named(environment.id, page.max_objects, page.created_before)
+        ]
+        return api_pb2.SecretListResponse(items=items, environment_name=environment.name)
+
+    @rpc("SecretGetInfo")
+    async def get_info(self, request: api_pb2.SecretGetInfoRequest, caller: Caller) -> api_pb2.SecretGetInfoResponse:
+        return api_pb2.SecretGetInfoResponse(metadata=self._metadata(self._secrets.get(request.secret_id)))
+
+    @rpc("SecretUpdate")
+    async def update(self, request: api_pb2.SecretUpdateRequest, caller: Caller) -> Empty:
+        changes = {u.key: u.value if u.HasField("value") else None for u in request.updates}
+        await self._secrets.update(request.secret_id, changes)
+        return Empty()
+
+    @rpc("SecretDelete", once=True)
+    async def delete(self, request: api_pb2.SecretDeleteRequest, caller: Caller) -> Empty:
+        await self._secrets.delete(request.secret_id)
+        return Empty()
+
+    def _metadata(self, secret: Secret) -> api_pb2.SecretMetadata:
+        return api_pb2.SecretMetadata(
+            name=secret.name or "",
+            keys=secret.keys,
+            creation_info=api_pb2.CreationInfo(created_at=secret.created_at),
+            environment_name=self._environments.get(secret.environment_id).name,
+            last_used_at=secret.last_used_at or 0.0,
+        )

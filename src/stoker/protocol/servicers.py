@@ -1,0 +1,29 @@
+"""The servicers of this server, as classes: what is declared here is what the server offers."""
+
+from __future__ import annotations
+
+from stoker.protocol.apps import AppServicer
+from stoker.protocol.blobs import BlobServicer
+from stoker.protocol.calls import CallServicer
+from stoker.protocol.containers import ContainerServicer
+from stoker.protocol.environments import EnvironmentServicer
+from stoker.protocol.functions import FunctionServicer
+from stoker.protocol.images import ImageServicer
+from stoker.protocol.mounts import MountServicer
+from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.volumes import VolumeServicer
+from stoker.protocol.workspace import WorkspaceServicer
+
+SERVICERS: tuple[type, ...] = (
+    AppServicer,
+    FunctionServicer,
+    CallServicer,
+    ContainerServicer,
+    ImageServicer,
+    WorkspaceServicer,
+    BlobServicer,
+    MountServicer,
+    VolumeServicer,
+    SecretServicer,
+    EnvironmentServicer,
+)

@@ -1,0 +1,92 @@
+"""A running server and the unmodified client, as every test of behaviour uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+STOKER = [sys.executable, "-m", "stoker.cli.main"]
+APPS = Path(__file__).parent / "apps"
+
+
+@dataclass
+class RunningServer:
+    """A server started by `stoker up --detach`, and the client pointed at it."""
+
+    data: Path
+    runtime: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        info = json.loads((self.data / "server.json").read_text())
+        token = json.loads((self.data / "token.json").read_text())
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
+        return clean | {
+            "MODAL_SERVER_URL": info["url"],
+            "MODAL_TOKEN_ID": token["id"],
+            "MODAL_TOKEN_SECRET": token["secret"],
+            "MODAL_CONFIG_PATH": str(self.data / "no-modal.toml"),
+            "COLUMNS": "200",
+        }
+
+    def modal(
+        self, *arguments: str, timeout: float = 120, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the official command line. With `check`, a failure fails the test and shows all output."""
+        command = [sys.executable, "-m", "modal", *arguments]
+        done = subprocess.run(command, env=self.env | env, capture_output=True, text=True, timeout=timeout, cwd=APPS)
+        if check and done.returncode:
+            pytest.fail(
+                f"{' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log_tail()}"
+            )
+        return done
+
+    def python(self, code: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a program that uses the official client as a library."""
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=self.env, capture_output=True, text=True, timeout=timeout, cwd=APPS
+        )
+        if check and done.returncode:
+            pytest.fail(f"the program ended with {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log_tail()}")
+        return done
+
+    def log_tail(self) -> str:
+        log = self.data / "logs" / "server.log"
+        return log.read_text()[-6000:] if log.exists() else ""
+
+
+def start_server(data: Path, runtime: str, *flags: str) -> RunningServer:
+    command = [*STOKER, "up", "--detach", "--data", str(data), "--port", "0", "--runtime", runtime, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.fail(f"stoker up ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return RunningServer(data, runtime)
+
+
+def stop_server(server: RunningServer) -> None:
+    subprocess.run([*STOKER, "down", "--data", str(server.data)], capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server whose containers are plain processes: starts fast, needs nothing."""
+    running = start_server(tmp_path_factory.mktemp("process"), "process", "--fake-gpus", "H100:1")
+    yield running
+    stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with real gVisor sandboxes and real images."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("sandboxes need root on Linux")
+    running = start_server(tmp_path_factory.mktemp("runsc"), "runsc", "--fake-gpus", "H100:1,L40S:1")
+    yield running
+    stop_server(running)
