@@ -177,7 +177,7 @@ class DataDir:
 
 def _command_line() -> str:
     program = Path(sys.argv[0])
-    name = program.parent.name if program.name == "__main__.py" else program.name
+    name = "stoker" if program.suffix == ".py" else program.name
     return shlex.join([name or "python", *sys.argv[1:]])
 
 

@@ -52,7 +52,7 @@ cli.command("settings", hidden=True)(settings.settings)
 def app() -> None:
     """The entry point. Exit codes: 0 done, 1 failed, 2 used wrongly; `stoker run` has those of its command."""
     try:
-        cli()
+        cli(prog_name="stoker")  # also when run as `python -m stoker`
     except StokerError as error:
         console.print_error(str(error))
         sys.exit(1)
@@ -60,3 +60,7 @@ def app() -> None:
         # Whoever read our output has gone (`stoker status | head`); nothing more can be said there.
         sys.stderr.close()
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    app()

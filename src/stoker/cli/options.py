@@ -26,7 +26,10 @@ class LogLevel(str, enum.Enum):
 
 Data = Annotated[
     Path | None,
-    typer.Option(help="Directory that holds everything the server keeps.", metavar="DIR", show_default=False),
+    # readable=False: that it cannot be read is explained in our own words.
+    typer.Option(
+        help="Directory that holds everything the server keeps.", metavar="DIR", show_default=False, readable=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Host = Annotated[str | None, typer.Option(help="Address on which clients are served.", show_default="127.0.0.1")]
