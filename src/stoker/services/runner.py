@@ -34,6 +34,7 @@ _MAX_START_FAILURES = 3  # in a row, before waiting inputs are failed
 _BACKOFF = (0.5, 60.0)  # seconds before another start after a failed one: doubled each time, up to the second
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
+_LOOK_FOR_ROOM = 5.0  # seconds
 _SMOOTHING = 0.3  # weight of the newest observation in the running means
 _log = structlog.get_logger(__name__)
 
@@ -202,6 +203,12 @@ class Runner:
                 self.drain(container.id)
         self.rescale()
 
+    def try_again(self) -> None:
+        """Something may have become free: a function that could not be placed tries anew."""
+        if self.starved:
+            self.starved = False
+            self.rescale()
+
     async def stop(self, *, drain: bool) -> None:
         """Ends all containers and waits for their end."""
         self._stopped = True
@@ -324,6 +331,8 @@ class Runner:
         if not self.starved:
             self._launcher.say(task, f"Waiting for resources: {why.reason}.\n")
         self.starved = True
+        # Room also appears without a release of ours, such as when somebody frees disk space.
+        asyncio.get_running_loop().call_later(_LOOK_FOR_ROOM, self.try_again)
 
     def _ended(self, task: Task, ended: Exit) -> None:
         now = _now()

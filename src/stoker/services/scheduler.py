@@ -114,9 +114,7 @@ class Scheduler:
     def resources_released(self) -> None:
         """Something is free again: functions that could not be placed try anew."""
         for runner in self._runners.values():
-            if runner.starved:
-                runner.starved = False
-                runner.rescale()
+            runner.try_again()
 
     async def stop_app(self, app_id: str, *, drain: bool) -> None:
         """Ends the containers of an app; returns when they are gone."""

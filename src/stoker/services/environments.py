@@ -1,0 +1,158 @@
+"""Environments: the namespaces of everything that has a name."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
+
+import sqlalchemy as sa
+
+from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from stoker.ids import is_id, new_id
+from stoker.store import tables
+from stoker.store.database import Database
+
+BUILDER_VERSIONS = ("2023.12", "2024.04", "2024.10", "2025.06", "2026.10", "PREVIEW")
+_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9\-_]{0,63}$")
+_WEB_SUFFIX = re.compile(r"^[a-z0-9\-]{0,63}$")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`created_at` in seconds since the epoch; `image_builder_version` "" means the server's choice."""
+
+    id: str
+    name: str
+    web_suffix: str
+    image_builder_version: str
+    created_at: float
+
+
+class Environments:
+    """All environments, in memory; the default one always exists."""
+
+    def __init__(self, *, database: Database, default: str, image_builder_version: str = "") -> None:
+        """default: the name that "" stands for. image_builder_version: for environments without one, "" to choose by client."""
+        self._database = database
+        self._default = default
+        self._image_builder_version = image_builder_version
+        self._by_id: dict[str, Environment] = {}
+        self.on_delete: list[Callable[[str], Awaitable[None]]] = []
+        """Each called with the id of an environment that is being deleted, to delete what is in it."""
+
+    async def load(self) -> None:
+        """Reads all environments; makes the default one on the first start."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(tables.environments)).all()
+        self._by_id = {row.id: Environment(**row._asdict()) for row in rows}
+        if self._find(self._default) is None:
+            await self.create(self._default)
+
+    def resolve(self, name: str) -> Environment:
+        """The environment of that name or id; "" is the default one. Raises NotFound."""
+        environment = self._by_id.get(name) if is_id(name, "en") else self._find(name or self._default)
+        if environment is None:
+            raise NotFound(
+                f"There is no environment {name!r} on this server. It has: {', '.join(e.name for e in self.all())}. "
+                f"Create one with `modal environment create`."
+            )
+        return environment
+
+    def get(self, environment_id: str) -> Environment:
+        """Raises NotFound."""
+        environment = self._by_id.get(environment_id)
+        if environment is None:
+            raise NotFound(f"There is no environment {environment_id!r} on this server.")
+        return environment
+
+    def all(self) -> list[Environment]:
+        """Oldest first."""
+        return sorted(self._by_id.values(), key=lambda e: (e.created_at, e.name))
+
+    def is_default(self, environment: Environment) -> bool:
+        return environment.name == self._default
+
+    def image_builder_version(self, environment: Environment, client_version: str) -> str:
+        """What a client builds images with: the environment's version, or the server's, or the newest that this client knows."""
+        chosen = environment.image_builder_version or self._image_builder_version
+        return chosen or newest_builder_version(client_version)
+
+    async def create(self, name: str) -> Environment:
+        """Raises InvalidArgument or AlreadyExists."""
+        _check_name(name)
+        if self._find(name) is not None:
+            raise AlreadyExists(f"The environment {name!r} exists already.")
+        environment = Environment(new_id("en"), name, "", "", time.time())
+        self._by_id[environment.id] = environment
+        try:
+            await self._database.insert(tables.environments, [asdict(environment)])
+        except BaseException:
+            self._by_id.pop(environment.id, None)
+            raise
+        return environment
+
+    async def update(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        web_suffix: str | None = None,
+        image_builder_version: str | None = None,
+    ) -> Environment:
+        """Changes what is not None. Raises NotFound, InvalidArgument, AlreadyExists or FailedPrecondition."""
+        old = self.resolve(name)
+        new = old
+        if new_name is not None and new_name != old.name:
+            _check_name(new_name)
+            if self.is_default(old):
+                raise FailedPrecondition(
+                    f"{old.name!r} is the default environment; its name is set by `environment` in the server's settings."
+                )
+            if self._find(new_name) is not None:
+                raise AlreadyExists(f"The environment {new_name!r} exists already.")
+            new = replace(new, name=new_name)
+        if web_suffix is not None:
+            if not _WEB_SUFFIX.match(web_suffix):
+                raise InvalidArgument(f"{web_suffix!r} cannot be a web suffix: use lower-case letters, digits and '-'.")
+            new = replace(new, web_suffix=web_suffix)
+        if image_builder_version is not None:
+            if image_builder_version and image_builder_version not in BUILDER_VERSIONS:
+                raise InvalidArgument(
+                    f"{image_builder_version!r} is not an image builder version. There are: {', '.join(BUILDER_VERSIONS)}."
+                )
+            new = replace(new, image_builder_version=image_builder_version)
+        values = {key: value for key, value in asdict(new).items() if key != "id"}
+        statement = sa.update(tables.environments).where(tables.environments.c.id == old.id).values(**values)
+        await self._database.write(lambda connection: connection.execute(statement))
+        self._by_id[old.id] = new
+        return new
+
+    async def delete(self, name: str) -> None:
+        """Deletes an environment and all that is in it. Raises NotFound, or FailedPrecondition for the default one."""
+        environment = self.resolve(name)
+        if self.is_default(environment):
+            raise FailedPrecondition(f"{environment.name!r} is the default environment and cannot be deleted.")
+        for delete_contents in self.on_delete:
+            await delete_contents(environment.id)
+        statement = sa.delete(tables.environments).where(tables.environments.c.id == environment.id)
+        await self._database.write(lambda connection: connection.execute(statement))
+        self._by_id.pop(environment.id, None)
+
+    def _find(self, name: str) -> Environment | None:
+        return next((e for e in self._by_id.values() if e.name == name), None)
+
+
+def newest_builder_version(client_version: str) -> str:
+    """The newest image builder that a client of this version knows; an unreadable version counts as new."""
+    match = re.match(r"^(\d+)\.(\d+)", client_version)
+    return "2025.06" if match and (int(match[1]), int(match[2])) < (1, 6) else "2026.10"
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.match(name) or name.lower().startswith("en-"):
+        raise InvalidArgument(
+            f"{name!r} cannot name an environment: use 1 to 64 letters, digits, '-' and '_', a letter or digit first, "
+            "and not 'en-' at the beginning."
+        )

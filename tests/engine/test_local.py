@@ -1,0 +1,80 @@
+"""What the engine of one machine grants, refuses and explains."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stoker.engine.base import Granted, GpuRequest, Never, NotNow, ResourceRequest
+from stoker.engine.gpus import declared_gpus, model_of
+from stoker.engine.local import LocalEngine
+from stoker.errors import InvalidArgument
+
+
+def gpu(*wishes: tuple[str, int]) -> ResourceRequest:
+    return ResourceRequest(gpus=tuple(GpuRequest(model, count) for model, count in wishes))
+
+
+def test_gpus_are_assigned_exclusively_and_come_back() -> None:
+    async def scenario() -> None:
+        engine = LocalEngine(declared_gpus("H100:2,L40S:1"))
+        released: list[int] = []
+        engine.on_release = lambda: released.append(1)
+        first = await engine.reserve("a", gpu(("H100", 1)))
+        second = await engine.reserve("b", gpu(("H100", 1)))
+        assert isinstance(first, Granted) and isinstance(second, Granted)
+        assert {*first.gpu_devices, *second.gpu_devices} == {0, 1} and first.gpu_declared
+        assert isinstance(await engine.reserve("c", gpu(("H100", 1))), NotNow)
+        fallback = await engine.reserve("d", gpu(("H100", 1), ("L40S", 1)))
+        assert isinstance(fallback, Granted) and fallback.gpu_model == "L40S"
+        assert await engine.reserve("a", gpu(("H100", 1))) == first, "asking again for a lease gives the same one"
+        await engine.release("a")
+        await engine.release("a")
+        assert released == [1]
+        again = await engine.reserve("e", gpu(("ANY", 1)))
+        assert isinstance(again, Granted) and again.gpu_devices == first.gpu_devices
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "request_, words",
+    [
+        (gpu(("H100", 1)), ["H100", "--fake-gpus H100:1", "no GPU"]),
+        (gpu(("B200", 8), ("H100", 4)), ["B200:8 or H100:4", "--fake-gpus B200:8"]),
+        (ResourceRequest(memory_mib=10**9), ["1000000000 MiB"]),
+        (ResourceRequest(cpu_milli=10**9), ["CPU"]),
+    ],
+)
+def test_what_can_never_fit_is_said_at_once(request_: ResourceRequest, words: list[str]) -> None:
+    verdict = asyncio.run(LocalEngine().reserve("a", request_))
+    assert isinstance(verdict, Never)
+    assert all(word in verdict.reason for word in words), verdict.reason
+
+
+def test_memory_is_not_promised_twice() -> None:
+    async def scenario() -> None:
+        engine = LocalEngine()
+        total = engine.inventory()["memory_mib"]["total"]  # type: ignore[index]
+        half = ResourceRequest(memory_mib=total // 2 + 1)
+        assert isinstance(await engine.reserve("a", half), Granted)
+        assert isinstance(await engine.reserve("b", half), NotNow)
+        await engine.release("a")
+        assert isinstance(await engine.reserve("b", half), Granted)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["H100:0", "H100:x", ":1", "H100:1:2", "H 100"])
+def test_nonsense_gpus_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="MODEL:COUNT"):
+        declared_gpus(text)
+
+
+def test_product_names_become_modal_names() -> None:
+    assert model_of("NVIDIA H100 80GB HBM3", 80 << 30) == "H100"
+    assert model_of("NVIDIA A100-SXM4-40GB", 40 << 30) == "A100-40GB"
+    assert model_of("NVIDIA A100-SXM4-80GB", 80 << 30) == "A100-80GB"
+    assert model_of("NVIDIA L40S", 48 << 30) == "L40S"
+    assert model_of("NVIDIA GeForce RTX 4090", 24 << 30) == "GEFORCE-RTX-4090"
