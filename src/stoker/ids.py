@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import secrets
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_LENGTH = 22
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)  # two digits at a time: every input gets an id
+_LAST = _ALPHABET.replace("V", "")
 _ID = re.compile(r"^[a-z]{2}-[0-9A-Za-z]{22}$")
 _NAME = re.compile(r"^[a-zA-Z0-9\-_.]{1,64}$")
 
 
 def new_id(prefix: str) -> str:
     """A fresh random id. Task ids never end in `V`, which the client takes for a sandbox of the second kind."""
-    body = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH - 1))
-    return f"{prefix}-{body}{secrets.choice(_ALPHABET.replace('V', ''))}"
+    return _id(prefix, os.urandom(17))
 
 
 def content_id(prefix: str, content: bytes) -> str:
-    """The id of immutable content: equal bytes give equal ids (130 bits of SHA-256)."""
-    number = int.from_bytes(hashlib.sha256(content).digest(), "big")
-    body = []
-    for _ in range(_LENGTH - 1):
-        number, digit = divmod(number, 62)
-        body.append(_ALPHABET[digit])
-    return f"{prefix}-{''.join(body)}0"
+    """The id of immutable content: equal bytes give equal ids (about 130 bits of SHA-256)."""
+    return _id(prefix, hashlib.sha256(content).digest()[:17])
+
+
+def _id(prefix: str, entropy: bytes) -> str:
+    number, last = divmod(int.from_bytes(entropy, "big"), len(_LAST))
+    number, first = divmod(number, len(_ALPHABET))
+    digits = [_ALPHABET[first]]
+    for _ in range(10):
+        number, pair = divmod(number, len(_PAIRS))
+        digits.append(_PAIRS[pair])
+    return f"{prefix}-{''.join(digits)}{_LAST[last]}"
 
 
 def is_id(text: str, prefix: str | None = None) -> bool:

@@ -44,6 +44,7 @@ class CallServicer:
             request.parent_input_id,
             _payloads(request.pipelined_inputs),
             spawned=spawned,
+            key=f"{caller.token_id or caller.task_id}/{caller.idempotency_key}" if caller.idempotency_key else "",
         )
         policy = self._functions.get(request.function_id).active.spec.pool.retry
         return api_pb2.FunctionMapResponse(

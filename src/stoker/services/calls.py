@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from stoker.core.pool import Finish, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
-from stoker.ids import new_id
+from stoker.ids import content_id, new_id
 from stoker.services.scheduler import Scheduler
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -61,6 +61,7 @@ class Call:
     total: int = 0
     cancelled: bool = False
     last_seq: int = 0
+    indexes: set[int] = field(default_factory=set)  # of all inputs ever accepted
     waiters: set[asyncio.Future[None]] = field(default_factory=set)
 
     def wake(self) -> None:
@@ -133,11 +134,17 @@ class Calls:
         items: Sequence[tuple[int, bytes]],
         *,
         spawned: bool,
+        key: str = "",
     ) -> tuple[Call, list[Input]]:
-        """A new call with its first inputs, given as (idx, payload). Raises NotFound, FailedPrecondition, ResourceExhausted."""
+        """A new call with its first inputs, given as (idx, payload). Under a `key` that was used before, the call made then, also by
+        an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
+        call_id = content_id("fc", key.encode()) if key else new_id("fc")
+        known = self._known(call_id) if key else None
+        if known is not None:
+            return known, [Input(_input_id(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
-        call = Call(new_id("fc"), function_id, function.app_id, kind, invocation, time.time())
+        call = Call(call_id, function_id, function.app_id, kind, invocation, time.time())
         row = {
             "id": call.id,
             "function_id": function_id,
@@ -149,7 +156,7 @@ class Calls:
             "cancelled": False,
             "created_at": call.created_at,
         }
-        inputs = [Input(new_id("in"), call.id, idx, payload) for idx, payload in items]
+        inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
         stored = asyncio.ensure_future(self._database.insert(tables.calls, [row]))  # both in one commit
         if inputs:
             await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
@@ -164,10 +171,11 @@ class Calls:
         if call.cancelled:
             raise InvalidArgument(f"The call {call_id} was cancelled; it takes no more inputs.")
         self._scheduler.check(call.function_id)
-        self._check_room(call.function_id, len(items), spawned)
-        inputs = [Input(new_id("in"), call.id, idx, payload) for idx, payload in items]
-        await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
-        self._accept(call, inputs)
+        inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
+        new = [i for i in inputs if i.idx not in call.indexes]  # a request repeated over a restart brings known ones
+        self._check_room(call.function_id, len(new), spawned)
+        await self._database.insert(tables.inputs, [_input_row(i) for i in new])
+        self._accept(call, new)
         return inputs
 
     async def outputs(
@@ -250,6 +258,7 @@ class Calls:
     def _accept(self, call: Call, inputs: list[Input]) -> None:
         for item in inputs:
             call.open_inputs[item.id] = item
+            call.indexes.add(item.idx)
             self._inputs[item.id] = item
         call.total += len(inputs)
         self._scheduler.add(call.function_id, [PooledInput(i.id, call.id) for i in inputs])
@@ -323,6 +332,12 @@ class Calls:
         if not call.open_inputs and not call.waiters:
             self._calls.pop(call.id, None)
 
+    def _known(self, call_id: str) -> Call | None:
+        try:
+            return self._call(call_id)
+        except NotFound:
+            return None
+
     def _call(self, call_id: str) -> Call:
         call = self._calls.get(call_id)
         if call is None:
@@ -347,6 +362,7 @@ class Calls:
         call.last_seq = max((o.seq for o in call.outputs), default=0)
         finished = {o.input_id for o in call.outputs}
         call.total = len(all_inputs)
+        call.indexes = {i.idx for i in all_inputs}
         for i in all_inputs:
             if i.id not in finished:
                 item = Input(i.id, i.call_id, i.idx, i.payload)
@@ -377,6 +393,11 @@ async def _wait(call: Call, timeout: float) -> None:
         await asyncio.wait([waiter], timeout=timeout)
     finally:
         call.waiters.discard(waiter)
+
+
+def _input_id(call_id: str, idx: int) -> str:
+    """Made from the call and the index, so that a repeated request cannot bring an input twice."""
+    return content_id("in", f"{call_id}/{idx}".encode())
 
 
 def _input_row(item: Input) -> dict[str, object]:
