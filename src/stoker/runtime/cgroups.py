@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition
+from stoker.runtime import linux
 from stoker.runtime.base import Limits, Usage
 
 _PERIOD_US = 100_000
@@ -207,7 +208,7 @@ class Cgroup:
         """Kills until the group is empty. Blocks until every process is dead."""
         while pids := self._pids():
             for pid in pids:
-                _kill_and_wait(pid)
+                linux.kill_and_wait(pid)
 
     def remove(self) -> None:
         """Removes the empty group. No error when it is gone."""
@@ -235,21 +236,6 @@ class Cgroup:
         except FileNotFoundError:
             pass
         return 0
-
-
-def _kill_and_wait(pid: int) -> None:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(10_000)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_directory(directory: Path) -> None:

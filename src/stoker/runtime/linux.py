@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
+import select
+import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +64,22 @@ def filesystem_of(path: Path) -> str:
             if len(target) >= best and (path == Path(target) or Path(target) in path.parents):
                 best, kind = len(target), this_kind
     return kind
+
+
+def kill_and_wait(pid: int) -> None:
+    """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it). No error when it is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(10_000)
+    finally:
+        os.close(descriptor)
 
 
 def kernel() -> str:

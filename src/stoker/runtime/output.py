@@ -1,9 +1,13 @@
-"""From a program's pipes to the node."""
+"""From a program's two pipes to the node.
+
+The pipes are our own, not asyncio's: `Process.wait` of those waits until every background process has closed them too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from stoker.runtime.base import OutputSink
 
@@ -11,16 +15,45 @@ _CHUNK = 1 << 16
 _log = logging.getLogger(__name__)
 
 
-async def pump(process: asyncio.subprocess.Process, sink: OutputSink) -> None:
-    """Hands everything the process writes to `sink`; returns when both pipes are closed by all who held them."""
-    assert process.stdout is not None and process.stderr is not None
-    await asyncio.gather(_pump(process.stdout, 1, sink), _pump(process.stderr, 2, sink))
+class OutputPipes:
+    """Two pipes whose write ends, `stdout` and `stderr`, are for the program; what comes through goes to the sink as it comes."""
 
+    def __init__(self, sink: OutputSink) -> None:
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._closed = self._loop.create_future()
+        self._open: dict[int, int] = {}  # read end -> file descriptor in the program
+        read_out, self.stdout = os.pipe()
+        read_err, self.stderr = os.pipe()
+        for end, number in ((read_out, 1), (read_err, 2)):
+            os.set_blocking(end, False)
+            self._open[end] = number
+            self._loop.add_reader(end, self._read, end)
 
-async def _pump(stream: asyncio.StreamReader, descriptor: int, sink: OutputSink) -> None:
-    while chunk := await stream.read(_CHUNK):
+    def launched(self) -> None:
+        """The program has its write ends (or was not launched): ours are closed, so that their end can be seen."""
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+    async def drained(self, timeout: float | None = None) -> bool:
+        """Waits until all who held the write ends closed them and everything was delivered; False after `timeout` seconds."""
+        await asyncio.wait([self._closed], timeout=timeout)
+        return self._closed.done()
+
+    def _read(self, end: int) -> None:
         try:
-            sink(descriptor, chunk)
-        except Exception:
-            # A broken sink must not stall the program behind a full pipe.
-            _log.exception("output of a container was lost")
+            chunk = os.read(end, _CHUNK)
+        except BlockingIOError:
+            return
+        if chunk:
+            try:
+                self._sink(self._open[end], chunk)
+            except Exception:
+                # A broken sink must not stall the program behind a full pipe.
+                _log.exception("output of a container was lost")
+            return
+        self._loop.remove_reader(end)
+        os.close(end)
+        del self._open[end]
+        if not self._open:
+            self._closed.set_result(None)

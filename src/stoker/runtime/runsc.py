@@ -20,6 +20,7 @@ from stoker.runtime.base import ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.network import Namespace, Network
+from stoker.runtime.output import OutputPipes
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox
 
@@ -95,7 +96,11 @@ class RunscRuntime:
         group = self._cgroups.create(spec.id, spec.limits)
         try:
             flags = await anyio.to_thread.run_sync(self._prepare, spec, directory, namespace)
-            process = await self._launch(spec.id, directory, group, flags)
+            pipes = OutputPipes(output)
+            try:
+                process = await self._launch(spec.id, directory, group, flags, pipes)
+            finally:
+                pipes.launched()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._remove(spec.id, directory, group, namespace)
@@ -111,7 +116,7 @@ class RunscRuntime:
             command=(str(self._runsc), *_globals(directory)),
             log=directory / "runsc.log",
             address=str(namespace.address) if namespace.address else None,
-            output=output,
+            pipes=pipes,
             remove=remove,
         )
         self._running[spec.id] = sandbox
@@ -151,14 +156,14 @@ class RunscRuntime:
         return flags
 
     async def _launch(
-        self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...]
+        self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...], pipes: OutputPipes
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", _JOIN, "stoker", *group.joins, "--",
             str(self._runsc), *flags, "run", f"--bundle={directory}", id,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=pipes.stdout,
+            stderr=pipes.stderr,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             start_new_session=True,  # a Ctrl-C in the server's terminal is the server's business
         )  # fmt: skip

@@ -9,9 +9,9 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
+from stoker.runtime.base import ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
-from stoker.runtime.output import pump
+from stoker.runtime.output import OutputPipes
 
 _SANDBOX_FAILED = 128
 """What `runsc run` exits with when it is gVisor and not the user's program that failed."""
@@ -30,7 +30,7 @@ class Sandbox:
         command: tuple[str, ...],
         log: Path,
         address: str | None,
-        output: OutputSink,
+        pipes: OutputPipes,
         remove: Callable[[], Awaitable[None]],
     ) -> None:
         self._spec = spec
@@ -43,7 +43,7 @@ class Sandbox:
         self._oom = False
         self.address = address
         group.watch_oom(self._on_oom)
-        self._pump = asyncio.create_task(pump(process, output))
+        self._pipes = pipes
         self._end = asyncio.create_task(self._finish())
 
     @property
@@ -81,7 +81,7 @@ class Sandbox:
         code = await self._process.wait()
         # Whatever still lives (after the launcher was killed) holds the pipes open.
         await asyncio.to_thread(self._group.kill)
-        await self._pump
+        await self._pipes.drained()
         self._group.unwatch_oom()
         end = self._judge(code)
         await self._remove()
