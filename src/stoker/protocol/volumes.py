@@ -1,0 +1,197 @@
+"""Volume RPCs. Version 1 and 2 of the file RPCs differ in how uploads travel, not in what they do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import InvalidArgument
+from stoker.protocol.blobs import url_for
+from stoker.protocol.entries import file_entries
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.environments import Environments
+from stoker.services.transfer import TransferUrls
+from stoker.services.volume_files import FilePlan, VolumeFiles
+from stoker.services.volumes import Volume, Volumes
+
+_IF_EXISTS = {
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "keep",
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS: "fail",
+}
+_ANONYMOUS = (
+    api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL,
+    api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
+)
+_DEFAULT_MODE = 0o644
+
+
+class VolumeServicer:
+    def __init__(self, *, volumes: Volumes, files: VolumeFiles, environments: Environments, urls: TransferUrls) -> None:
+        self._volumes = volumes
+        self._files = files
+        self._environments = environments
+        self._urls = urls
+
+    @rpc("VolumeGetOrCreate", once=True)
+    async def get_or_create(
+        self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.VolumeGetOrCreateResponse:
+        environment = self._environments.resolve(request.environment_name)
+        kind, name = request.object_creation_type, request.deployment_name
+        version = request.version or api_pb2.VOLUME_FS_VERSION_V2
+        if kind in _ANONYMOUS:
+            volume = await self._volumes.create_ephemeral(environment.id, version)
+        elif kind in _IF_EXISTS:
+            volume = await self._volumes.create(environment.id, name, version, if_exists=_IF_EXISTS[kind])
+        elif kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
+            volume = self._volumes.find(environment.id, name)
+        else:
+            raise InvalidArgument(f"The creation type {kind} of VolumeGetOrCreate is not known to this server.")
+        return api_pb2.VolumeGetOrCreateResponse(
+            volume_id=volume.id,
+            version=volume.version,  # type: ignore[arg-type]
+            metadata=volume_metadata(volume),
+        )
+
+    @rpc("VolumeGetById")
+    async def get_by_id(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller) -> api_pb2.VolumeGetByIdResponse:
+        volume = self._volumes.get(request.volume_id)
+        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume))
+
+    @rpc("VolumeHeartbeat")
+    async def heartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
+        await self._volumes.heartbeat(request.volume_id)
+        return Empty()
+
+    @rpc("VolumeList")
+    async def list(self, request: api_pb2.VolumeListRequest, caller: Caller) -> api_pb2.VolumeListResponse:
+        environment = self._environments.resolve(request.environment_name)
+        page = request.pagination
+        items = [
+            api_pb2.VolumeListItem(
+                label=volume.name or "",
+                volume_id=volume.id,
+                created_at=volume.created_at,
+                metadata=volume_metadata(volume),
+            )
+            for volume in self._volumes.named(environment.id, page.max_objects, page.created_before)
+        ]
+        return api_pb2.VolumeListResponse(items=items, environment_name=environment.name)
+
+    @rpc("VolumeRename")
+    async def rename(self, request: api_pb2.VolumeRenameRequest, caller: Caller) -> Empty:
+        await self._volumes.rename(request.volume_id, request.name)
+        return Empty()
+
+    @rpc("VolumeDelete", once=True)
+    async def delete(self, request: api_pb2.VolumeDeleteRequest, caller: Caller) -> Empty:
+        await self._volumes.delete(request.volume_id)
+        return Empty()
+
+    @rpc("VolumeCommit")
+    async def commit(self, request: api_pb2.VolumeCommitRequest, caller: Caller) -> api_pb2.VolumeCommitResponse:
+        """Nothing to do: containers write to the volume's own directory."""
+        self._volumes.get(request.volume_id)
+        return api_pb2.VolumeCommitResponse(skip_reload=True)
+
+    @rpc("VolumeReload")
+    async def reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
+        self._volumes.get(request.volume_id)
+        return Empty()
+
+    @rpc("VolumeListFiles")
+    async def list_files(
+        self, request: api_pb2.VolumeListFilesRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
+        found = self._files.list(
+            request.volume_id, request.path, recursive=request.recursive, limit=request.max_entries
+        )
+        async for batch in found:
+            yield api_pb2.VolumeListFilesResponse(entries=file_entries(batch))
+
+    @rpc("VolumeListFiles2")
+    async def list_files2(
+        self, request: api_pb2.VolumeListFiles2Request, caller: Caller
+    ) -> AsyncIterator[api_pb2.VolumeListFiles2Response]:
+        found = self._files.list(
+            request.volume_id, request.path, recursive=request.recursive, limit=request.max_entries
+        )
+        async for batch in found:
+            yield api_pb2.VolumeListFiles2Response(entries=file_entries(batch))
+
+    @rpc("VolumePutFiles", once=True)
+    async def put_files(self, request: api_pb2.VolumePutFilesRequest, caller: Caller) -> Empty:
+        files = [(f.filename, f.sha256_hex, _mode(f)) for f in request.files]
+        overwrite = not request.disallow_overwrite_existing_files
+        await self._files.put_contents(request.volume_id, files, overwrite=overwrite)
+        return Empty()
+
+    @rpc("VolumePutFiles2", once=True)
+    async def put_files2(
+        self, request: api_pb2.VolumePutFiles2Request, caller: Caller
+    ) -> api_pb2.VolumePutFiles2Response:
+        plans = [
+            FilePlan(f.path, f.size, _mode(f), tuple(block.contents_sha256.hex() for block in f.blocks))
+            for f in request.files
+        ]
+        overwrite = not request.disallow_overwrite_existing_files
+        missing = await self._files.put(request.volume_id, plans, overwrite=overwrite)
+        return api_pb2.VolumePutFiles2Response(
+            missing_blocks=[
+                api_pb2.VolumePutFiles2Response.MissingBlock(
+                    file_index=block.file_index,
+                    block_index=block.block_index,
+                    put_url=url_for(self._urls, "PUT", block.put_path, caller),
+                )
+                for block in missing
+            ]
+        )
+
+    @rpc("VolumeGetFile2")
+    async def get_file2(self, request: api_pb2.VolumeGetFile2Request, caller: Caller) -> api_pb2.VolumeGetFile2Response:
+        found = await self._files.locate(
+            request.volume_id, request.path, request.start, request.len, may_trim=request.client_pads_blocks
+        )
+        return api_pb2.VolumeGetFile2Response(
+            get_urls=[url_for(self._urls, "GET", path, caller) for path in found.get_paths],
+            size=found.size,
+            start=found.start,
+            len=found.length,
+        )
+
+    @rpc("VolumeRemoveFile", once=True)
+    async def remove_file(self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller) -> Empty:
+        await self._files.remove(request.volume_id, request.path, recursive=request.recursive)
+        return Empty()
+
+    @rpc("VolumeRemoveFile2", once=True)
+    async def remove_file2(self, request: api_pb2.VolumeRemoveFile2Request, caller: Caller) -> Empty:
+        await self._files.remove(request.volume_id, request.path, recursive=request.recursive)
+        return Empty()
+
+    @rpc("VolumeCopyFiles", once=True)
+    async def copy_files(self, request: api_pb2.VolumeCopyFilesRequest, caller: Caller) -> Empty:
+        sources: Sequence[str] = request.src_paths
+        await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)
+        return Empty()
+
+    @rpc("VolumeCopyFiles2", once=True)
+    async def copy_files2(self, request: api_pb2.VolumeCopyFiles2Request, caller: Caller) -> Empty:
+        sources: Sequence[str] = request.src_paths
+        await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)
+        return Empty()
+
+
+def volume_metadata(volume: Volume) -> api_pb2.VolumeMetadata:
+    return api_pb2.VolumeMetadata(
+        version=volume.version,  # type: ignore[arg-type]
+        name=volume.name or "",
+        creation_info=api_pb2.CreationInfo(created_at=volume.created_at),
+    )
+
+
+def _mode(file: api_pb2.MountFile | api_pb2.VolumePutFiles2Request.File) -> int:
+    """Permission bits; never set-user-id and the like, which have no place in a directory that the host shares with sandboxes."""
+    return file.mode & 0o777 if file.HasField("mode") else _DEFAULT_MODE

@@ -1,0 +1,148 @@
+"""Blobs: payloads too large for gRPC, uploaded in parts over HTTP and read by id."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.ids import is_id, new_id
+from stoker.services.transfer import PREFIX
+from stoker.store import tables
+from stoker.store.blobs import BlobStore, part_md5s_match
+from stoker.store.database import Database
+
+PART_BYTES = 256 << 20
+_ONE_PART_UP_TO = 1 << 30
+_MAX_BYTES = 1 << 44
+_ABANDONED_AFTER = 2 * 86_400.0  # seconds; twice as long as an upload URL is valid
+_MD5 = re.compile(r"^[0-9a-f]{32}$")
+
+
+@dataclass(frozen=True)
+class BlobUpload:
+    """Where the parts of a new blob go. All parts but the last have `part_length` bytes; paths are to be signed (PUT, POST)."""
+
+    blob_id: str
+    part_length: int
+    part_paths: tuple[str, ...]
+    completion_path: str
+
+
+class Blobs:
+    def __init__(self, *, database: Database, store: BlobStore) -> None:
+        self._database = database
+        self._store = store
+
+    async def create(self, size: int) -> BlobUpload:
+        """Announces a blob of `size` bytes. Raises InvalidArgument."""
+        if not 0 <= size <= _MAX_BYTES:
+            raise InvalidArgument(f"A blob cannot have {size} bytes; the largest has {_MAX_BYTES}.")
+        blob_id = new_id("bl")
+        row = {"id": blob_id, "size": size, "complete": False, "created_at": time.time()}
+        await self._database.insert(tables.blobs, [row])
+        base = f"{PREFIX}/blobs/{blob_id}"
+        paths = tuple(f"{base}/parts/{index}" for index in range(_part_count(size)))
+        return BlobUpload(blob_id, _part_length(size), paths, f"{base}/complete")
+
+    async def store_part(self, blob_id: str, index: int, chunks: AsyncIterator[bytes]) -> str:
+        """Takes one part as a stream and returns its MD5 (hexadecimal); may be repeated. Raises NotFound, InvalidArgument, FailedPrecondition."""
+        row = self._row(blob_id)
+        if row.complete:
+            raise FailedPrecondition(f"The blob {blob_id} is complete and cannot be changed.")
+        if not 0 <= index < _part_count(row.size):
+            raise InvalidArgument(f"The blob {blob_id} has no part {index}.")
+        part_length = _part_length(row.size)
+        length = min(part_length, row.size - index * part_length)
+        return await self._store.receive_part(blob_id, index, length, chunks)
+
+    async def complete(self, blob_id: str, md5s: Sequence[str]) -> str:
+        """Joins the uploaded parts; returns the blob's ETag, "<md5 of the md5s>-<parts>". May be repeated.
+
+        md5s: of the parts, in order. Raises NotFound, InvalidArgument, or FailedPrecondition when a part was not uploaded.
+        """
+        row = self._row(blob_id)
+        if len(md5s) != _part_count(row.size) or not all(map(_MD5.match, md5s)):
+            raise InvalidArgument(f"The completion of {blob_id} must list the MD5 of each of its parts.")
+        if row.complete:
+            path = self._store.path(blob_id)
+            if path is not None and not await asyncio.to_thread(part_md5s_match, path, md5s, _part_length(row.size)):
+                raise FailedPrecondition(f"The blob {blob_id} is complete and has another content.")
+        else:
+            if not await self._store.complete(blob_id, md5s, row.size) and not await self._store.has(blob_id):
+                raise FailedPrecondition(f"A part of the blob {blob_id} was not uploaded, or its content differs.")
+            statement = sa.update(tables.blobs).where(tables.blobs.c.id == blob_id).values(complete=True)
+            await self._database.write(lambda connection: connection.execute(statement))
+        digest = hashlib.md5(b"".join(map(bytes.fromhex, md5s)), usedforsecurity=False).hexdigest()
+        return f"{digest}-{len(md5s)}"
+
+    async def size(self, blob_id: str) -> int:
+        """Bytes of a complete blob. Raises NotFound."""
+        size: int = self._complete_row(blob_id).size
+        return size
+
+    def download_path(self, blob_id: str) -> str:
+        """What to sign for a GET. Raises NotFound for a blob that is missing or incomplete."""
+        self._complete_row(blob_id)
+        return f"{PREFIX}/blobs/{blob_id}"
+
+    async def stream(self, blob_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes [start, end) of a complete blob in chunks of about 1 MiB. Raises NotFound."""
+        size = self._complete_row(blob_id).size
+        async for chunk in self._store.read(blob_id, start, size if end is None else min(end, size)):
+            yield chunk
+
+    async def read(self, blob_id: str) -> bytes:
+        """A whole blob in memory. Raises NotFound."""
+        return b"".join([chunk async for chunk in self.stream(blob_id)])
+
+    def path(self, blob_id: str) -> Path | None:
+        """The read-only file that holds a complete blob; None when blobs are not kept on this machine. Raises NotFound."""
+        self._complete_row(blob_id)
+        return self._store.path(blob_id)
+
+    async def delete(self, blob_ids: Sequence[str]) -> None:
+        """Forgets blobs; no error for those that are gone."""
+        statement = sa.delete(tables.blobs).where(tables.blobs.c.id.in_(list(blob_ids)))
+        await self._database.write(lambda connection: connection.execute(statement))
+        for blob_id in blob_ids:
+            await self._store.delete(blob_id)
+
+    async def sweep(self) -> None:
+        """Removes uploads that were abandoned. To be called now and then."""
+        blobs, oldest = tables.blobs, time.time() - _ABANDONED_AFTER
+        statement = sa.delete(blobs).where(blobs.c.complete.is_(False), blobs.c.created_at < oldest)
+        await self._database.write(lambda connection: connection.execute(statement))
+        await asyncio.to_thread(self._store.sweep, _ABANDONED_AFTER)
+
+    def _complete_row(self, blob_id: str) -> Any:
+        row = self._row(blob_id)
+        if not row.complete:
+            raise NotFound(f"The blob {blob_id} was not uploaded completely.")
+        return row
+
+    def _row(self, blob_id: str) -> Any:
+        row = None
+        if is_id(blob_id, "bl"):
+            with self._database.read() as connection:
+                row = connection.execute(sa.select(tables.blobs).where(tables.blobs.c.id == blob_id)).first()
+        if row is None:
+            raise NotFound(f"There is no blob {blob_id!r} on this server; it may have been removed.")
+        return row
+
+
+def _part_length(size: int) -> int:
+    return PART_BYTES if size > _ONE_PART_UP_TO else max(size, 1)
+
+
+def _part_count(size: int) -> int:
+    """At least one: an empty blob is one empty part."""
+    return max(1, -(-size // _part_length(size)))

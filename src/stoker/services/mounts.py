@@ -1,0 +1,210 @@
+"""Mounts: sets of local files that a client uploads once and containers see as a directory tree."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stoker.errors import AlreadyExists, InvalidArgument, NotFound
+from stoker.ids import content_id, is_name
+from stoker.services.blobs import Blobs
+from stoker.store import tables
+from stoker.store.contents import Contents
+from stoker.store.database import Database
+from stoker.store.filetree import parts_of
+
+_CLIENT_MOUNT = re.compile(r"^modal-client-mount-(?P<version>\d+\.\d+(?:\.[0-9A-Za-z.+]+)?)$")
+
+
+@dataclass(frozen=True)
+class MountedFile:
+    """`path` is absolute in the container; the content is known by its SHA-256 (hexadecimal)."""
+
+    path: str
+    sha256: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Mount:
+    """`checksum` (SHA-256, hexadecimal) depends on the files alone."""
+
+    id: str
+    checksum: str
+
+
+class Mounts:
+    """All mounts. Their files lie in `contents`; a mount's tree is made when it is first needed."""
+
+    def __init__(self, *, database: Database, contents: Contents, blobs: Blobs, directory: Path) -> None:
+        self._database = database
+        self._contents = contents
+        self._blobs = blobs
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for entry in directory.iterdir():
+            if entry.name.startswith("."):  # a tree that was being made when the server was killed
+                shutil.rmtree(entry, ignore_errors=True)
+        self._making: dict[str, asyncio.Task[Path]] = {}
+        self._client_versions: dict[str, str | None] = {}
+
+    def missing(self, sha256s: Sequence[str]) -> Sequence[str]:
+        """Those of these contents that must still be uploaded. Raises InvalidArgument for what is not a digest."""
+        return [sha256 for sha256 in sha256s if not self._contents.has(sha256)]
+
+    async def put_file(self, sha256: str, data: bytes | None = None, blob_id: str = "") -> bool:
+        """Stores a content given as bytes or as a blob, or (with neither) only asks; whether it is there now.
+
+        Raises InvalidArgument when the digest of what was given is another, NotFound for an unknown blob.
+        """
+        if self._contents.has(sha256):
+            return True
+        if blob_id:
+            await self._contents.add(sha256, self._blobs.stream(blob_id), await self._blobs.size(blob_id))
+            await self._blobs.delete([blob_id])  # now kept by its digest
+            return True
+        if data:
+            await self._contents.add(sha256, _once(data), len(data))
+            return True
+        return False
+
+    async def create(self, files: Sequence[MountedFile], name: str = "", *, if_exists: str = "keep") -> Mount:
+        """A mount of files whose contents were stored before; equal files give the same mount.
+
+        name: "" for anonymous ones. if_exists (for a name): "keep" replaces what it stands for, "fail" raises AlreadyExists.
+        Raises InvalidArgument, NotFound for a content that was not uploaded.
+        """
+        chosen = {file.path: file for file in map(_checked, files)}
+        rows = [(file.path, file.sha256, file.mode) for _, file in sorted(chosen.items())]
+        _check_paths([file.path for file in chosen.values()])
+        absent = self.missing(sorted({sha256 for _, sha256, _ in rows}))
+        if absent:
+            raise NotFound(f"{len(absent)} files of this mount were not uploaded (the first has SHA-256 {absent[0]}).")
+        document = json.dumps(rows).encode()
+        mount = Mount(content_id("mo", name.encode() + b"\0" + document), hashlib.sha256(document).hexdigest())
+
+        def work(connection: sa.Connection) -> None:
+            mounts = tables.mounts
+            if name:
+                if not is_name(name):
+                    raise InvalidArgument(
+                        f"{name!r} cannot name a mount: use 1 to 64 letters, digits, '-', '_' and '.'."
+                    )
+                same_name = mounts.c.name == name
+                if if_exists == "fail" and connection.execute(sa.select(mounts.c.id).where(same_name)).first():
+                    raise AlreadyExists(f"The mount {name!r} exists already.")
+                connection.execute(sa.update(mounts).where(same_name).values(name=""))
+            if connection.execute(sa.select(mounts.c.id).where(mounts.c.id == mount.id)).first():
+                connection.execute(sa.update(mounts).where(mounts.c.id == mount.id).values(name=name))
+            else:
+                connection.execute(sa.insert(mounts), [_row(mount, name, rows)])
+
+        await self._database.write(work)
+        return mount
+
+    async def find(self, name: str) -> Mount:
+        """The mount of that name. `modal-client-mount-<version>` stands for the client of that version. Raises NotFound."""
+        if _CLIENT_MOUNT.match(name):
+            return await self._client_mount(name)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(tables.mounts).where(tables.mounts.c.name == name)).first()
+        if row is None:
+            raise NotFound(f"There is no mount {name!r} on this server.")
+        return Mount(row.id, row.checksum)
+
+    def client_version(self, mount_id: str) -> str | None:
+        """The version when this mount stands for the modal client, else None. Raises NotFound for an unknown mount."""
+        if mount_id not in self._client_versions:
+            match = _CLIENT_MOUNT.match(self._load(mount_id).name)
+            self._client_versions[mount_id] = match["version"] if match else None
+        return self._client_versions[mount_id]
+
+    async def tree(self, mount_id: str) -> Path:
+        """A directory that holds the files of a mount as they are to appear at "/". Read-only. Raises NotFound."""
+        path = self._directory / mount_id
+        if path.exists():
+            return path
+        making = self._making.get(mount_id)
+        if making is None:
+            row = self._load(mount_id)
+            making = asyncio.ensure_future(asyncio.to_thread(self._make_tree, row.files, path))
+            self._making[mount_id] = making
+            making.add_done_callback(lambda _: self._making.pop(mount_id, None))
+        return await asyncio.shield(making)  # goes on for the others when one of those who wait gives up
+
+    async def _client_mount(self, name: str) -> Mount:
+        checksum = hashlib.sha256(name.encode()).hexdigest()
+        mount = Mount(content_id("mo", b"client\0" + name.encode()), checksum)
+
+        def work(connection: sa.Connection) -> None:
+            if not connection.execute(sa.select(tables.mounts.c.id).where(tables.mounts.c.id == mount.id)).first():
+                connection.execute(sa.insert(tables.mounts), [_row(mount, name, [])])
+
+        if mount.id not in self._client_versions:  # every function of every app asks for it
+            await self._database.write(work)
+            self.client_version(mount.id)
+        return mount
+
+    def _load(self, mount_id: str) -> Any:
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(tables.mounts).where(tables.mounts.c.id == mount_id)).first()
+        if row is None:
+            raise NotFound(f"There is no mount {mount_id!r} on this server.")
+        return row
+
+    def _make_tree(self, files: Sequence[tuple[str, str, int]], path: Path) -> Path:
+        temporary = self._directory / f".{path.name}.{secrets.token_hex(8)}"
+        temporary.mkdir(mode=0o755)
+        try:
+            made: set[Path] = set()
+            for name, sha256, mode in files:
+                target = temporary.joinpath(*parts_of(name))
+                if target.parent not in made:
+                    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                    made.add(target.parent)
+                self._contents.place(sha256, target, mode)
+            with contextlib.suppress(FileExistsError, OSError):
+                os.rename(temporary, path)
+            if not path.exists():
+                raise NotFound(f"The tree of the mount {path.name} could not be made.")
+            return path
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _row(mount: Mount, name: str, files: Sequence[object]) -> Mapping[str, object]:
+    return {"id": mount.id, "name": name, "files": files, "checksum": mount.checksum, "created_at": time.time()}
+
+
+def _checked(file: MountedFile) -> MountedFile:
+    if not file.path.startswith("/") or not parts_of(file.path) or file.path.endswith("/"):
+        raise InvalidArgument(f"{file.path!r} cannot be a file of a mount: it must be an absolute path of a file.")
+    path = "/" + "/".join(parts_of(file.path))
+    return MountedFile(path, file.sha256, file.mode & 0o777)
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    known = set(paths)
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent:
+            if parent in known:
+                raise InvalidArgument(f"{parent!r} is both a file and a directory of this mount.")
+            parent = parent.rpartition("/")[0]
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -1,0 +1,205 @@
+"""The files of volumes: listed, uploaded, downloaded, removed and copied by clients."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.services.transfer import PREFIX
+from stoker.services.volumes import Volumes
+from stoker.store.assembly import BLOCK_BYTES, FilePlan
+from stoker.store.contents import Contents
+from stoker.store.filetree import Entry, FileTree, parts_of
+from stoker.store.incoming import CHUNK, Incoming
+from stoker.store.treecopy import TreeCopy
+
+__all__ = ["BlockReader", "Download", "Entry", "FilePlan", "MissingBlock", "VolumeFiles"]
+
+_BATCH = 500
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MissingBlock:
+    """A block to be uploaded: its place in the request, and the path to sign for a PUT."""
+
+    file_index: int
+    block_index: int
+    put_path: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """`length` bytes from `start` of a file of `size` bytes; one path to sign (GET) per aligned 8 MiB block touched."""
+
+    size: int
+    start: int
+    length: int
+    get_paths: tuple[str, ...]
+
+
+class BlockReader:
+    """The bytes [start, end) of an open file."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file = file
+        self._start = start
+        self._end = end
+        self.length = end - start
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes in chunks of 1 MiB. Raises FailedPrecondition when the file shrinks meanwhile."""
+        with self._file:
+            offset = self._start
+            while offset < self._end:
+                chunk = await asyncio.to_thread(os.pread, self._file.fileno(), min(CHUNK, self._end - offset), offset)
+                if not chunk:
+                    raise FailedPrecondition("The file became shorter while it was read. Read it again.")
+                offset += len(chunk)
+                yield chunk
+
+
+class VolumeFiles:
+    def __init__(self, *, volumes: Volumes, contents: Contents) -> None:
+        """contents: where `MountPutFile` keeps files, of which version 1 of the protocol makes its uploads."""
+        self._volumes = volumes
+        self._contents = contents
+
+    async def list(
+        self, volume_id: str, path: str, *, recursive: bool, limit: int = 0
+    ) -> AsyncIterator[Sequence[Entry]]:
+        """Batches of entries (at most `limit` in all when it is not 0); a file lists itself. Raises NotFound."""
+        entries = self._volumes.tree(volume_id).walk(parts_of(path), recursive=recursive)
+        chosen = itertools.islice(entries, limit) if limit else entries
+        while batch := await asyncio.to_thread(_take, chosen):
+            yield batch
+
+    async def put(self, volume_id: str, plans: Sequence[FilePlan], *, overwrite: bool) -> Sequence[MissingBlock]:
+        """Puts files in place when all their blocks are there; else says which are missing, and changes nothing.
+
+        Raises NotFound, InvalidArgument, AlreadyExists, FailedPrecondition, ResourceExhausted.
+        """
+        tree, assembly = self._volumes.tree(volume_id), self._volumes.assembly(volume_id)
+
+        def work() -> Sequence[MissingBlock]:
+            for plan in plans:
+                plan.check()
+                tree.check_target(parts_of(plan.path), overwrite=overwrite)
+            missing = [
+                MissingBlock(number, index, f"{PREFIX}/volumes/{volume_id}/uploads/{key}/{index}/{plan.blocks[index]}")
+                for number, plan in enumerate(plans)
+                for key in [plan.key()]
+                for index in assembly.prepare(plan)
+            ]
+            if not missing:
+                for plan in plans:
+                    assembly.publish(plan, overwrite=overwrite)
+            return missing
+
+        return await asyncio.to_thread(work)
+
+    async def store_block(
+        self, volume_id: str, key: str, index: int, digest: str, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """Takes one block, without its trailing zeros, as a stream. Raises NotFound, InvalidArgument, FailedPrecondition."""
+        await self._volumes.assembly(volume_id).receive(digest, chunks, key, index)
+
+    async def put_contents(self, volume_id: str, files: Sequence[tuple[str, str, int]], *, overwrite: bool) -> None:
+        """Puts files whose content was stored before: (path, SHA-256, mode). Raises NotFound, InvalidArgument, AlreadyExists."""
+        tree = self._volumes.tree(volume_id)
+
+        def work() -> None:
+            for path, sha256, _ in files:
+                self._contents.path(sha256)
+                tree.check_target(parts_of(path), overwrite=overwrite)
+            for path, sha256, mode in files:
+                with Incoming(self._volumes.scratch(), limit=0, algorithm="md5", mode=mode) as new:
+                    self._contents.copy_to(sha256, new.fileno())
+                    tree.publish(new.path, parts_of(path), overwrite=overwrite)
+
+        await asyncio.to_thread(work)
+
+    async def locate(self, volume_id: str, path: str, start: int, length: int, *, may_trim: bool) -> Download:
+        """Where to read a part of a file. length: 0 for all to the end. may_trim: the reader restores trailing zeros of a block.
+
+        Raises NotFound, InvalidArgument, FailedPrecondition.
+        """
+        tree = self._volumes.tree(volume_id)
+        status = await _in_thread(lambda: _status(tree, path))
+        if start > status.st_size:
+            raise InvalidArgument(f"The file {path!r} has {status.st_size} bytes, so nothing starts at {start}.")
+        end = min(status.st_size, start + length) if length else status.st_size
+        name = base64.urlsafe_b64encode(os.fsencode(path)).decode()
+        how = "trim" if may_trim else "full"
+        base = f"{PREFIX}/volumes/{volume_id}/files/{status.st_ino}"
+        edges = [start, *range((start // BLOCK_BYTES + 1) * BLOCK_BYTES, end, BLOCK_BYTES), end]
+        ranges = itertools.pairwise(edges) if end > start else ()
+        paths = tuple(f"{base}/{first}-{last}/{how}/{name}" for first, last in ranges)
+        return Download(status.st_size, start, end - start, paths)
+
+    async def open_block(
+        self, volume_id: str, inode: int, start: int, end: int, name: str, *, may_trim: bool
+    ) -> BlockReader:
+        """Opens what `locate` named. Raises NotFound, or FailedPrecondition when the file was replaced or cut since."""
+        tree = self._volumes.tree(volume_id)
+        try:
+            path = os.fsdecode(base64.urlsafe_b64decode(name))
+        except (binascii.Error, ValueError):
+            raise InvalidArgument("This is not the URL of a block.") from None
+
+        def work() -> BlockReader:
+            file = os.fdopen(tree.open_file(parts_of(path)), "rb", buffering=0)
+            status = os.fstat(file.fileno())
+            if status.st_ino != inode or status.st_size < end:
+                file.close()
+                raise FailedPrecondition(f"The file {path!r} was replaced while it was read. Read it again.")
+            return BlockReader(file, start, _end_of_data(file.fileno(), start, end) if may_trim else end)
+
+        return await _in_thread(work)
+
+    async def remove(self, volume_id: str, path: str, *, recursive: bool) -> None:
+        """Removes a file, or with `recursive` a directory. Raises NotFound, InvalidArgument, FailedPrecondition."""
+        tree, doomed = self._volumes.tree(volume_id), self._volumes.trash_path()
+        await _in_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
+        await self._volumes.empty(doomed)
+
+    async def copy(self, volume_id: str, sources: Sequence[str], target: str, *, recursive: bool) -> None:
+        """Copies as `cp` does. Raises NotFound, InvalidArgument, AlreadyExists, FailedPrecondition."""
+        copy = TreeCopy(self._volumes.tree(volume_id), self._volumes.scratch())
+        await _in_thread(lambda: copy.copy(sources, target, recursive=recursive))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work)
+
+
+def _take(entries: Iterator[Entry]) -> Sequence[Entry]:
+    return [*itertools.islice(entries, _BATCH)]
+
+
+def _status(tree: FileTree, path: str) -> os.stat_result:
+    with tree.file(parts_of(path)) as descriptor:
+        return os.fstat(descriptor)
+
+
+def _end_of_data(descriptor: int, start: int, end: int) -> int:
+    """Where the last data before `end` ends; what follows up to `end` is a hole, which reads as zeros."""
+    if not hasattr(os, "SEEK_DATA"):
+        return end
+    last = position = start
+    while position < end:
+        try:
+            data = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: no data from here on
+            break
+        if data >= end:
+            break
+        last = position = min(end, os.lseek(descriptor, data, os.SEEK_HOLE))
+    return last

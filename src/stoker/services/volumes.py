@@ -1,0 +1,225 @@
+"""Volumes: named directories that containers mount and clients read and write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from stoker.ids import is_id, is_name, new_id
+from stoker.services.environments import Environments
+from stoker.store import tables
+from stoker.store.assembly import AssemblyStore
+from stoker.store.database import Database
+from stoker.store.filetree import FileTree, parts_of
+
+_EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
+_UPLOAD_ABANDONED_AFTER = 2 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """`name` None for anonymous ones; `heartbeat_at` is set for those that live as long as their client. Seconds since the epoch."""
+
+    id: str
+    environment_id: str
+    name: str | None
+    version: int
+    created_at: float
+    heartbeat_at: float | None
+
+
+class Volumes:
+    """All volumes. Each is a real directory, so a container that mounts it sees every change at once; version 1 and 2 differ only in
+    the RPCs that clients use."""
+
+    def __init__(self, *, database: Database, environments: Environments, directory: Path) -> None:
+        self._database = database
+        self._environments = environments
+        self._directory = directory
+        self._staging = directory / ".staging"
+        self._trash = self._staging / "trash"
+        self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._assemblies: dict[str, AssemblyStore] = {}
+        environments.on_delete.append(self._delete_all)
+
+    def get(self, volume_id: str) -> Volume:
+        """Raises NotFound."""
+        row = None
+        if is_id(volume_id, "vo"):
+            with self._database.read() as connection:
+                row = connection.execute(sa.select(tables.volumes).where(tables.volumes.c.id == volume_id)).first()
+        if row is None:
+            raise NotFound(f"There is no volume {volume_id!r} on this server; it may have been deleted.")
+        return Volume(**row._asdict())
+
+    def find(self, environment_id: str, name: str) -> Volume:
+        """The volume of that name. Raises NotFound."""
+        with self._database.read() as connection:
+            found = _find(connection, environment_id, name)
+        if found is None:
+            raise NotFound(
+                f"There is no volume {name!r} in the environment {self._environments.get(environment_id).name!r}. "
+                f"Create it with `modal volume create {name}`, or with create_if_missing=True."
+            )
+        return found
+
+    async def create(self, environment_id: str, name: str, version: int, *, if_exists: str) -> Volume:
+        """A named volume. if_exists: "fail" (AlreadyExists) or "keep", which gives the old one whatever its version. Raises InvalidArgument."""
+        _check_name(name)
+        volume = Volume(new_id("vo"), environment_id, name, version, time.time(), None)
+
+        def work(connection: sa.Connection) -> Volume:
+            found = _find(connection, environment_id, name)
+            if found is not None and if_exists == "fail":
+                raise AlreadyExists(f"The volume {name!r} exists already. Choose another name, or delete it first.")
+            if found is None:
+                connection.execute(sa.insert(tables.volumes), [asdict(volume)])
+            return found or volume
+
+        created = await self._database.write(work)
+        self.directory(created.id)
+        return created
+
+    async def create_ephemeral(self, environment_id: str, version: int) -> Volume:
+        """A volume without a name that lives while heartbeats come."""
+        now = time.time()
+        volume = Volume(new_id("vo"), environment_id, None, version, now, now)
+        await self._database.insert(tables.volumes, [asdict(volume)])
+        self.directory(volume.id)
+        return volume
+
+    async def heartbeat(self, volume_id: str) -> None:
+        """Raises NotFound."""
+        if self.get(volume_id).heartbeat_at is not None:
+            statement = sa.update(tables.volumes).where(tables.volumes.c.id == volume_id)
+            await self._database.write(
+                lambda connection: connection.execute(statement.values(heartbeat_at=time.time()))
+            )
+
+    async def rename(self, volume_id: str, name: str) -> None:
+        """Raises NotFound, InvalidArgument, AlreadyExists, or FailedPrecondition for one without a name."""
+        _check_name(name)
+        volume = self.get(volume_id)
+        if volume.name is None:
+            raise FailedPrecondition("A volume without a name cannot be renamed.")
+
+        def work(connection: sa.Connection) -> None:
+            found = _find(connection, volume.environment_id, name)
+            if found is not None and found.id != volume_id:
+                raise AlreadyExists(f"The volume {name!r} exists already. Choose another name, or delete it first.")
+            connection.execute(sa.update(tables.volumes).where(tables.volumes.c.id == volume_id).values(name=name))
+
+        await self._database.write(work)
+
+    async def delete(self, volume_id: str) -> None:
+        """Deletes a volume and its files; containers that have it mounted find it empty. Raises NotFound."""
+        self.get(volume_id)
+        statement = sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id)
+        await self._database.write(lambda connection: connection.execute(statement))
+        assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
+        await asyncio.to_thread(assembly.clear)
+        doomed = self.trash_path()
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._directory / volume_id, doomed)
+        await self.empty(doomed)
+
+    def named(self, environment_id: str, limit: int = 0, created_before: float = 0.0) -> list[Volume]:
+        """Named volumes, newest first. limit and created_before (seconds since the epoch): 0 for none."""
+        volumes = tables.volumes
+        query = sa.select(volumes).where(volumes.c.environment_id == environment_id, volumes.c.name.is_not(None))
+        if created_before:
+            query = query.where(volumes.c.created_at < created_before)
+        query = query.order_by(volumes.c.created_at.desc(), volumes.c.id)
+        if limit:
+            query = query.limit(limit)
+        with self._database.read() as connection:
+            return [Volume(**row._asdict()) for row in connection.execute(query)]
+
+    def directory(self, volume_id: str) -> Path:
+        """Where the files are, to be mounted read-write. Raises NotFound."""
+        self.get(volume_id)
+        path = self._directory / volume_id
+        path.mkdir(mode=0o755, exist_ok=True)
+        return path
+
+    def sub_directory(self, volume_id: str, sub_path: str) -> Path:
+        """A directory inside a volume, made when it is missing; the path holds no symbolic link at this moment.
+
+        Raises NotFound, InvalidArgument, or FailedPrecondition when something else is in its place or a link leads outside."""
+        return self.tree(volume_id).make_directory(parts_of(sub_path))
+
+    def tree(self, volume_id: str) -> FileTree:
+        """Safe access to the files. Raises NotFound."""
+        volume = self.get(volume_id)
+        return FileTree(self.directory(volume_id), f"the volume {volume.name!r}" if volume.name else "this volume")
+
+    def assembly(self, volume_id: str) -> AssemblyStore:
+        """The uploads to a volume. Raises NotFound."""
+        assembly = self._assemblies.get(volume_id)
+        if assembly is None:
+            self.get(volume_id)
+            assembly = self._assemblies[volume_id] = self._assembly(volume_id)
+        return assembly
+
+    def scratch(self) -> Path:
+        """A directory on the volumes' file system for files that are being made."""
+        return self._staging
+
+    def trash_path(self) -> Path:
+        """A fresh name to move something to that is then given to `empty`."""
+        return self._trash / secrets.token_hex(12)
+
+    async def empty(self, doomed: Path) -> None:
+        """Removes what was moved to a trash path."""
+        await asyncio.to_thread(_remove, doomed)
+
+    async def sweep(self) -> None:
+        """Removes ephemeral volumes whose client is gone, uploads that were abandoned, and old rubbish. To be called now and then."""
+        volumes, oldest = tables.volumes, time.time() - _EPHEMERAL_LOST_AFTER
+        with self._database.read() as connection:
+            lost = connection.execute(sa.select(volumes.c.id).where(volumes.c.heartbeat_at < oldest)).scalars().all()
+        for volume_id in lost:
+            await self.delete(volume_id)
+        for entry in list(self._staging.iterdir()):
+            if is_id(entry.name, "vo"):
+                await asyncio.to_thread(self._assembly(entry.name).sweep, _UPLOAD_ABANDONED_AFTER)
+        for entry in list(self._trash.iterdir()):
+            await self.empty(entry)
+
+    async def _delete_all(self, environment_id: str) -> None:
+        with self._database.read() as connection:
+            query = sa.select(tables.volumes.c.id).where(tables.volumes.c.environment_id == environment_id)
+            volume_ids = connection.execute(query).scalars().all()
+        for volume_id in volume_ids:
+            await self.delete(volume_id)
+
+    def _assembly(self, volume_id: str) -> AssemblyStore:
+        return AssemblyStore(self._staging / volume_id, FileTree(self._directory / volume_id, "this volume"))
+
+
+def _find(connection: sa.Connection, environment_id: str, name: str) -> Volume | None:
+    volumes = tables.volumes
+    query = sa.select(volumes).where(volumes.c.environment_id == environment_id, volumes.c.name == name)
+    row = connection.execute(query).first()
+    return None if row is None else Volume(**row._asdict())
+
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise InvalidArgument(f"{name!r} cannot name a volume: use 1 to 64 letters, digits, '-', '_' and '.'.")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Blob contents in an object store (a local directory now, S3 or the like as well), and the parts of uploads on their way there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore
+
+from stoker.errors import InvalidArgument, NotFound
+from stoker.store.incoming import Incoming, copy_range, file_digest
+
+_CHUNK = 1 << 20
+
+
+class BlobStore:
+    """Contents by key. Uploads are staged as local files, one per part, and become visible in one step."""
+
+    def __init__(self, store: Any, *, staging: Path) -> None:
+        """store: any obstore store. staging: a local directory, of the same file system as a local store."""
+        self._store = store
+        self._staging = staging
+        self._root = Path(store.prefix) if isinstance(store, LocalStore) and store.prefix else None
+        staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @classmethod
+    def local(cls, directory: Path) -> BlobStore:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(LocalStore(directory, mkdir=True), staging=directory / ".staging")
+
+    async def receive_part(self, key: str, index: int, length: int, chunks: AsyncIterator[bytes]) -> str:
+        """Takes one part of an upload, exactly `length` bytes, and returns its MD5 (hexadecimal). Raises InvalidArgument.
+
+        The MD5 is part of the file's name, so that completion needs no other record and survives a restart of the server.
+        """
+        with Incoming(self._staging, limit=length, algorithm="md5") as incoming:
+            await incoming.fill(chunks)
+            if incoming.size != length:
+                raise InvalidArgument(f"The upload has {incoming.size} bytes, but {length} were announced.")
+            md5 = incoming.hexdigest()
+            incoming.move_to(self._part(key, index, md5))
+        return md5
+
+    async def complete(self, key: str, md5s: Sequence[str], size: int) -> bool:
+        """Joins the parts with these MD5s (hexadecimal, in order) to a blob of `size` bytes; False when one of them is not there."""
+        parts = [self._part(key, index, md5) for index, md5 in enumerate(md5s)]
+        if not await asyncio.to_thread(_sizes_match, parts, size):
+            return False
+        whole = parts[0] if len(parts) == 1 else await asyncio.to_thread(_join, parts)
+        if self._root is not None:
+            target = self._root / key
+            await asyncio.to_thread(os.replace, whole, target)
+        else:
+            await obstore.put_async(self._store, key, whole)
+        for part in parts:
+            part.unlink(missing_ok=True)
+        return True
+
+    async def has(self, key: str) -> bool:
+        try:
+            await obstore.head_async(self._store, key)
+        except (FileNotFoundError, BaseError):
+            return False
+        return True
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes [start, end) in chunks of about 1 MiB. Raises NotFound."""
+        if end is not None and end <= start:
+            return
+        options: Any = {"range": (start, end) if end is not None else {"offset": start}}
+        try:
+            result = await obstore.get_async(self._store, key, options=options)
+        except FileNotFoundError:
+            raise NotFound(f"The content of the blob {key!r} is gone.") from None
+        async for chunk in result.stream(min_chunk_size=_CHUNK):
+            yield bytes(chunk)
+
+    def path(self, key: str) -> Path | None:
+        """The file that holds the content, None when the store is not a local directory."""
+        return None if self._root is None else self._root / key
+
+    async def delete(self, key: str) -> None:
+        """No error when it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, key)
+
+    def sweep(self, older_than_seconds: float) -> None:
+        """Removes what uploads left that never came to their end."""
+        oldest = time.time() - older_than_seconds
+        for entry in os.scandir(self._staging):
+            if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                Path(entry.path).unlink(missing_ok=True)
+
+    def _part(self, key: str, index: int, md5: str) -> Path:
+        return self._staging / f"{key}.{index}.{md5}"
+
+
+def part_md5s_match(path: Path, md5s: Sequence[str], part_length: int) -> bool:
+    """Whether a file consists of parts with these MD5s."""
+    return all(file_digest(path, "md5", i * part_length, part_length) == md5 for i, md5 in enumerate(md5s))
+
+
+def _sizes_match(parts: Sequence[Path], size: int) -> bool:
+    try:
+        return sum(path.stat().st_size for path in parts) == size
+    except FileNotFoundError:
+        return False
+
+
+def _join(parts: Sequence[Path]) -> Path:
+    whole = parts[0].with_name(f"{parts[0].name}.{secrets.token_hex(8)}")
+    offset = 0
+    try:
+        with whole.open("wb") as target:
+            for part in parts:
+                with part.open("rb") as source:
+                    length = os.fstat(source.fileno()).st_size
+                    copy_range(source.fileno(), target.fileno(), length, target_offset=offset)
+                    offset += length
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise
+    return whole

@@ -1,0 +1,130 @@
+"""Bytes on their way in: streamed to a file, hashed as they pass, and kept whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from stoker.errors import InvalidArgument, ResourceExhausted
+
+CHUNK = 1 << 20
+
+
+class Incoming:
+    """A temporary file in `directory`, used as a context manager: gone at its end unless `move_to` was called."""
+
+    def __init__(self, directory: Path, *, limit: int, algorithm: str, mode: int = 0o600) -> None:
+        """limit: bytes that may come. algorithm: as in hashlib."""
+        self.path = directory / f".incoming-{secrets.token_hex(12)}"
+        self.size = 0
+        self._limit = limit
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._mode = mode
+        self._file: Any = None
+
+    def __enter__(self) -> Incoming:
+        with disk_errors():
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, self._mode)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    async def fill(self, chunks: AsyncIterator[bytes]) -> None:
+        """Takes all of a stream; memory is bounded by one chunk of it and 1 MiB. Raises InvalidArgument when it is too long."""
+        waiting: list[bytes] = []
+        amount = 0
+        async for chunk in chunks:
+            waiting.append(chunk)
+            amount += len(chunk)
+            if amount >= CHUNK:
+                await asyncio.to_thread(self.write, b"".join(waiting))
+                waiting, amount = [], 0
+        await asyncio.to_thread(self.write, b"".join(waiting))
+
+    def write(self, data: bytes) -> None:
+        """Blocks. Raises InvalidArgument when more comes than announced, ResourceExhausted when the disk is full."""
+        self.size += len(data)
+        if self.size > self._limit:
+            raise InvalidArgument(f"The upload is longer than the {self._limit} bytes that were announced.")
+        self._hash.update(data)
+        with disk_errors():
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+
+    def fileno(self) -> int:
+        number: int = self._file.fileno()
+        return number
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+    def move_to(self, target: Path) -> None:
+        """Gives the complete file its name, replacing what has it."""
+        os.replace(self.path, target)
+
+
+def copy_range(source: int, target: int, length: int, *, source_offset: int = 0, target_offset: int = 0) -> None:
+    """Copies bytes between two open files inside the kernel where it can. Raises ResourceExhausted when the disk is full."""
+    with disk_errors():
+        while length > 0:
+            copied = _copy_some(source, target, min(length, 1 << 30), source_offset, target_offset)
+            if copied == 0:
+                return  # the source is shorter than expected; what is missing stays as it was
+            length -= copied
+            source_offset += copied
+            target_offset += copied
+
+
+def file_digest(path: Path, algorithm: str, start: int = 0, length: int | None = None) -> str:
+    """Hexadecimal digest of a file, or of `length` bytes from `start`. Blocks."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        left = length if length is not None else os.fstat(file.fileno()).st_size
+        while left > 0:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                break
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """A full disk is something the caller can wait out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(
+                "The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.",
+                5.0,
+            ) from None
+        raise
+
+
+def _copy_some(source: int, target: int, length: int, source_offset: int, target_offset: int) -> int:
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, length, source_offset, target_offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+    data = os.pread(source, min(length, CHUNK), source_offset)
+    return os.pwrite(target, data, target_offset) if data else 0
