@@ -38,6 +38,7 @@ format: ## Put all code into its standard form
 
 docs: ## Write the generated pages of docs/ anew
 	$(BIN)/stoker settings > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+	$(BIN)/python -m stoker.protocol.compatibility > docs/compatibility.md.new && mv docs/compatibility.md.new docs/compatibility.md
 
 lock: ## Write requirements/*.txt anew: the exact versions that are tested
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
