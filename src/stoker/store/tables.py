@@ -23,6 +23,7 @@ environments = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(64), nullable=False, unique=True),
     sa.Column("web_suffix", sa.String(64), nullable=False, default=""),
+    sa.Column("image_builder_version", sa.String(16), nullable=False, default=""),  # "" inherits the server's
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
@@ -75,7 +76,9 @@ functions = sa.Table(
     sa.Column("app_id", sa.String(32), nullable=False, index=True),
     sa.Column("name", sa.String(256), nullable=False),
     sa.Column("definition_id", sa.String(32), nullable=False, default=""),  # current one; "" while only precreated
-    sa.Column("base_id", sa.String(32), nullable=False, default=""),  # for bound parameters: the function they belong to
+    sa.Column(
+        "base_id", sa.String(32), nullable=False, default=""
+    ),  # for bound parameters: the function they belong to
     sa.Column("binding", sa.LargeBinary, nullable=False, default=b""),  # for bound parameters: the request that made it
     sa.Column("precreated", sa.LargeBinary, nullable=False, default=b""),
     sa.Column("created_at", sa.Float, nullable=False),
