@@ -38,7 +38,9 @@ class ImageSpec:
 
     def fingerprint(self) -> bytes:
         """Canonical bytes for a content-addressed id."""
-        document = asdict(self) | {"context_files": {name: data.hex() for name, data in sorted(self.context_files.items())}}
+        document = asdict(self) | {
+            "context_files": {name: data.hex() for name, data in sorted(self.context_files.items())}
+        }
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -47,7 +49,9 @@ class BuildContext:
     """What a build needs beyond the spec and may not influence the id."""
 
     mount_tree: Path | None = None  # the context mount, materialised as a directory rooted at "/"
-    secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
+    secret_env: Mapping[str, str] = field(
+        default_factory=dict
+    )  # visible to RUN steps only, never stored in the image
     registry_auth: RegistryAuth | None = None
 
 

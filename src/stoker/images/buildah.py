@@ -1,0 +1,158 @@
+"""The buildah command and its storage in one directory, apart from any other containers storage of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from stoker.errors import FailedPrecondition, ImageBuildFailed
+from stoker.images.processes import Finished, capture, private, stream
+
+_INSTALL = (
+    "install it with `apt-get install buildah` (or your system's package manager) and start the server again."
+)
+
+PLAIN = ("--pull-never", "--layers=false", "--format", "docker", "--isolation", "chroot")
+"""How Stoker builds: only on what is in the storage, all steps as one layer, with docker's meaning of every instruction, and without
+a container runtime."""
+
+
+class Buildah:
+    """Runs buildah (as root) with its images under `directory`/storage.
+
+    Every command runs in an own mount namespace, so that no mount of a build is ever visible on the host, and an own process
+    namespace, so that killing it ends all that its steps started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.storage = directory / "storage"
+        self._settings = directory / "settings"
+        self._running = 0
+        self._litter = False
+        self._cleaning = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Writes the settings and removes working containers of a killed server. Raises FailedPrecondition."""
+        if os.geteuid() != 0:
+            raise FailedPrecondition(
+                "Images can only be built as root; run the server as root, or use the process runtime."
+            )
+        for program in ("buildah", "unshare", "setpriv"):
+            if shutil.which(program) is None:
+                raise FailedPrecondition(
+                    f"`{program}` is needed to build images and was not found; {_INSTALL}"
+                )
+        self._settings.mkdir(parents=True, exist_ok=True)
+        (self._settings / "containers.conf").write_text("")
+        # None of the host's own settings: storage options such as metacopy would make layers useless outside of buildah.
+        graph, run = json.dumps(str(self.storage)), json.dumps(str(self.directory / "run"))
+        (self._settings / "storage.conf").write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = {graph}\nrunroot = {run}\n'
+        )
+        (self._settings / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
+        (self._settings / "ignore").write_text("")
+        # Base images are trusted by name, as everywhere where no signatures are set up.
+        self.policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
+        if _has_containers(self.storage):
+            await self._remove_containers()
+
+    @property
+    def policy(self) -> Path:
+        """The signature policy, for commands that read images."""
+        return self._settings / "policy.json"
+
+    @property
+    def _common(self) -> tuple[str, ...]:
+        # An empty ignore file: the client has already left out what should not be there.
+        return ("--signature-policy", str(self.policy), "--ignorefile", str(self._settings / "ignore"))
+
+    async def build(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], line: Callable[[str], None]
+    ) -> int:
+        """`buildah build` with each line of output handed to `line`; returns its exit code.
+
+        A cancelled build leaves no process, no mount and no working container."""
+        async with self._cleaning:
+            self._running += 1
+        finished = False
+        try:
+            code = await stream(
+                self._argv(("build", *self._common, *arguments)), env=self._env(env), line=line
+            )
+            finished = True
+            return code
+        finally:
+            self._running -= 1
+            self._litter |= not finished
+            # Working containers do not tell which build they belong to, so they go when nothing else builds.
+            if self._litter and not self._running:
+                await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
+
+    async def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
+        """Any other command of buildah."""
+        return await capture(self._argv(arguments), env=self._env(env or {}))
+
+    async def check(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """Like `run`, but raises ImageBuildFailed with buildah's own words when the command fails."""
+        result = await self.run(*arguments, env=env)
+        if result.code:
+            raise ImageBuildFailed(
+                f"buildah {arguments[0]} failed: {result.errors.strip() or result.output.strip()}"
+            )
+        return result.output
+
+    def layers(self, image: str) -> tuple[Path, ...]:
+        """The directories (uppermost first) whose overlay is the file system of the image with the full id `image`.
+
+        Raises ImageBuildFailed when the storage does not have it."""
+        for entry in _read(self.storage / "overlay-images" / "images.json"):
+            if entry["id"] == image:
+                top = entry.get("layer", "")
+                break
+        else:
+            raise ImageBuildFailed(f"The image {image} vanished from {self.storage}; build it again.")
+        parents = {
+            entry["id"]: entry.get("parent", "")
+            for entry in _read(self.storage / "overlay-layers" / "layers.json")
+        }
+        result = []
+        while top:
+            result.append(self.storage / "overlay" / top / "diff")
+            top = parents[top]
+        return tuple(result)
+
+    async def _remove_containers(self) -> None:
+        async with self._cleaning:
+            if not self._running:
+                self._litter = bool((await self.run("rm", "--all")).code)
+
+    def _argv(self, arguments: Sequence[str]) -> tuple[str, ...]:
+        return private(("buildah", *arguments))
+
+    def _env(self, extra: Mapping[str, str]) -> dict[str, str]:
+        own = {
+            "CONTAINERS_CONF": str(self._settings / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self._settings / "storage.conf"),
+            "CONTAINERS_REGISTRIES_CONF": str(self._settings / "registries.conf"),
+            "BUILDAH_ISOLATION": "chroot",
+        }
+        return {**os.environ, **extra, **own}
+
+
+def _has_containers(storage: Path) -> bool:
+    return any(
+        _read(storage / "overlay-containers" / name)
+        for name in ("containers.json", "volatile-containers.json")
+    )
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        document: list[dict[str, str]] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    return document

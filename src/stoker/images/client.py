@@ -1,0 +1,217 @@
+"""What containers need of the modal client: the client itself, and the packages it depends on, as trees rooted at "/".
+
+One tree per client version and Python version (`/pkg/modal`, ...), and one per image builder version, Python version, C library and
+machine type for the dependencies (`/__modal/deps`). Trees are made on first use, compiled to bytecode, moved into place in one step,
+and never changed afterwards; servers of one machine share them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
+
+import modal
+import synchronicity
+
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.images.base import ImageConfig
+from stoker.images.processes import capture
+from stoker.images.records import Records
+from stoker.images.rootfs import run_inside
+from stoker.images.uvtool import run_uv
+
+DEPENDENCIES = "/__modal/deps"
+_SITECUSTOMIZE = f"""# The modal client's own dependencies come last, so that packages of the image win.
+import sys
+
+sys.path.append({DEPENDENCIES!r})
+"""
+_CLIENT_PACKAGES = ("modal", "modal_proto", "modal_version", "synchronicity")
+_MOUNTED_SINCE = "2025.06"
+"""From this image builder version on the client's dependencies are mounted; older ones install them into the image."""
+
+_VERSION = re.compile(r"^\d+(?:\.\w+)*")
+_BUILDER = re.compile(r"^(?:\d{4}\.\d{2}|PREVIEW)$")
+_KEPT_OUT = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pyc")
+
+
+class ClientTrees:
+    """Client and dependency trees under `cache`. `records` supplies an image with the right Python when bytecode must be compiled for
+    one that the host does not have; `host_python` is the interpreter of containers that have no image."""
+
+    def __init__(self, cache: Path, records: Records, *, host_python: str = "") -> None:
+        self._directory = cache / "clients"
+        self._cache = cache
+        self._records = records
+        self._host_python = host_python
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+        """The trees for a container of `config` started by a client of `client_version`.
+
+        Raises NotFound for a version that does not exist, FailedPrecondition when the image cannot run it."""
+        match = _VERSION.match(client_version)
+        if match is None:
+            raise NotFound(f"{client_version!r} is not a version of the modal client.")
+        version = match.group()
+        python = ".".join(config.python_version.split(".")[:2])
+        if not python:
+            raise FailedPrecondition(
+                "The image has no `python`, which functions need. Pass `add_python=` to Image.from_registry, or start from an image "
+                "that has Python."
+            )
+        tag = f"cp{python.replace('.', '')}"
+        trees = []
+        builder = config.builder_version or _newest_builder()
+        if builder == "PREVIEW" or builder >= _MOUNTED_SINCE:
+            name = f"deps-{builder}-{tag}-{config.libc}-{platform.machine()}"
+            trees.append(
+                await self._tree(name, config, lambda path: self._install_dependencies(path, builder, config))
+            )
+        trees.append(
+            await self._tree(
+                f"client-{version}-{tag}", config, lambda path: self._install_client(path, version)
+            )
+        )
+        return tuple(reversed(trees))
+
+    async def _tree(self, name: str, config: ImageConfig, fill: Callable[[Path], Awaitable[None]]) -> Path:
+        target = self._directory / name
+        if target.is_dir():
+            return target
+        async with self._locks.setdefault(name, asyncio.Lock()), self._temporary() as work:
+            if not target.is_dir():
+                await fill(work)
+                await self._compile(work, config)
+                # Another server may have been faster; its tree is as good.
+                with contextlib.suppress(OSError):
+                    work.rename(target)
+        return target
+
+    @contextlib.asynccontextmanager
+    async def _temporary(self) -> AsyncIterator[Path]:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=".making-", dir=self._directory))
+        path.chmod(0o755)
+        try:
+            yield path
+        finally:
+            await asyncio.to_thread(shutil.rmtree, path, True)
+
+    async def _install_client(self, root: Path, version: str) -> None:
+        package = root / "pkg"
+        if version == metadata.version("modal"):
+            await asyncio.to_thread(_copy_own, package)
+            return
+        await self._install(package, f"modal=={version}", _unknown_client(version))
+        distribution = next(iter(metadata.distributions(name="modal", path=[str(package)])))
+        needed = [line for line in distribution.requires or () if line.startswith("synchronicity")]
+        requirement = (
+            needed[0].partition(";")[0].replace("(", "").replace(")", "") if needed else "synchronicity"
+        )
+        await self._install(package, requirement.strip(), _unknown_client(version))
+        for path in list(package.iterdir()):
+            if path.stem not in _CLIENT_PACKAGES:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    async def _install(self, target: Path, requirement: str, problem: str) -> None:
+        result = await run_uv(
+            "pip",
+            "install",
+            "--no-deps",
+            "--python",
+            sys.executable,
+            "--target",
+            str(target),
+            requirement,
+            cache=self._cache,
+        )
+        if result.code:
+            raise NotFound(f"{problem}\n{result.errors.strip()}")
+
+    async def _install_dependencies(self, root: Path, builder: str, config: ImageConfig) -> None:
+        python = ".".join(config.python_version.split(".")[:2])
+        requirements = _requirements(builder)
+        result = await run_uv(
+            *("pip", "install", "--no-deps", "--python", sys.executable, "--python-version", python),
+            *("--python-platform", _platform(config), "--only-binary", ":all:"),
+            *("--target", str(root / DEPENDENCIES.lstrip("/")), "--requirements", str(requirements)),
+            cache=self._cache,
+        )
+        if result.code:
+            raise FailedPrecondition(
+                f"The modal client's dependencies for image builder {builder} cannot be installed for Python {python} "
+                f"({config.libc}, {platform.machine()}). If its packages do not exist for this Python, use another Python version or "
+                f"another image builder version (MODAL_IMAGE_BUILDER_VERSION).\n{result.errors.strip()}"
+            )
+        (root / "pkg").mkdir()
+        (root / "pkg" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+
+    async def _compile(self, root: Path, config: ImageConfig) -> None:
+        """Bytecode for the Python of `config`; without any interpreter of that version the tree works, only slower."""
+        python = ".".join(config.python_version.split(".")[:2])
+        compile_all = ("-m", "compileall", "-q", "-j", "0")
+        if self._host_python:
+            await capture(
+                (self._host_python, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={}
+            )
+        elif python == f"{sys.version_info.major}.{sys.version_info.minor}":
+            await capture((sys.executable, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={})
+        else:
+            for record in self._records.all():
+                if (
+                    record.config.python_version == config.python_version
+                    and record.config.libc == config.libc
+                ):
+                    argv = ("python", "-I", *compile_all, "-s", "/mnt", "-p", "/", "/mnt")
+                    await run_inside(record.layers, argv, env=record.config.env, bind=root)
+                    return
+
+
+def _copy_own(package: Path) -> None:
+    for name in _CLIENT_PACKAGES[:-1]:
+        source = Path(modal.__file__).parent.parent / name
+        if source.is_dir():
+            shutil.copytree(source, package / name, ignore=_KEPT_OUT)
+        else:
+            package.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source.with_suffix(".py"), package)
+    shutil.copytree(Path(synchronicity.__file__).parent, package / "synchronicity", ignore=_KEPT_OUT)
+
+
+def _requirements(builder: str) -> Path:
+    path = Path(modal.__file__).parent / "builder" / f"{builder}.txt"
+    if not _BUILDER.match(builder) or not path.is_file():
+        raise FailedPrecondition(
+            f"Image builder {builder!r} is not known to this server; update stoker, or choose one of "
+            f"{', '.join(sorted(p.stem for p in path.parent.glob('????.??.txt')))}."
+        )
+    return path
+
+
+def _newest_builder() -> str:
+    return max(path.stem for path in (Path(modal.__file__).parent / "builder").glob("????.??.txt"))
+
+
+def _platform(config: ImageConfig) -> str:
+    """uv's name of the platform: the newest set of wheels that the image's C library can load."""
+    machine = platform.machine()
+    if config.libc == "musl":
+        return f"{machine}-unknown-linux-musl"
+    numbers = tuple(int(part) for part in config.libc_version.split(".")[:2] if part.isdigit())
+    return f"{machine}-manylinux_2_28" if numbers >= (2, 28) else f"{machine}-manylinux_2_17"
+
+
+def _unknown_client(version: str) -> str:
+    return (
+        f"Version {version} of the modal client, which this app was deployed with, cannot be installed on the server. "
+        f"Use a released version (the server itself has {metadata.version('modal')})."
+    )

@@ -1,0 +1,67 @@
+"""What is remembered of each built image: one small file per image, so that a restarted server knows them all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoker.errors import NotFound
+from stoker.images.base import ImageConfig
+
+
+@dataclass(frozen=True)
+class Record:
+    """`image` is the builder's own id of the image, `layers` (uppermost first) its directories."""
+
+    image: str
+    layers: tuple[Path, ...]
+    config: ImageConfig
+
+
+class Records:
+    """Records by image id in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self, image_id: str) -> Record:
+        """Raises NotFound, also when a layer was deleted behind the server's back."""
+        record = self._load(self._directory / f"{image_id}.json")
+        if record is None or not all(layer.is_dir() for layer in record.layers):
+            raise NotFound(
+                f"The image {image_id} is not on this server (any more); build it again by deploying or running the app."
+            )
+        return record
+
+    def write(self, image_id: str, record: Record) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        document = {
+            "image": record.image,
+            "layers": [str(layer) for layer in record.layers],
+            "config": json.loads(record.config.to_json()),
+        }
+        path = self._directory / f"{image_id}.json"
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(document))
+        os.replace(temporary, path)
+
+    def remove(self, image_id: str) -> None:
+        (self._directory / f"{image_id}.json").unlink(missing_ok=True)
+
+    def all(self) -> Iterator[Record]:
+        """Every record, newest first."""
+        paths = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in paths:
+            if (record := self._load(path)) is not None:
+                yield record
+
+    def _load(self, path: Path) -> Record | None:
+        try:
+            document = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        config = ImageConfig.from_json(json.dumps(document["config"]))
+        return Record(document["image"], tuple(Path(layer) for layer in document["layers"]), config)
