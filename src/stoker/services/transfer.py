@@ -60,6 +60,6 @@ class TransferUrls:
         """A signed URL for `path`. kind: "client" or "container"; host: by which a client reached the server, "" when unknown."""
         base = self._container_base
         if kind != "container":
-            host = host or self._client_host
+            host = (host or self._client_host).strip("[]")
             base = f"http://{f'[{host}]' if ':' in host else host}:{self._client_port}"
         return base + self._signer.sign(method, path)

@@ -1,0 +1,101 @@
+"""An HTTP server inside our own event loop, on one or several addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+
+from stoker.errors import FailedPrecondition
+
+
+class HttpServer:
+    """Serves one ASGI application from `start` to `stop`."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._server: _Server | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._sockets: list[socket.socket] = []
+
+    async def start(self, hosts: Sequence[str], port: int) -> int:
+        """Listens on all `hosts` at one port (0 picks a free one) and returns it. Raises FailedPrecondition when it is taken."""
+        sockets: list[socket.socket] = []
+        try:
+            for host in hosts:
+                listener = _listen(host, port)
+                sockets.append(listener)
+                port = listener.getsockname()[1]
+        except BaseException:
+            for listener in sockets:
+                listener.close()
+            raise
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=None,
+        )
+        self._sockets = sockets
+        self._server = _Server(config)
+        self._running = asyncio.create_task(self._server.serve(sockets=sockets))
+        ready = asyncio.ensure_future(self._server.ready.wait())
+        await asyncio.wait([self._running, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._running.done():
+            await self._running
+            raise FailedPrecondition("The HTTP server ended while it was starting.")
+        return port
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stops taking requests; those that run get `grace` seconds. No error when it is not running."""
+        if self._server is None or self._running is None:
+            return
+        self._server.config.timeout_graceful_shutdown = max(0, round(grace))
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        for listener in self._sockets:
+            listener.close()
+        self._server = self._running = None
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process it runs in, and tells when it is ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise FailedPrecondition(
+            f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Choose another port with --http-port (0 picks a free one)."
+        ) from None
+    listener.setblocking(False)
+    return listener
