@@ -24,6 +24,10 @@ class RunningServer:
     runtime: str
 
     @property
+    def pid(self) -> int:
+        return int(json.loads((self.data / "server.json").read_text())["pid"])
+
+    @property
     def env(self) -> dict[str, str]:
         info = json.loads((self.data / "server.json").read_text())
         token = json.loads((self.data / "token.json").read_text())
@@ -62,8 +66,8 @@ class RunningServer:
         return log.read_text()[-6000:] if log.exists() else ""
 
 
-def start_server(data: Path, runtime: str, *flags: str) -> RunningServer:
-    command = [*STOKER, "up", "--detach", "--data", str(data), "--port", "0", "--runtime", runtime, *flags]
+def start_server(data: Path, runtime: str, *flags: str, port: int = 0) -> RunningServer:
+    command = [*STOKER, "up", "--detach", "--data", str(data), "--port", str(port), "--runtime", runtime, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
         pytest.fail(f"stoker up ended with {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -19,6 +19,7 @@ from stoker.engine.local import LocalEngine
 from stoker.errors import FailedPrecondition
 from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.serve import HttpServer
+from stoker.gateway.transfer import Transfer
 from stoker.images.base import ImageBuilder
 from stoker.node.agent import Node
 from stoker.protocol.apps import AppServicer
@@ -52,7 +53,10 @@ from stoker.services.secrets import Secrets
 from stoker.services.streams import Streams
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
+from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
+from stoker.store.blobs import BlobStore
+from stoker.store.contents import Contents
 from stoker.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -120,17 +124,17 @@ class Server:
         wire = ModalWire()
         logs = Logs(database)
         self._cleanup.push_async_callback(logs.close)
-        blobs = Blobs(database=database, directory=data.blobs, urls=urls)
-        mounts = Mounts(database=database, environments=environments, files=data.files, trees=data.mounts, blobs=blobs)
+        contents = Contents(data.files)
+        blobs = Blobs(database=database, store=BlobStore.local(data.blobs))
+        mounts = Mounts(database=database, contents=contents, blobs=blobs, directory=data.mounts)
         secrets = Secrets(
             database=database,
             environments=environments,
             key=load_or_create_key(data.path / "secret.key"),
         )
-        volumes = Volumes(
-            database=database, environments=environments, directory=data.volumes, urls=urls, mounts=mounts
-        )
-        self._cleanup.push_async_callback(volumes.close)
+        volumes = Volumes(database=database, environments=environments, directory=data.volumes)
+        await volumes.sweep()
+        volume_files = VolumeFiles(volumes=volumes, contents=contents)
         functions = Functions(database, wire)
         apps = Apps(database, functions, logs)
         self._apps = apps
@@ -177,20 +181,16 @@ class Server:
         # The container side must listen on the address the runtime provides, so the runtime opens first.
         await node.open()
         self._cleanup.push_async_callback(node.close)
-        http = HttpServer()
-        self._cleanup.push_async_callback(http.stop)
-        gateway = make_gateway(
-            blobs=blobs, volumes=volumes, signer=signer, status=self.status, authenticate=tokens.authenticate
+        transfer = Transfer(blobs=blobs, files=volume_files, signer=signer)
+        await self._serve_http(
+            make_gateway(transfer=transfer, status=self.status, authenticate=tokens.authenticate),
+            settings.host,
+            gateway_port,
         )
-        await http.start(gateway, settings.host, gateway_port)
         self.http_url = f"http://{_reachable(settings.host)}:{gateway_port}"
         address = runtime.host_address()
         if address is not None:
-            inner = HttpServer()
-            self._cleanup.push_async_callback(inner.stop)
-            await inner.start(
-                make_container_gateway(blobs=blobs, volumes=volumes, signer=signer), address, container_port
-            )
+            await self._serve_http(make_container_gateway(transfer=transfer), address, container_port)
 
         servicers = [
             AppServicer(
@@ -218,9 +218,9 @@ class Server:
                 environments=environments,
                 scheduler=scheduler,
             ),
-            BlobServicer(blobs=blobs),
-            MountServicer(mounts=mounts, environments=environments),
-            VolumeServicer(volumes=volumes, environments=environments),
+            BlobServicer(blobs=blobs, urls=urls),
+            MountServicer(mounts=mounts),
+            VolumeServicer(volumes=volumes, files=volume_files, environments=environments, urls=urls),
             SecretServicer(secrets=secrets, environments=environments),
             EnvironmentServicer(environments=environments),
         ]
@@ -297,6 +297,11 @@ class Server:
         apps.on_stop = end_app
         calls.on_call_finished = call_finished
 
+    async def _serve_http(self, app: Any, host: str, port: int) -> None:
+        server = HttpServer(app)
+        self._cleanup.push_async_callback(server.stop)
+        await server.start([host], port)
+
     async def _drain(self) -> None:
         await self._scheduler.close(self._drain_seconds)
 
@@ -306,7 +311,9 @@ class Server:
             from stoker.images.host import HostImages
             from stoker.runtime.process import ProcessRuntime
 
-            return ProcessRuntime(data.run / "process"), HostImages(data.clients, python=settings.process_python)
+            images = HostImages(data.path, python=settings.process_python)
+            await images.open()
+            return ProcessRuntime(data.run / "process"), images
         from stoker.images.builder import BuildahImageBuilder
         from stoker.runtime.runsc import RunscRuntime
         from stoker.runtime.runsc_binary import find_runsc, find_tini
@@ -319,6 +326,7 @@ class Server:
             registry_mirrors=settings.registry_mirrors,
             insecure_registries=settings.insecure_registries,
         )
+        await builder.open()
         return runtime, builder
 
     def _check_disk(self) -> None:

@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 import modal
+import structlog
 import synchronicity
 
 from stoker.errors import FailedPrecondition, NotFound
@@ -27,6 +28,8 @@ from stoker.images.processes import capture
 from stoker.images.records import Records
 from stoker.images.rootfs import run_inside
 from stoker.images.uvtool import run_uv
+
+_log = structlog.get_logger(__name__)
 
 DEPENDENCIES = "/__modal/deps"
 _SITECUSTOMIZE = f"""# The modal client's own dependencies come last, so that packages of the image win.
@@ -40,6 +43,7 @@ _MOUNTED_SINCE = "2025.06"
 
 _VERSION = re.compile(r"^\d+(?:\.\w+)*")
 _BUILDER = re.compile(r"^(?:\d{4}\.\d{2}|PREVIEW)$")
+_MISSING = re.compile(r"there (?:is|are) no versions? of ([\w.-]+)[=<]")
 _KEPT_OUT = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pyc")
 
 
@@ -139,13 +143,27 @@ class ClientTrees:
 
     async def _install_dependencies(self, root: Path, builder: str, config: ImageConfig) -> None:
         python = ".".join(config.python_version.split(".")[:2])
-        requirements = _requirements(builder)
-        result = await run_uv(
-            *("pip", "install", "--no-deps", "--python", sys.executable, "--python-version", python),
-            *("--python-platform", _platform(config), "--only-binary", ":all:"),
-            *("--target", str(root / DEPENDENCIES.lstrip("/")), "--requirements", str(requirements)),
-            cache=self._cache,
-        )
+        pins = _requirements(builder).read_text().splitlines()
+        target = root / DEPENDENCIES.lstrip("/")
+        for _ in pins:
+            result = await run_uv(
+                *("pip", "install", "--no-deps", "--python", sys.executable, "--python-version", python),
+                *("--python-platform", _platform(config), "--only-binary", ":all:"),
+                *("--target", str(target), "--requirements", "-"),
+                cache=self._cache,
+                stdin="\n".join(pins),
+            )
+            missing = set(_MISSING.findall(result.errors)) if result.code else set()
+            if not missing:
+                break
+            # A release that is not in the index (withdrawn, or not mirrored yet): the nearest older one will do.
+            _log.warning(
+                "client dependency not in the package index, using an older one", missing=sorted(missing)
+            )
+            relaxed = [line.replace("==", "<=", 1) if _name(line) in missing else line for line in pins]
+            if relaxed == pins:
+                break
+            pins = relaxed
         if result.code:
             raise FailedPrecondition(
                 f"The modal client's dependencies for image builder {builder} cannot be installed for Python {python} "
@@ -195,6 +213,11 @@ def _requirements(builder: str) -> Path:
             f"{', '.join(sorted(p.stem for p in path.parent.glob('????.??.txt')))}."
         )
     return path
+
+
+def _name(requirement: str) -> str:
+    """The package of a line like `aiohttp==3.12.7 ; python_version < "3.14"`."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def _newest_builder() -> str:

@@ -57,6 +57,8 @@ _FULL = (
     "procps",
 )
 
+_UNINTERESTING = ("tempdir", "automatically", "customize-hook", "chroot architecture", "signed-by")
+
 _FINISH = r"""set -eu
 root="$1"
 mkdir -p "$root/usr/local/share/ca-certificates"
@@ -177,7 +179,7 @@ async def _make(
 
         def line(text: str) -> None:
             said.append(text)
-            if text.startswith("I: ") and "tempdir" not in text and "automatically" not in text:
+            if text.startswith("I: ") and not any(word in text for word in _UNINTERESTING):
                 log(f"  {text[3:]}\n")
 
         env = {**os.environ, "STOKER_CERTIFICATES": str(own), "LC_ALL": "C.UTF-8", "TMPDIR": str(work)}

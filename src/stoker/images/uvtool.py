@@ -16,7 +16,7 @@ from stoker.images import hostconfig
 from stoker.images.processes import Finished, capture
 
 
-async def run_uv(*arguments: str, cache: Path) -> Finished:
+async def run_uv(*arguments: str, cache: Path, stdin: str = "") -> Finished:
     """Runs our own uv with the host's package sources; downloads are kept in `cache`/uv."""
     sources = hostconfig.package_sources()
     env = {name: value for name, value in os.environ.items() if not name.startswith("VIRTUAL_ENV")}
@@ -32,7 +32,7 @@ async def run_uv(*arguments: str, cache: Path) -> Finished:
     bundle = hostconfig.certificate_bundle()
     if bundle is not None:
         env.setdefault("SSL_CERT_FILE", str(bundle))
-    return await capture((uv.find_uv_bin(), *arguments), env=env)
+    return await capture((uv.find_uv_bin(), *arguments), env=env, stdin=stdin)
 
 
 async def uv_binary(version: str, cache: Path) -> Path:

@@ -120,6 +120,7 @@ class _Watched:
         self._splitters = splitters
         self._task_dir = task_dir
         self.id = container.id
+        self.address = container.address
         self.signal = container.signal
         self.kill = container.kill
         self.usage = container.usage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from modal_proto import api_pb2
 
@@ -99,7 +99,8 @@ class Metadata:
             entry = layout.objects.add(object_id=object_id)
             if object_id.startswith("vo-"):
                 volume = self._volumes.get(object_id)
-                entry.volume_metadata.CopyFrom(api_pb2.VolumeMetadata(version=volume.version, name=volume.name or ""))
+                version = cast(api_pb2.VolumeFsVersion.ValueType, volume.version)
+                entry.volume_metadata.CopyFrom(api_pb2.VolumeMetadata(version=version, name=volume.name or ""))
         return layout
 
     def _common(self, function: Function, source: Any) -> Any:

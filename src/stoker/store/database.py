@@ -162,7 +162,10 @@ def _merge_inserts(jobs: list[_Job]) -> Iterator[list[_Job]]:
 def _explain(error: BaseException) -> BaseException:
     """A full disk is something the caller can wait out; everything else passes unchanged."""
     if isinstance(error, sa.exc.OperationalError) and "full" in str(error.orig):
-        return ResourceExhausted("The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.", 5.0)
+        return ResourceExhausted(
+            "The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.",
+            5.0,
+        )
     return error
 
 
