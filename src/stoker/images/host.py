@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -88,12 +90,12 @@ class HostImages:
         """Nothing is held."""
 
     def _base(self, name: str, spec: ImageSpec) -> ImageConfig:
-        if name not in spec.bases:
-            return ImageConfig()
-        try:
-            return self._records.read(spec.bases[name]).config
-        except NotFound:
-            return ImageConfig()
+        if name in spec.bases:
+            with contextlib.suppress(NotFound):
+                return self._records.read(spec.bases[name]).config
+        # `python` is the interpreter of the setting, whatever comes first on the host's own path.
+        path = os.pathsep.join((str(Path(self._python).parent), os.environ.get("PATH", os.defpath)))
+        return ImageConfig(env={"PATH": path})
 
     async def _host_config(self) -> ImageConfig:
         async with self._lock:

@@ -17,6 +17,11 @@ from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limit
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107
+_SANDBOX_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
 _ENTRYPOINT = ("python", "-m", "modal._container_entrypoint")
 
 
@@ -103,7 +108,7 @@ class Node:
             id=request.task_id,
             layers=(*reversed(request.mount_trees), *client_layers, *image_layers),
             argv=(*request.image.entrypoint, *_ENTRYPOINT),
-            env=_environment(request, inside),
+            env=_environment(request, inside, isolates=self._runtime.isolates),
             workdir=request.image.workdir or "/root",
             mounts=tuple(mounts),
             limits=request.limits,
@@ -133,13 +138,11 @@ class _Watched:
         return ended
 
 
-def _environment(request: ContainerRequest, task_dir: str) -> dict[str, str]:
+def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) -> dict[str, str]:
     image = dict(request.image.env)
     path = ":".join(filter(None, ("/root", "/pkg", image.get("PYTHONPATH", ""))))
     return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/root",
-        "LANG": "C.UTF-8",
+        **(_SANDBOX_ENV if isolates else {}),
         "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
         **image,
         **request.env,
