@@ -35,8 +35,8 @@ class PoolView:
 def desired_containers(view: PoolView, settings: ScalingSettings, parallel_starts: int) -> int:
     """The number of containers (starting ones included) the function should have now.
 
-    `parallel_starts` bounds how many start at once while nothing is known of the function's speed: a burst of tiny inputs must not
-    launch a container for each.
+    `parallel_starts` bounds how many start at once: a burst of tiny inputs must not launch a container for each, and on a machine whose
+    processors are busy (0) another container makes everything slower. The first container of a function is always worth its start.
     """
     demand = view.backlog + view.running
     wanted = math.ceil(demand / max(1, settings.target_inputs))

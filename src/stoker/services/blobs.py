@@ -95,7 +95,7 @@ class Blobs:
         return f"{PREFIX}/blobs/{blob_id}"
 
     async def stream(self, blob_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes [start, end) of a complete blob in chunks of about 1 MiB. Raises NotFound."""
+        """The bytes [start, end) of a complete blob in chunks of about 256 KiB. Raises NotFound."""
         size = self._complete_row(blob_id).size
         async for chunk in self._store.read(blob_id, start, size if end is None else min(end, size)):
             yield chunk

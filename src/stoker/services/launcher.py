@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import psutil
 import sqlalchemy as sa
 
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition
 from stoker.ids import is_id
 from stoker.node.agent import ContainerRequest, Node, VolumeDir
+from stoker.node.processors import Processors
 from stoker.runtime.base import Container
 from stoker.services.functions import Definition, Function
 from stoker.services.images import Images
@@ -56,7 +56,7 @@ class ContainerLauncher:
         data_dir: Path,
         min_free_bytes: int,
     ) -> None:
-        self.parallel_starts = max(1, psutil.cpu_count(logical=True) or 1)
+        self._processors = Processors()
         self.sockets: Sockets | None = None
         self._database = database
         self._engine = engine
@@ -72,6 +72,9 @@ class ContainerLauncher:
         self._min_free_bytes = min_free_bytes
         self._leases: dict[str, Granted] = {}
         self._writes: set[asyncio.Future[None]] = set()
+
+    def start_slots(self) -> int:
+        return self._processors.start_slots()
 
     async def launch(self, function: Function, task: Task) -> Container | NotNow | Never:
         """Starts a container for `task`. Raises StokerError when it cannot be started."""

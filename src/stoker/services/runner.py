@@ -35,6 +35,7 @@ _BACKOFF = (0.5, 60.0)  # seconds before another start after a failed one: doubl
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
+_RECONSIDER = 1.0  # seconds until a function with a backlog is looked at again, without an event
 _SMOOTHING = 0.3  # weight of the newest observation in the running means
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +73,9 @@ class Task:
 class Launcher(Protocol):
     """Starts containers; see `services/launcher.py`."""
 
-    parallel_starts: int
+    def start_slots(self) -> int:
+        """How many more containers are worth starting at once just now: none while the processors are busy."""
+        ...
 
     async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
 
@@ -240,7 +243,7 @@ class Runner:
             mean_runtime=self._mean_runtime,
             mean_start=self._mean_start,
         )
-        wanted = desired_containers(view, self.function.scaling, self._launcher.parallel_starts)
+        wanted = desired_containers(view, self.function.scaling, self._launcher.start_slots())
         if wanted > len(live) and now >= self._not_before and not self.starved:
             for _ in range(wanted - len(live)):
                 self._start()
@@ -380,6 +383,8 @@ class Runner:
             times += [c.idle_since + window for c in live if c.ready_at and not c.running]
         if wanted > len(live) and self._not_before > now:
             times.append(self._not_before)
+        if self.pool.backlog and live:
+            times.append(now + _RECONSIDER)
         startup = self.function.active.spec.startup_timeout
         times += [c.started_at + startup for c in live if c.state is ContainerState.STARTING]
         due = [t for t in times if t is not None]

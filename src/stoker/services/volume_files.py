@@ -55,7 +55,7 @@ class BlockReader:
         self.length = end - start
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes in chunks of 1 MiB. Raises FailedPrecondition when the file shrinks meanwhile."""
+        """The bytes in chunks of 256 KiB. Raises FailedPrecondition when the file shrinks meanwhile."""
         with self._file:
             offset = self._start
             while offset < self._end:
