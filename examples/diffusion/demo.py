@@ -28,6 +28,7 @@ REPOSITORY = HERE.parents[1]
 STOKER, MODAL = (str(Path(sys.executable).with_name(name)) for name in ("stoker", "modal"))
 
 PROMPT = "a cat on a bench in front of a lake at sunset"
+CURSOR_MOVES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 VIDEO = {"width": 256, "height": 160, "frames": 25}
 
 console = Console(highlight=False)
@@ -135,14 +136,15 @@ def run(command: list[object]) -> Output:
     typed = shlex.join(Path(word).name if word in (STOKER, MODAL) else relative(word) for word in words)
     console.print(Text(f"$ {typed}", style="cyan"), soft_wrap=True)
     output, started = Output(), time.monotonic()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": str(max(console.width - 2, 40))}
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            output.lines.append((time.monotonic() - started, line.rstrip("\n")))
-            console.print(Text(f"  {output.lines[-1][1]}", style="dim"), soft_wrap=True)
+            line = CURSOR_MOVES.sub("", line).rstrip()  # progress bars move the cursor; here each state is a line
+            output.lines.append((time.monotonic() - started, line))
+            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
     output.seconds = time.monotonic() - started
     if process.returncode:
         raise StepFailed(f"`{typed}` ended with exit code {process.returncode}; its output is above.")
