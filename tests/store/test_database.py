@@ -1,0 +1,74 @@
+"""The database: migrations say what the tables say, changes are grouped, and one bad change spoils no other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from stoker.store import tables
+from stoker.store.database import Database
+
+
+def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/db")
+    with database.engine.connect() as connection:
+        difference = compare_metadata(MigrationContext.configure(connection), tables.metadata)
+    assert difference == [], "write a migration in store/migrations/versions for this"
+
+
+def setting(key: str) -> dict[str, object]:
+    return {"key": key, "value": b"x"}
+
+
+def test_one_bad_change_spoils_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        await database.insert(tables.settings, [setting("taken")])
+        results = await asyncio.gather(
+            *(database.insert(tables.settings, [setting(key)]) for key in ("a", "taken", "b")),
+            database.write(lambda connection: connection.execute(sa.text("nonsense"))),
+            database.insert(tables.settings, [setting("c")]),
+            database.insert(tables.settings, []),
+            return_exceptions=True,
+        )
+        assert [isinstance(r, Exception) for r in results] == [False, True, False, True, False, False]
+        with database.read() as connection:
+            keys = connection.execute(sa.select(tables.settings.c.key)).scalars().all()
+        assert sorted(keys) == ["a", "b", "c", "taken"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_was_acknowledged_is_there_after_reopening(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        await asyncio.gather(*(database.insert(tables.settings, [setting(str(n))]) for n in range(500)))
+        # No close: as if the process had been killed here.
+        again = Database.open(f"sqlite:///{tmp_path}/db")
+        with again.read() as connection:
+            assert connection.execute(sa.select(sa.func.count()).select_from(tables.settings)).scalar() == 500
+        await again.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_writers_of_a_closed_loop_do_not_break_the_writer(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/db")
+
+    async def forgotten() -> None:
+        task = asyncio.ensure_future(database.insert(tables.settings, [setting("late")]))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    async def after() -> None:
+        await asyncio.wait_for(database.insert(tables.settings, [setting("fine")]), 5)
+        await database.close()
+
+    asyncio.run(forgotten())
+    asyncio.run(after())
