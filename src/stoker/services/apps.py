@@ -19,7 +19,6 @@ from stoker.store.database import Database
 
 INITIALIZING, EPHEMERAL, DETACHED, DEPLOYED = "initializing", "ephemeral", "detached", "deployed"
 DETACHED_DISCONNECTED, STOPPING, STOPPED = "detached_disconnected", "stopping", "stopped"
-_HEARTBEAT_LOST_AFTER = 60.0  # the client sends one every 15 s
 _log = structlog.get_logger(__name__)
 
 
@@ -61,7 +60,10 @@ class Publication:
 class Apps:
     """All apps that are not over, in memory; the others in the database."""
 
-    def __init__(self, database: Database, functions: Functions, logs: Logs) -> None:
+    def __init__(
+        self, database: Database, functions: Functions, logs: Logs, *, client_lost_seconds: float = 60.0
+    ) -> None:
+        self._client_lost_seconds = client_lost_seconds
         self._database = database
         self._functions = functions
         self._logs = logs
@@ -131,14 +133,14 @@ class Apps:
         return sorted(chosen, key=lambda a: a.created_at, reverse=True)
 
     def heartbeat(self, app_id: str) -> None:
-        """The client of an app is there. Without a sign for a minute an app that lives with its client ends."""
+        """The client of an app is there. Without a sign for `client_lost_seconds` an app that lives with its client ends."""
         app = self.alive(app_id)
         if app.heartbeat is not None:
             app.heartbeat.cancel()
             app.heartbeat = None
         if app.state in (EPHEMERAL, INITIALIZING, DETACHED):
             loop = asyncio.get_running_loop()
-            app.heartbeat = loop.call_later(_HEARTBEAT_LOST_AFTER, self._lose_client, app)
+            app.heartbeat = loop.call_later(self._client_lost_seconds, self._lose_client, app)
 
     async def publish(self, app_id: str, publication: Publication) -> App:
         """Makes what was staged real: functions get their new definitions, the app its name, state and layout."""
@@ -200,7 +202,8 @@ class Apps:
             await asyncio.wait([task], timeout=5)
 
     def _lose_client(self, app: App) -> None:
-        self._logs.write(app.id, INFO, "The client of this app is gone (no heartbeat for a minute): the app ends.\n")
+        silence = f"no heartbeat for {self._client_lost_seconds:g} s"
+        self._logs.write(app.id, INFO, f"The client of this app is gone ({silence}): the app ends.\n")
         ending = self.disconnect(app.id, "heartbeat lost") if app.state == DETACHED else self.stop(app.id)
         self._spawn(ending)
 

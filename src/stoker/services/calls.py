@@ -13,12 +13,14 @@ from stoker.core.pool import Finish, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import content_id, new_id
 from stoker.services.scheduler import Scheduler
+from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
 from stoker.store.database import Database
 
 SUCCESS = 1  # the one status number the server itself looks at
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
+_GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
 
 
@@ -63,6 +65,8 @@ class Call:
     last_seq: int = 0
     indexes: set[int] = field(default_factory=set)  # of all inputs ever accepted
     waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    answered_at: float = 0.0  # by the loop's clock
+    over: asyncio.Future[None] | None = None  # resolved when no input is open any more
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -189,11 +193,25 @@ class Calls:
             call = self._call(call_id)
             found = _pick(call.outputs, after, indexes, max_values)
             left = deadline - loop.time()
+            if found and await self._gather(call, found):
+                found = _pick(call.outputs, after, indexes, max_values)
             if found or left <= 0:
+                call.answered_at = loop.time()
                 return found, len(call.open_inputs)
             if call.outputs and not call.open_inputs and call.kind == "unary":
                 return [], 0
             await _wait(call, left)
+
+    async def _gather(self, call: Call, found: list[Output]) -> bool:
+        """In the steady flow of a map, waits a moment for more outputs, so that one answer carries many; True when it has waited.
+
+        Whoever has had no answer for a moment gets the first output at once, and the last outputs wait for nothing."""
+        left = call.answered_at + _GATHER_SECONDS - asyncio.get_running_loop().time()
+        if call.kind != "map" or not call.open_inputs or left <= 0 or len(found) >= _GATHER_OUTPUTS:
+            return False
+        call.over = asyncio.get_running_loop().create_future()
+        await settled(call.over, left)
+        return True
 
     async def cancel(self, call_id: str, *, terminate_containers: bool) -> None:
         """Ends all unfinished inputs of a call."""
@@ -325,6 +343,8 @@ class Calls:
                 await asyncio.sleep(error.retry_after)
 
     def _over(self, call: Call) -> None:
+        if call.over is not None and not call.over.done():
+            call.over.set_result(None)
         self.on_call_finished(call)
         asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
 
@@ -390,7 +410,7 @@ async def _wait(call: Call, timeout: float) -> None:
     waiter = asyncio.get_running_loop().create_future()
     call.waiters.add(waiter)
     try:
-        await asyncio.wait([waiter], timeout=timeout)
+        await settled(waiter, timeout)
     finally:
         call.waiters.discard(waiter)
 

@@ -81,10 +81,10 @@ class Mounts:
             return True
         return False
 
-    async def create(self, files: Sequence[MountedFile], name: str = "", *, if_exists: str = "keep") -> Mount:
+    async def create(self, files: Sequence[MountedFile], name: str = "", *, if_exists: str = "replace") -> Mount:
         """A mount of files whose contents were stored before; equal files give the same mount.
 
-        name: "" for anonymous ones. if_exists (for a name): "keep" replaces what it stands for, "fail" raises AlreadyExists.
+        name: "" for anonymous ones. if_exists (for a name): "replace" what it stands for, or "fail" with AlreadyExists.
         Raises InvalidArgument, NotFound for a content that was not uploaded.
         """
         chosen = {file.path: file for file in map(_checked, files)}

@@ -29,6 +29,7 @@ from stoker.errors import StokerError
 from stoker.ids import new_id
 from stoker.runtime.base import Container, Exit, ExitKind
 from stoker.services.functions import Function
+from stoker.services.waiting import settled
 
 _MAX_START_FAILURES = 3  # in a row, before waiting inputs are failed
 _BACKOFF = (0.5, 60.0)  # seconds before another start after a failed one: doubled each time, up to the second
@@ -93,20 +94,26 @@ class Launcher(Protocol):
 class Runner:
     """All of one function at run time. Every method is called from the event loop; nothing here blocks."""
 
-    def __init__(self, function: Function, launcher: Launcher, on_finish: FinishSink) -> None:
+    def __init__(
+        self, function: Function, launcher: Launcher, on_finish: FinishSink, by_task: dict[str, Runner]
+    ) -> None:
+        """by_task: an index shared by all runners, in which this one keeps its containers."""
         self.function = function
         self.pool = Pool(function.active.spec.pool)
         self.tasks: dict[str, Task] = {}
         self.starved = False  # a container could not be placed; try again when something is released
         self._launcher = launcher
+        self._by_task = by_task
         self._on_finish = on_finish
         self._polls: dict[str, asyncio.Future[Delivery]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._start_failures = 0
         self._not_before = 0.0
         self._mean_runtime: float | None = None
         self._mean_start: float | None = None
         self._stopped = False
+        self._rescaling = False
         self._input_starts: dict[str, float] = {}
         self._kills: set[asyncio.Task[None]] = set()
 
@@ -157,7 +164,7 @@ class Runner:
         self._apply(self.pool.poll(_now(), task_id, capacity))
         self.rescale()
         try:
-            await asyncio.wait([poll], timeout=_HOLD_POLL)
+            await settled(poll, _HOLD_POLL)
         finally:
             if self._polls.get(task_id) is poll:
                 del self._polls[task_id]
@@ -171,7 +178,7 @@ class Runner:
             return []
         if not task.cancellations:
             task.heartbeat = asyncio.get_running_loop().create_future()
-            await asyncio.wait([task.heartbeat], timeout=hold)
+            await settled(task.heartbeat, hold)
             task.heartbeat = None
         cancellations, task.cancellations = task.cancellations, []
         return cancellations
@@ -230,7 +237,15 @@ class Runner:
             await asyncio.wait(jobs)
 
     def rescale(self) -> None:
-        """Starts and stops containers as the autoscaler's rule wants it, and sets the alarm for the next change."""
+        """Soon starts and stops containers as the autoscaler's rule wants it; many events in a row cause one look."""
+        if not self._rescaling:
+            self._rescaling = True
+            asyncio.get_running_loop().call_soon(self._rescale)
+
+    # How it is done
+
+    def _rescale(self) -> None:
+        self._rescaling = False
         if self._stopped:
             return
         now = _now()
@@ -250,8 +265,6 @@ class Runner:
         elif wanted < len(live):
             self._stop_idle(now, live, wanted)
         self._set_alarm(now, live, wanted)
-
-    # How it is done
 
     def _apply(self, actions: Iterable[Action]) -> None:
         finishes: list[Finish] = []
@@ -299,6 +312,7 @@ class Runner:
         definition = self.function.active
         task = Task(new_id("ta"), self.function.id, self.function.app_id, definition.id, enqueued_at=time.time())
         self.tasks[task.id] = task
+        self._by_task[task.id] = self
         self.pool.launch(_now(), task.id, definition.id)
         task.job = asyncio.get_running_loop().create_task(self._live(task))
 
@@ -324,6 +338,7 @@ class Runner:
         finally:
             await self._launcher.land(task)
             self.tasks.pop(task.id, None)
+            self._by_task.pop(task.id, None)
         self._ended(task, ended)
 
     def _not_placed(self, task: Task, why: NotNow | Never) -> None:
@@ -388,11 +403,18 @@ class Runner:
         startup = self.function.active.spec.startup_timeout
         times += [c.started_at + startup for c in live if c.state is ContainerState.STARTING]
         due = [t for t in times if t is not None]
+        self._set_timer(min(due) if due else None, now)
+
+    def _set_timer(self, due: float | None, now: float) -> None:
+        """An alarm that is set already may stay when it comes earlier: it then looks again."""
         if self._timer is not None:
+            if due is not None and self._timer_due <= due + 0.001:
+                return
             self._timer.cancel()
             self._timer = None
-        if due:
-            self._timer = asyncio.get_running_loop().call_later(max(0.001, min(due) - now), self._alarm)
+        if due is not None:
+            self._timer_due = due
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, due - now), self._alarm)
 
     def _alarm(self) -> None:
         self._timer = None

@@ -19,7 +19,7 @@ class Scheduler:
         self._apps = apps
         self._launcher = launcher
         self._runners: dict[str, Runner] = {}
-        self._function_of_task: dict[str, str] = {}
+        self._by_task: dict[str, Runner] = {}
         self.on_finish: FinishSink = lambda finishes, result: None
 
     def check(self, function_id: str) -> Function:
@@ -139,7 +139,7 @@ class Scheduler:
     def _runner(self, function_id: str) -> Runner:
         runner = self._runners.get(function_id)
         if runner is None:
-            runner = Runner(self._functions.get(function_id), self._launcher, self._finish)
+            runner = Runner(self._functions.get(function_id), self._launcher, self._finish, self._by_task)
             self._runners[function_id] = runner
         return runner
 
@@ -147,7 +147,4 @@ class Scheduler:
         self.on_finish(finishes, result)
 
     def _of_task(self, task_id: str) -> Runner | None:
-        for runner in self._runners.values():
-            if task_id in runner.tasks:
-                return runner
-        return None
+        return self._by_task.get(task_id)

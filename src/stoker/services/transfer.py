@@ -49,7 +49,7 @@ class TransferUrls:
         """
         client_host: used when the caller did not tell by which host it reached the server.
         client_port: of the HTTP gateway for clients.
-        container_base: "http://host:port" of the gateway as containers see it.
+        container_base: "http://host:port" of the gateway as containers see it; "" when they share the host's network.
         """
         self._signer = signer
         self._client_host = client_host
@@ -59,7 +59,7 @@ class TransferUrls:
     def url(self, method: str, path: str, *, kind: str, host: str = "") -> str:
         """A signed URL for `path`. kind: "client" or "container"; host: by which a client reached the server, "" when unknown."""
         base = self._container_base
-        if kind != "container":
-            host = (host or self._client_host).strip("[]")
+        if kind != "container" or not base:
+            host = ((host if kind != "container" else "") or self._client_host).strip("[]")
             base = f"http://{f'[{host}]' if ':' in host else host}:{self._client_port}"
         return base + self._signer.sign(method, path)

@@ -20,6 +20,7 @@ from stoker.store import tables
 from stoker.store.assembly import AssemblyStore
 from stoker.store.database import Database
 from stoker.store.filetree import FileTree, parts_of
+from stoker.store.incoming import sweep_incoming
 
 _EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
 _UPLOAD_ABANDONED_AFTER = 2 * 86_400.0
@@ -48,6 +49,7 @@ class Volumes:
         self._staging = directory / ".staging"
         self._trash = self._staging / "trash"
         self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep_incoming(self._staging)
         self._assemblies: dict[str, AssemblyStore] = {}
         environments.on_delete.append(self._delete_all)
 

@@ -25,6 +25,8 @@ from stoker.errors import ResourceExhausted
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], Any]
+_LARGEST_GROUP = 2000  # changes in one transaction
+_PLAIN_TYPES = (sa.String, sa.Integer, sa.Float, sa.LargeBinary)  # passed to the driver as they are
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -46,12 +48,14 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._inserts: dict[tuple[str, tuple[str, ...]], str | None] = {}
         self._writer = threading.Thread(target=self._run_writer, name="stoker-db-writer", daemon=True)
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL") -> Database:
         """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price."""
-        engine = sa.create_engine(url, connect_args={"check_same_thread": False} if url.startswith("sqlite") else {})
+        sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}, "paramstyle": "named"}
+        engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else {}))
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine, synchronous)
         with engine.begin() as connection:
@@ -64,7 +68,8 @@ class Database:
         return database
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Runs `work(connection)` on the writer and returns its result once it is committed. An exception from `work` undoes only `work`."""
+        """Runs `work(connection)` on the writer and returns its result once it is committed. An exception from `work` undoes only
+        `work`. It may be run a second time when a change beside it fails, so it must change nothing but the database."""
         job = self._job(work=work)
         self._jobs.put(job)
         result: T = await job.done
@@ -92,49 +97,58 @@ class Database:
         return _Job(loop, loop.create_future(), **what)
 
     def _run_writer(self) -> None:
-        while True:
-            first = self._jobs.get()
-            if first is None:
-                return
-            jobs, stop = [first], False
-            while len(jobs) < 2000:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if job is None:
-                    stop = True
-                    break
-                jobs.append(job)
-            self._commit(jobs)
-            if stop:
-                return
+        stop = False
+        with self.engine.connect() as connection:
+            while not stop:
+                jobs: list[_Job] = []
+                job = self._jobs.get()
+                while job is not None:
+                    jobs.append(job)
+                    if len(jobs) == _LARGEST_GROUP or self._jobs.empty():
+                        break
+                    job = self._jobs.get()
+                stop = job is None
+                self._commit(connection, jobs)
+                _acknowledge(jobs)
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+        """All in one transaction; when one of them fails, each in its own, so that only the wrong ones fail."""
+        if not jobs:
+            return
         try:
-            with self.engine.begin() as connection:
+            with connection.begin():
                 for group in _merge_inserts(jobs):
                     self._apply(connection, group)
         except BaseException as error:
-            for job in jobs:
-                job.error = job.error or _explain(error)
-        _acknowledge(jobs)
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._commit(connection, [job])
+            else:
+                jobs[0].error = _explain(error)
 
     def _apply(self, connection: sa.Connection, group: list[_Job]) -> None:
-        try:
-            with connection.begin_nested():
-                if group[0].insert is not None:
-                    table = group[0].insert[0]
-                    connection.execute(sa.insert(table), [row for job in group if job.insert for row in job.insert[1]])
-                else:
-                    assert group[0].work is not None
-                    group[0].result = group[0].work(connection)
-        except Exception as error:
-            if len(group) > 1:  # find the one that is wrong
-                for job in group:
-                    self._apply(connection, [job])
-            else:
-                group[0].error = _explain(error)
+        if group[0].insert is None:
+            assert group[0].work is not None
+            group[0].result = group[0].work(connection)
+            return
+        table = group[0].insert[0]
+        rows = [row for job in group if job.insert for row in job.insert[1]]
+        statement = self._plain_insert(table, tuple(rows[0]))
+        if statement is None:
+            connection.execute(sa.insert(table), rows)
+        else:
+            connection.exec_driver_sql(statement, rows)
+
+    def _plain_insert(self, table: sa.Table, columns: tuple[str, ...]) -> str | None:
+        """The INSERT as text, for rows that need no conversion: these are the ones written for every call."""
+        key = (table.name, columns)
+        if key not in self._inserts:
+            plain = all(isinstance(table.c[name].type, _PLAIN_TYPES) for name in columns)
+            defaults = any(c.default is not None and c.name not in columns for c in table.columns)
+            statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
+            text = str(statement.compile(dialect=self.engine.dialect))
+            self._inserts[key] = text if plain and not defaults and not self.engine.dialect.positional else None
+        return self._inserts[key]
 
 
 def _merge_inserts(jobs: list[_Job]) -> Iterator[list[_Job]]:
