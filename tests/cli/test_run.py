@@ -59,7 +59,13 @@ def test_a_command_that_is_not_there_still_stops_the_server(stoker: Stoker) -> N
 
 
 def test_signals_reach_the_command_and_the_server_is_stopped_after_it(stoker: Stoker) -> None:
-    script = 'trap "echo terminated; exit 3" TERM; trap "echo interrupted; exit 4" INT; echo ready; sleep 60 & wait'
+    script = """
+        trap 'kill $!; echo terminated; exit 3' TERM
+        trap 'kill $!; echo interrupted; exit 4' INT
+        sleep 60 >/dev/null 2>&1 &
+        echo ready
+        wait
+    """
     for number, word, code in ((signal.SIGTERM, "terminated", 3), (signal.SIGINT, "interrupted", 4)):
         # A session of its own: no terminal that would send the signal to the command as well.
         process = stoker.start("run", *_OURS, "sh", "-c", script, start_new_session=True)

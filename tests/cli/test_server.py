@@ -58,7 +58,7 @@ def test_in_the_foreground_it_says_what_to_do_next_and_stops_on_a_signal(stoker:
             lines.append(line)
         text = "".join(lines)
         assert text.startswith("Stoker is ready at http://")
-        assert "stoker run modal run app.py" in text and "\x1b" not in text
+        assert f"stoker run --data {stoker.data} modal run app.py" in text and "\x1b" not in text
         assert stoker.json("status")["pid"] == server.pid
         server.send_signal(number)
         _, log = server.communicate(timeout=60)

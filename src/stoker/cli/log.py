@@ -11,7 +11,7 @@ from structlog.typing import Processor
 
 from stoker.config import Settings
 
-_CHATTY = ("alembic", "asyncio", "grpc", "uvicorn.access", "urllib3")
+_CHATTY = ("alembic", "asyncio", "grpc", "uvicorn", "urllib3")
 
 
 def configure_logging(settings: Settings) -> None:

@@ -90,7 +90,7 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, 
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items()) or "none"
     if isinstance(value, (list, tuple)):
         return "; ".join(_plain(item) for item in value) or "none"
     return str(value)
