@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -13,10 +14,14 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+from hpack import Encoder
+from hypothesis import given
+from hypothesis import strategies as st
 from modal_proto import api_grpc, api_pb2
 
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
 from stoker.protocol.http2 import frames
+from stoker.protocol.http2.headers import HeaderDecoder
 from stoker.protocol.rpc import Caller, methods_of, rpc
 from stoker.protocol.transport import Transport
 
@@ -289,3 +294,31 @@ def test_a_taken_port_is_explained() -> None:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@given(
+    blocks=st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from([":path", "te", "x-modal-token-id", "x-idempotency-key", "content-type", "x-new-one"]),
+                st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200),
+            ),
+            max_size=12,
+        ),
+        max_size=30,
+    ),
+    huffman=st.booleans(),
+)
+def test_headers_decode_as_the_reference_encodes_them(blocks: list[list[tuple[str, str]]], huffman: bool) -> None:
+    """Block after block, so that the table fills, is reused and evicts."""
+    encoder, decoder = Encoder(), HeaderDecoder(64 << 10)
+    for number, fields in enumerate(blocks):
+        if number == 10:
+            encoder.header_table_size = 200
+        assert decoder.decode(encoder.encode(fields, huffman=huffman)) == dict(fields)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_header_decoder(block: bytes) -> None:
+    with contextlib.suppress(frames.ConnectionFault):
+        HeaderDecoder(1000).decode(block)

@@ -45,6 +45,7 @@ class CallServicer:
             _payloads(request.pipelined_inputs),
             spawned=spawned,
             key=f"{caller.token_id or caller.task_id}/{caller.idempotency_key}" if caller.idempotency_key else "",
+            repeated=caller.repeats,
         )
         policy = self._functions.get(request.function_id).active.spec.pool.retry
         return api_pb2.FunctionMapResponse(

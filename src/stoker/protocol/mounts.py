@@ -9,8 +9,8 @@ from stoker.protocol.rpc import Caller, rpc
 from stoker.services.mounts import MountedFile, Mounts
 
 _NAMED = {
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "keep",
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS: "keep",
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "replace",
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS: "replace",
     api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS: "fail",
 }
 _DEFAULT_MODE = 0o644
@@ -46,7 +46,7 @@ class MountServicer:
                 for f in request.files
             ]
             name = request.deployment_name if kind in _NAMED else ""
-            mount = await self._mounts.create(files, name, if_exists=_NAMED.get(kind, "keep"))
+            mount = await self._mounts.create(files, name, if_exists=_NAMED.get(kind, "replace"))
         return api_pb2.MountGetOrCreateResponse(
             mount_id=mount.id,
             handle_metadata=api_pb2.MountHandleMetadata(content_checksum_sha256_hex=mount.checksum),

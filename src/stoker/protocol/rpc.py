@@ -25,6 +25,8 @@ class Caller:
     token_id: str = ""
     task_id: str = ""
     idempotency_key: str = ""
+    repeats: bool = False
+    """Whether the caller says that it sent this request before."""
     host: str = ""
     """The host name or address by which the caller reached the server, "" when unknown; HTTP URLs handed to it must use a host it can reach."""
     metadata: Mapping[str, str] = field(default_factory=dict)

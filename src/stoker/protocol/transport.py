@@ -22,7 +22,8 @@ from stoker.errors import (
     StokerError,
     Unimplemented,
 )
-from stoker.protocol.http2.connection import Connection, Headers, Stream
+from stoker.protocol.http2.connection import Connection, Stream
+from stoker.protocol.http2.headers import Headers
 from stoker.protocol.replay import ReplayCache
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
@@ -176,6 +177,7 @@ class _Rpcs:
             token_id=headers.get("x-modal-token-id", ""),
             task_id=self._task_id,
             idempotency_key=headers.get("x-idempotency-key", ""),
+            repeats=headers.get("x-retry-attempt", "0") != "0",
             host=headers.get(":authority", "").rpartition(":")[0],
             metadata=headers,
         )

@@ -139,12 +139,13 @@ class Calls:
         *,
         spawned: bool,
         key: str = "",
+        repeated: bool = False,
     ) -> tuple[Call, list[Input]]:
-        """A new call with its first inputs, given as (idx, payload). Under a `key` that was used before, the call made then, also by
-        an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
+        """A new call with its first inputs, given as (idx, payload). `repeated` with the `key` of an earlier
+        request gives the call made then, also by an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
-        known = self._known(call_id) if key else None
+        known = self._known(call_id) if key and repeated else None
         if known is not None:
             return known, [Input(_input_id(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)

@@ -8,11 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError
-
 from stoker.protocol.http2 import frames
 from stoker.protocol.http2.frames import ConnectionFault, FrameReader
+from stoker.protocol.http2.headers import HeaderDecoder, Headers
 
 _FRAME_SIZE = 1 << 20  # bytes we accept in one frame
 _STREAM_WINDOW = 8 << 20  # bytes a peer may send on a stream before we confirm
@@ -20,8 +18,6 @@ _CONNECTION_WINDOW = 64 << 20
 _MAX_STREAMS = 1 << 20  # long polls hold a stream each; the limit of 100 that is usual would starve the short calls
 _MAX_HEADER_BYTES = 64 << 10
 _MAX_ODD_FRAMES = 10_000  # resets and empty frames beyond all calls made; more is an attack
-
-Headers = dict[str, str]
 
 
 class Application(Protocol):
@@ -102,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._application = application
         self._on_close = on_close
         self._reader = FrameReader(_FRAME_SIZE)
-        self._decoder = Decoder(max_header_list_size=_MAX_HEADER_BYTES)
+        self._decoder = HeaderDecoder(_MAX_HEADER_BYTES)
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._last_stream = 0
@@ -139,8 +135,6 @@ class Connection(asyncio.Protocol):
                 self._take(kind, flags, stream, payload)
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
-        except HPACKError as error:
-            self._fail(frames.COMPRESSION_ERROR, str(error))
         except struct.error:
             self._fail(frames.FRAME_SIZE_ERROR, "a frame that is too short")
 
@@ -266,7 +260,7 @@ class Connection(asyncio.Protocol):
 
     def _open(self, flags: int, id: int, block: bytes) -> None:
         # Every block must be decoded, wanted or not: the compression state of both ends goes with it.
-        fields = self._decoder.decode(block)
+        headers = self._decoder.decode(block)
         stream = self._streams.get(id)
         if stream is not None:  # trailers of a request; gRPC has none that matter
             if flags & frames.END_STREAM:
@@ -278,9 +272,6 @@ class Connection(asyncio.Protocol):
         if self._closing or len(self._streams) >= _MAX_STREAMS:
             self.write(frames.rst_stream(id, frames.REFUSED_STREAM))
             return
-        headers: Headers = {}
-        for name, value in fields:
-            headers[_text(name)] = _text(value)
         stream = Stream(self, id, self._peer_stream_window)
         self._streams[id] = stream
         self._application.begin(stream, headers)
@@ -391,7 +382,3 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self.write(frames.goaway(self._last_stream, code, message.encode()[:200]))
         self.abort()
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8", "replace")
