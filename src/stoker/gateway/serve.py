@@ -55,10 +55,10 @@ class HttpServer:
         return port
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Stops taking requests; those that run get `grace` seconds. No error when it is not running."""
+        """Stops taking requests; those that run get `grace` seconds, at least one. No error when it is not running."""
         if self._server is None or self._running is None:
             return
-        self._server.config.timeout_graceful_shutdown = max(0, round(grace))
+        self._server.config.timeout_graceful_shutdown = max(1, round(grace))
         self._server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await self._running

@@ -18,7 +18,7 @@ from obstore.store import LocalStore
 from stoker.errors import InvalidArgument, NotFound
 from stoker.store.incoming import Incoming, copy_range, file_digest
 
-_CHUNK = 1 << 20
+_CHUNK = 256 << 10
 
 
 class BlobStore:
@@ -59,7 +59,11 @@ class BlobStore:
             target = self._root / key
             await asyncio.to_thread(os.replace, whole, target)
         else:
-            await obstore.put_async(self._store, key, whole)
+            try:
+                await obstore.put_async(self._store, key, whole)
+            finally:
+                if whole not in parts:  # the parts themselves are still there for another try
+                    whole.unlink()
         for part in parts:
             part.unlink(missing_ok=True)
         return True
@@ -72,7 +76,7 @@ class BlobStore:
         return True
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes [start, end) in chunks of about 1 MiB. Raises NotFound."""
+        """The bytes [start, end) in chunks of about 256 KiB. Raises NotFound."""
         if end is not None and end <= start:
             return
         options: Any = {"range": (start, end) if end is not None else {"offset": start}}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from stoker.errors import InvalidArgument, NotFound
-from stoker.store.incoming import Incoming, copy_range, disk_errors
+from stoker.store.incoming import Incoming, copy_range, disk_errors, sweep_incoming
 
 MODE = 0o644
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -22,6 +22,7 @@ class Contents:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep_incoming(directory)
         empty = self._path(EMPTY)
         empty.parent.mkdir(mode=0o700, exist_ok=True)
         empty.touch(MODE)

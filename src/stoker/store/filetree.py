@@ -221,9 +221,9 @@ class FileTree:
         try:
             with self._messages(parts):
                 for index, part in enumerate(parts):
-                    mode = os.stat(part, dir_fd=descriptor, follow_symlinks=False).st_mode
-                    if stat.S_ISLNK(mode):
-                        return index, os.readlink(part, dir_fd=descriptor)
+                    target = _link_text(descriptor, part)
+                    if target is not None:
+                        return index, target
                     if index + 1 < len(parts):
                         descriptor = _step(descriptor, part, False)
         finally:
@@ -272,6 +272,16 @@ def _step(parent: int, name: str, create: bool) -> int:
         child = os.open(name, _DIRECTORY, dir_fd=parent)
     os.close(parent)
     return child
+
+
+def _link_text(parent: int, name: str) -> str | None:
+    """The text of a symbolic link, None for anything else; one system call, so nothing can be swapped in between."""
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
 
 
 def _entry(parts: Parts, status: os.stat_result) -> Entry:

@@ -15,7 +15,8 @@ from typing import Any
 
 from stoker.errors import InvalidArgument, ResourceExhausted
 
-CHUNK = 1 << 20
+_NAME = ".incoming-"
+CHUNK = 256 << 10  # times a hundred transfers at once
 
 
 class Incoming:
@@ -23,7 +24,7 @@ class Incoming:
 
     def __init__(self, directory: Path, *, limit: int, algorithm: str, mode: int = 0o600) -> None:
         """limit: bytes that may come. algorithm: as in hashlib."""
-        self.path = directory / f".incoming-{secrets.token_hex(12)}"
+        self.path = directory / f"{_NAME}{secrets.token_hex(12)}"
         self.size = 0
         self._limit = limit
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
@@ -44,7 +45,7 @@ class Incoming:
         self.path.unlink(missing_ok=True)
 
     async def fill(self, chunks: AsyncIterator[bytes]) -> None:
-        """Takes all of a stream; memory is bounded by one chunk of it and 1 MiB. Raises InvalidArgument when it is too long."""
+        """Takes all of a stream; memory is bounded by one chunk of it and 256 KiB. Raises InvalidArgument when it is too long."""
         waiting: list[bytes] = []
         amount = 0
         async for chunk in chunks:
@@ -76,6 +77,12 @@ class Incoming:
     def move_to(self, target: Path) -> None:
         """Gives the complete file its name, replacing what has it."""
         os.replace(self.path, target)
+
+
+def sweep_incoming(directory: Path) -> None:
+    """Removes what a killed server left unfinished. Only when nothing is on its way to this directory."""
+    for path in directory.glob(f"{_NAME}*"):
+        path.unlink(missing_ok=True)
 
 
 def copy_range(source: int, target: int, length: int, *, source_offset: int = 0, target_offset: int = 0) -> None:
