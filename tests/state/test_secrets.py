@@ -1,0 +1,125 @@
+"""Secrets and environments by the official client."""
+
+from __future__ import annotations
+
+import io
+
+import modal
+import pytest
+from modal.client import Client
+
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.services.secrets import Secrets
+
+from .conftest import StateServer
+
+
+def value_of(state: StateServer, secret: modal.Secret) -> dict[str, str]:
+    return state.run(state.secrets.values([secret.object_id]))
+
+
+def by_name(name: str, client: Client, **options: object) -> modal.Secret:
+    return modal.Secret.from_name(name, client=client, **options).hydrate(client)  # type: ignore[arg-type]
+
+
+def test_create_find_update_delete(state: StateServer, client: Client) -> None:
+    objects = modal.Secret.objects
+    objects.create("mine", {"A": "1", "B": "2"}, client=client)
+    secret = by_name("mine", client)
+    assert value_of(state, secret) == {"A": "1", "B": "2"}
+    with pytest.raises(modal.exception.AlreadyExistsError, match="'mine' exists already"):
+        objects.create("mine", {"A": "9"}, client=client)
+    objects.create("mine", {"A": "9"}, allow_existing=True, client=client)
+    assert value_of(state, secret)["A"] == "1"
+    secret.update({"B": "3", "C": "ü\n"})
+    assert value_of(state, secret) == {"A": "1", "B": "3", "C": "ü\n"}
+    info = secret.info(refresh=True)
+    assert info.name == "mine" and info.environment_name == "main" and info.last_used is not None
+    assert "mine" in {s.name for s in objects.list(client=client)}
+    objects.delete("mine", client=client)
+    with pytest.raises(modal.exception.NotFoundError, match="no secret 'mine' in the environment 'main'"):
+        by_name("mine", client)
+    with pytest.raises(NotFound):
+        value_of(state, secret)
+
+
+def test_required_keys_are_named(client: Client) -> None:
+    modal.Secret.objects.create("partial", {"A": "1"}, client=client)
+    by_name("partial", client, required_keys=["A"])
+    with pytest.raises(modal.exception.ConflictError, match=r"has no key 'B', 'C'; it has: A"):
+        by_name("partial", client, required_keys=["A", "B", "C"])
+
+
+def test_anonymous_secrets_are_known_by_their_values(state: StateServer, client: Client) -> None:
+    one, same, other = (modal.Secret.from_dict({"K": v}).hydrate(client) for v in ("1", "1", "2"))
+    assert one.object_id == same.object_id != other.object_id
+    assert state.run(state.secrets.values([one.object_id, other.object_id])) == {"K": "2"}
+    assert state.run(state.secrets.values([])) == {}
+
+
+@pytest.mark.parametrize("values", [{"": "1"}, {"A=B": "1"}, {"A\0": "1"}, {"A": "se\0cret"}])
+def test_what_no_environment_can_hold_is_refused(client: Client, values: dict[str, str]) -> None:
+    with pytest.raises(modal.exception.InvalidError) as caught:
+        modal.Secret.objects.create("broken", values, client=client)
+    assert "cret" not in str(caught.value).replace("secret", "")
+
+
+def test_values_are_nowhere_in_the_data_directory(state: StateServer, client: Client) -> None:
+    modal.Secret.objects.create("hidden", {"PASSWORD": "correct-horse-battery"}, client=client)
+    found = [p for p in state.data.rglob("*") if p.is_file() and b"correct-horse" in p.read_bytes()]
+    assert not found
+    assert (state.data / "secret.key").stat().st_mode & 0o777 == 0o600
+    shown = repr(state.secrets.get(by_name("hidden", client).object_id)) + repr(state.secrets)
+    assert "PASSWORD" in shown and "horse" not in shown
+
+
+def test_another_key_opens_nothing(state: StateServer, client: Client) -> None:
+    modal.Secret.objects.create("sealed", {"A": "1"}, client=client)
+    secret_id = by_name("sealed", client).object_id
+    other = Secrets(database=state.database, environments=state.environments, key=b"x" * 32)
+    state.environments.on_delete.pop()
+    with pytest.raises(FailedPrecondition, match=r"secret\.key"):
+        state.run(other.values([secret_id]))
+
+
+def test_the_command_line(state: StateServer, client: Client) -> None:
+    state.modal("secret", "create", "from-cli", "A=1")
+    state.modal("secret", "create", "--force", "from-cli", "B=2")
+    assert value_of(state, by_name("from-cli", client)) == {"B": "2"}
+    assert "from-cli" in state.modal("secret", "list").stdout
+
+
+def test_environments_separate_names_and_take_their_content_along(state: StateServer, client: Client) -> None:
+    environments = modal.Environment.objects
+    environments.create("dev", client=client)
+    with pytest.raises(modal.exception.AlreadyExistsError):
+        environments.create("dev", client=client)
+    modal.Secret.objects.create("s", {"A": "dev"}, environment_name="dev", client=client)
+    modal.Volume.objects.create("v", environment_name="dev", client=client)
+    volume = modal.Volume.from_name("v", environment_name="dev", client=client).hydrate(client)
+    with volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b"1"), "f")
+    directory = state.volumes.directory(volume.object_id)
+    with pytest.raises(modal.exception.NotFoundError):
+        by_name("s", client)
+    with pytest.raises(modal.exception.NotFoundError, match=r"no environment 'nope' .* It has: main, dev"):
+        by_name("s", client, environment_name="nope")
+    environments.delete("dev", client=client)
+    assert "dev" not in {e.name for e in environments.list(client=client)} and not directory.exists()
+    with pytest.raises(modal.exception.ConflictError, match="default environment"):
+        environments.delete("main", client=client)
+
+
+def test_environment_settings(state: StateServer, client: Client) -> None:
+    state.modal("environment", "create", "old")
+    state.modal("environment", "update", "old", "--set-name", "new", "--set-image-builder-version", "2024.10")
+    environment = state.environments.resolve("new")
+    assert state.environments.get(environment.id).image_builder_version == "2024.10"
+    assert state.environments.image_builder_version(environment, "1.6.4") == "2024.10"
+    main = state.environments.resolve("")
+    versions = [state.environments.image_builder_version(main, v) for v in ("1.6.4", "1.5.4", "2.0.0", "")]
+    assert versions == ["2026.10", "2025.06", "2026.10", "2026.10"]
+    with pytest.raises(modal.exception.InvalidError, match="not an image builder version"):
+        modal.environments.update_environment("new", new_image_builder_version="9", client=client)
+    state.run(state.environments.load())
+    assert state.environments.resolve("new") == environment
