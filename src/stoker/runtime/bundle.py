@@ -63,8 +63,9 @@ def make_bundle(
         {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-        _bind(tini, TINI, read_only=True),
         *(_bind(mount.source, mount.target, mount.read_only) for mount in spec.mounts),
+        # Last, so that a mount at /__modal does not hide it.
+        _bind(tini, TINI, read_only=True),
     ]
     return {
         "ociVersion": "1.0.2",

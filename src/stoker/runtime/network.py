@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 from collections import deque
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -38,9 +39,9 @@ class Namespace:
 
 
 class Network:
-    """All network state of one server. `tag` (6 hexadecimal digits) names everything it creates."""
+    """All network state of one server. `tag` (6 hexadecimal digits) names everything it creates. `resolvers`: the host's by default."""
 
-    def __init__(self, tag: str, gateway_port: int, pool_size: int) -> None:
+    def __init__(self, tag: str, gateway_port: int, pool_size: int, resolvers: Resolvers | None = None) -> None:
         self._tag = tag
         self._prefix = f"sk{tag}"
         self._table = f"stoker_{tag}"
@@ -50,7 +51,7 @@ class Network:
         self._refilling: asyncio.Task[None] | None = None
         self._numbers = iter(range(1, 1 << 24))
         self._block: Block | None = None
-        self.resolvers = Resolvers((), ())
+        self.resolvers = resolvers or Resolvers.of_host()
 
     async def open(self) -> None:
         """Raises FailedPrecondition when the machine cannot do it."""
@@ -61,7 +62,6 @@ class Network:
                     "the packages iproute2 and nftables."
                 )
         await self._sweep()
-        self.resolvers = Resolvers.of_host()
         routes = await _run("ip", "-4", "-j", "route", "show", "table", "all")
         self._block = Block.claim(routes, int(self._tag, 16))
         await _run("nft", "-f", "-", text=self._rules(self._block))
@@ -209,10 +209,13 @@ def _mac(address: IPv4Address) -> str:
 
 
 async def _run(*command: str, text: str = "", check: bool = True) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, errors = await process.communicate(text.encode())
+    with tempfile.TemporaryFile() as stdin:  # not a pipe: uvloop raises when a program ends before its input is written
+        stdin.write(text.encode())
+        stdin.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    output, errors = await process.communicate()
     if check and process.returncode:
         reason = re.sub(r"\s+", " ", errors.decode(errors="replace")).strip()
         raise FailedPrecondition(f"The network for sandboxes could not be set up: `{' '.join(command)}` said: {reason}")

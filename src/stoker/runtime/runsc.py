@@ -114,7 +114,7 @@ class RunscRuntime:
             process=process,
             group=group,
             command=(str(self._runsc), *_globals(directory)),
-            log=directory / "runsc.log",
+            directory=directory,
             address=str(namespace.address) if namespace.address else None,
             pipes=pipes,
             remove=remove,
@@ -201,6 +201,7 @@ def _globals(directory: Path) -> tuple[str, ...]:
         f"--root={directory / 'runsc'}",
         f"--log={directory / 'runsc.log'}",
         "--log-format=json",
+        f"--panic-log={directory / 'panic.log'}",
         "--platform=systrap",
         "--network=host",  # of the container's own network namespace
         "--overlay2=none",  # the root is an overlay with a private writable layer already

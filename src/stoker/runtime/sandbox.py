@@ -15,7 +15,11 @@ from stoker.runtime.output import OutputPipes
 
 _SANDBOX_FAILED = 128
 """What `runsc run` exits with when it is gVisor and not the user's program that failed."""
+_NOT_JOINED = 125
+"""What the shell that joins the cgroups exits with when it cannot."""
 _KILLED = 128 + signal.SIGKILL
+
+_decoder = json.JSONDecoder()
 
 
 class Sandbox:
@@ -28,7 +32,7 @@ class Sandbox:
         process: asyncio.subprocess.Process,
         group: Cgroup,
         command: tuple[str, ...],
-        log: Path,
+        directory: Path,
         address: str | None,
         pipes: OutputPipes,
         remove: Callable[[], Awaitable[None]],
@@ -37,7 +41,7 @@ class Sandbox:
         self._process = process
         self._group = group
         self._command = command
-        self._log = log
+        self._directory = directory
         self._remove = remove
         self._killed = False
         self._oom = False
@@ -72,7 +76,7 @@ class Sandbox:
     async def kill(self) -> None:
         if not self._end.done():
             self._killed = True
-            self._group.kill_now()
+            self._kill_all()
 
     async def usage(self) -> Usage | None:
         return None if self._process.returncode is not None else self._group.usage()
@@ -96,25 +100,41 @@ class Sandbox:
             return Exit(
                 ExitKind.OOM, _KILLED, f"The container was killed because it needed more memory than its {size}."
             )
-        if code in (_SANDBOX_FAILED, 125) or code < 0:
-            reason = self._reason()
-            if reason or code < 0:
-                reason = reason or f"its launcher died of signal {-code}"
-                return Exit(ExitKind.FAILED, _SANDBOX_FAILED if code < 0 else code, f"The sandbox failed: {reason}")
+        reason = self._panic() or (self._errors() if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
+        if code < 0:
+            reason = f"its launcher died of signal {-code}"
+        if reason:
+            return Exit(ExitKind.FAILED, _SANDBOX_FAILED, f"The sandbox failed: {reason}")
         return Exit(ExitKind.EXITED, code)
 
-    def _reason(self) -> str:
-        """The last error that runsc logged, empty when there is none."""
-        reason = ""
+    def _panic(self) -> str:
+        """The first line of gVisor's last words, empty when it did not crash. Its exit code is then a meaningless 2."""
         with contextlib.suppress(OSError):
-            for line in self._log.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    entry = json.loads(line)
-                    if entry.get("level") in ("error", "fatal"):
-                        reason = str(entry.get("msg", "")).strip()
-        return reason
+            for line in (self._directory / "panic.log").read_text(errors="replace").splitlines():
+                if line.startswith(("panic:", "fatal error:", "SIG", "runtime:")):
+                    return f"gVisor crashed ({line.strip()})"
+        return ""
+
+    def _errors(self) -> str:
+        """The errors that runsc logged, the first of which is the cause; empty when there is none."""
+        messages: list[str] = []
+        with contextlib.suppress(OSError, ValueError):
+            text = (self._directory / "runsc.log").read_text(errors="replace")
+            # JSON objects, not always on lines of their own.
+            while text := text.strip():
+                entry, end = _decoder.raw_decode(text)
+                text = text[end:]
+                if entry.get("level") in ("error", "fatal"):
+                    messages.append(str(entry.get("msg", "")).strip())
+        return "; ".join(dict.fromkeys(messages))
 
     def _on_oom(self) -> None:
         # The kernel kills one process of the sandbox; the others could wait for it forever.
         self._oom = True
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        # At the very beginning the launcher is not in the group yet; what it starts meanwhile `_finish` finds there.
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
         self._group.kill_now()

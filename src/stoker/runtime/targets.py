@@ -23,13 +23,16 @@ _MOUNT = 'while [ "$1" != -- ]; do mount -o "$3" "$1" "$2" || exit 125; shift 3;
 
 
 class MountTargets:
-    """The targets in use by the containers of one runtime. `journal` is a file of its own."""
+    """The targets in use by the containers of one runtime. `journal` is a file of its own; `private` says whether containers get
+    mount namespaces (None: where this machine and user can)."""
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, *, private: bool | None = None) -> None:
         self._journal = journal
         self._users: dict[str, set[str]] = {}  # path that we created -> ids of containers
         self._created: list[str] = []  # in the order of creation
-        self._private = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("unshare") is not None
+        if private is None:
+            private = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("unshare") is not None
+        self._private = private
 
     def open(self) -> None:
         """Removes what a killed server left."""
@@ -75,6 +78,7 @@ class MountTargets:
         target, source = Path(mount.target), mount.source.absolute()
         if os.path.lexists(target):
             if str(target) in self._users and target.is_symlink() and Path(os.readlink(target)) == source:
+                self._make_parents(id, target, mount)
                 self._record(id, target)
                 return
             raise FailedPrecondition(
