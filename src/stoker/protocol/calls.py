@@ -108,6 +108,27 @@ class CallServicer:
         call = self._calls.get(request.function_call_id)
         return api_pb2.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.total)
 
+    @rpc("FunctionGetCallGraph")
+    async def graph(
+        self, request: api_pb2.FunctionGetCallGraphRequest, caller: Caller
+    ) -> api_pb2.FunctionGetCallGraphResponse:
+        graph = self._calls.graph(request.function_call_id)
+        response = api_pb2.FunctionGetCallGraphResponse(truncated=graph.truncated)
+        for item in graph.inputs:
+            response.inputs.add(
+                input_id=item.id,
+                function_call_id=item.call_id,
+                task_id=item.task_id,
+                status=cast(api_pb2.GenericResult.GenericStatus.ValueType, item.status),
+            )
+        for call in graph.calls:
+            response.function_calls.add(
+                function_call_id=call.id,
+                parent_input_id=call.parent_input_id,
+                function_name=self._functions.get(call.function_id).name,
+            )
+        return response
+
     @rpc("FunctionCallCancel")
     async def cancel(self, request: api_pb2.FunctionCallCancelRequest, caller: Caller) -> Empty:
         await self._calls.cancel(request.function_call_id, terminate_containers=request.terminate_containers)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from stoker.core.pool import Finish, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import content_id, new_id
+from stoker.services.call_graph import CallGraph, call_graph
 from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
@@ -225,6 +226,10 @@ class Calls:
     def get(self, call_id: str) -> Call:
         """Raises NotFound."""
         return self._call(call_id)
+
+    def graph(self, call_id: str) -> CallGraph:
+        """The calls around a call. Raises NotFound."""
+        return call_graph(self._database, call_id)
 
     def of_input(self, input_id: str) -> Input:
         """An unfinished input. Raises NotFound."""

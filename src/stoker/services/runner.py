@@ -264,7 +264,7 @@ class Runner:
                 self._start()
         elif wanted < len(live):
             self._stop_idle(now, live, wanted)
-        self._set_alarm(now, live, wanted)
+        self._set_alarm(now, wanted)
 
     def _apply(self, actions: Iterable[Action]) -> None:
         finishes: list[Finish] = []
@@ -391,7 +391,8 @@ class Runner:
             if now - container.idle_since >= window:
                 self.drain(container.id)
 
-    def _set_alarm(self, now: float, live: list[PooledContainer], wanted: int) -> None:
+    def _set_alarm(self, now: float, wanted: int) -> None:
+        live = [c for c in self.pool.containers.values() if c.state is not ContainerState.DRAINING]
         times = [self.pool.next_tick()]
         if len(live) > wanted:
             window = self.function.scaling.scaledown_window
