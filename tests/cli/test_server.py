@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -161,6 +162,49 @@ def test_metrics_of_status_come_from_http_with_a_token(stoker: Stoker) -> None:
     with pytest.raises(urllib.error.HTTPError) as raised:
         urllib.request.urlopen(f"{info.http_url}/_stoker/status")
     assert raised.value.code == 401
+
+
+@pytest.mark.parametrize("way", ["down --now", "two signals"])
+def test_a_running_input_can_be_ended_at_once(stoker: Stoker, way: str) -> None:
+    """The server would wait ten minutes for the input, far longer than this test."""
+    (stoker.cwd / "stoker.toml").write_text("drain_seconds = 600\n")
+    stoker.up()
+    (stoker.cwd / "app.py").write_text(_SLEEPER)
+    client = stoker.start("run", sys.executable, "-m", "modal", "run", "app.py")
+    assert client.stdout is not None
+    while "asleep" not in (line := client.stdout.readline()):
+        assert line, client.communicate()
+    assert stoker.json("status")["functions"][0]["running"] == 1
+    pid = stoker.pid()
+    assert pid is not None
+    if way == "down --now":
+        stoker("down", "--now", "--timeout", 60)
+    else:
+        assert "still stopping" in stoker("down", "--timeout", 1, code=1).stderr
+        with_pidfd_wait(pid, signal.SIGTERM)
+    assert stoker.pid() is None
+    client.kill()
+    client.communicate()
+
+
+_SLEEPER = """
+import time
+
+import modal
+
+app = modal.App("sleeper")
+
+
+@app.function()
+def sleep():
+    print("asleep", flush=True)
+    time.sleep(300)
+
+
+@app.local_entrypoint()
+def main():
+    sleep.remote()
+"""
 
 
 def with_pidfd_wait(pid: int, number: int) -> None:

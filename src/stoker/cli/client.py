@@ -64,7 +64,7 @@ def find_server(directory: DataDir) -> Connection | None:
     if token is None:
         raise FailedPrecondition(
             f"A server runs on {directory.path} but {directory.token_file} is missing, so there is no token to use. "
-            "Restart the server: it makes a new one."
+            "Put it back from a backup, or set MODAL_SERVER_URL, MODAL_TOKEN_ID and MODAL_TOKEN_SECRET yourself."
         )
     return Connection(server, *token)
 

@@ -31,7 +31,8 @@ def down(
     try:
         process.signal(signal.SIGTERM)
         if now:
-            process.signal(signal.SIGTERM)  # the server takes a second signal as a request to hurry
+            # The server takes a second signal as a request to hurry. It must be another one: two that are alike may arrive as one.
+            process.signal(signal.SIGINT)
         if not process.wait(timeout):
             raise FailedPrecondition(
                 f"The server (pid {process.pid}) is still stopping after {timeout:g} s. "
