@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from functools import partial
 from typing import Any
 
 import structlog
@@ -43,6 +44,7 @@ from stoker.services.blobs import Blobs
 from stoker.services.calls import Call, Calls, Limits
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
+from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
 from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
@@ -133,10 +135,9 @@ class Server:
             key=load_or_create_key(data.path / "secret.key"),
         )
         volumes = Volumes(database=database, environments=environments, directory=data.volumes)
-        await volumes.sweep()
         volume_files = VolumeFiles(volumes=volumes, contents=contents)
         functions = Functions(database, wire)
-        apps = Apps(database, functions, logs)
+        apps = Apps(database, functions, logs, client_lost_seconds=settings.client_lost_seconds)
         self._apps = apps
         images = Images(database, builder)
         self._cleanup.push_async_callback(images.close)
@@ -224,6 +225,13 @@ class Server:
             SecretServicer(secrets=secrets, environments=environments),
             EnvironmentServicer(environments=environments),
         ]
+        chores = (
+            volumes.sweep,
+            blobs.sweep,
+            partial(forget_old_calls, database, settings.result_days),
+            partial(forget_old_logs, database, settings.result_days),
+        )
+        self._cleanup.push_async_callback(Housekeeping(chores).close)
         transport = Transport(methods_of(servicers), tokens)
         launcher.sockets = transport
         self._cleanup.push_async_callback(transport.close)
