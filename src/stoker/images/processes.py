@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,21 +81,23 @@ async def stream(
         await _end(process)
 
 
-async def capture(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None, stdin: str = ""
-) -> Finished:
+async def capture(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None, stdin: str = "") -> Finished:
     """Runs a short command and returns all it said. Killed like `stream` when cancelled."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        env=dict(env),
-        cwd=cwd,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    # A file and not a pipe: uvloop raises when a program ends before its input is written.
+    with tempfile.TemporaryFile() as source:
+        source.write(stdin.encode())
+        source.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=source,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
     try:
-        output, errors = await process.communicate(stdin.encode())
+        output, errors = await process.communicate()
         assert process.returncode is not None
         return Finished(process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
     finally:

@@ -209,7 +209,8 @@ def _mac(address: IPv4Address) -> str:
 
 
 async def _run(*command: str, text: str = "", check: bool = True) -> str:
-    with tempfile.TemporaryFile() as stdin:  # not a pipe: uvloop raises when a program ends before its input is written
+    # A file and not a pipe: uvloop raises when a program ends before its input is written.
+    with tempfile.TemporaryFile() as stdin:
         stdin.write(text.encode())
         stdin.seek(0)
         process = await asyncio.create_subprocess_exec(
