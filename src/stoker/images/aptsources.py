@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ONE_LINE = re.compile(r"^deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+(\S.*)$")
-_CODENAMES = frozenset(
-    {"bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing", "unstable"}
-)
+_CODENAMES = frozenset({"bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing", "unstable"})
 _DEFAULT_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 _INHERITED = (
@@ -48,9 +46,7 @@ def host_sources(root: Path = Path("/")) -> tuple[Source, ...]:
         elif path.suffix == ".sources":
             found += _deb822_format(text)
     return tuple(
-        source
-        for source in found
-        if source.suite.partition("-")[0] in _CODENAMES and "main" in source.components
+        source for source in found if source.suite.partition("-")[0] in _CODENAMES and "main" in source.components
     )
 
 
@@ -67,9 +63,7 @@ def sources_for(suite: str, host: Iterable[Source]) -> tuple[Source, ...]:
         if not keyring.startswith("/") and _DEFAULT_KEYRING.exists():
             keyring = str(_DEFAULT_KEYRING)
         name = f"{suite}-{kind}" if kind else suite
-        result.setdefault(
-            (source.uri, name), Source(source.uri, name, source.components, keyring, source.trusted)
-        )
+        result.setdefault((source.uri, name), Source(source.uri, name, source.components, keyring, source.trusted))
     return tuple(result.values())
 
 
@@ -135,7 +129,5 @@ def _deb822_format(text: str) -> Iterator[Source]:
                 yield _source(uri, suite, components, fields.get("signed-by", ""), fields)
 
 
-def _source(
-    uri: str, suite: str, components: tuple[str, ...], signed_by: str, options: Mapping[str, str]
-) -> Source:
+def _source(uri: str, suite: str, components: tuple[str, ...], signed_by: str, options: Mapping[str, str]) -> Source:
     return Source(uri, suite, components, signed_by, options.get("trusted", "").lower() in ("yes", "true"))

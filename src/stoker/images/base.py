@@ -49,9 +49,7 @@ class BuildContext:
     """What a build needs beyond the spec and may not influence the id."""
 
     mount_tree: Path | None = None  # the context mount, materialised as a directory rooted at "/"
-    secret_env: Mapping[str, str] = field(
-        default_factory=dict
-    )  # visible to RUN steps only, never stored in the image
+    secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
     registry_auth: RegistryAuth | None = None
 
 

@@ -59,9 +59,7 @@ class BaseImages:
         self._locks: dict[str, asyncio.Lock] = {}
         self._unreachable: dict[str, tuple[float, str]] = {}
 
-    async def ensure(
-        self, name: str, log: LogSink, *, auth: RegistryAuth | None = None, refresh: bool = False
-    ) -> str:
+    async def ensure(self, name: str, log: LogSink, *, auth: RegistryAuth | None = None, refresh: bool = False) -> str:
         """The local image that stands for `name` (`python:3.11-slim`). Brings it in when it is not there yet, or anew from its
         registry when `refresh`.
 

@@ -12,9 +12,7 @@ from pathlib import Path
 from stoker.errors import FailedPrecondition, ImageBuildFailed
 from stoker.images.processes import Finished, capture, private, stream
 
-_INSTALL = (
-    "install it with `apt-get install buildah` (or your system's package manager) and start the server again."
-)
+_INSTALL = "install it with `apt-get install buildah` (or your system's package manager) and start the server again."
 
 PLAIN = ("--pull-never", "--layers=false", "--format", "docker", "--isolation", "chroot")
 """How Stoker builds: only on what is in the storage, all steps as one layer, with docker's meaning of every instruction, and without
@@ -32,7 +30,6 @@ class Buildah:
         self.storage = directory / "storage"
         self._settings = directory / "settings"
         self._running = 0
-        self._litter = False
         self._cleaning = asyncio.Lock()
 
     async def open(self) -> None:
@@ -43,9 +40,7 @@ class Buildah:
             )
         for program in ("buildah", "unshare", "setpriv"):
             if shutil.which(program) is None:
-                raise FailedPrecondition(
-                    f"`{program}` is needed to build images and was not found; {_INSTALL}"
-                )
+                raise FailedPrecondition(f"`{program}` is needed to build images and was not found; {_INSTALL}")
         self._settings.mkdir(parents=True, exist_ok=True)
         (self._settings / "containers.conf").write_text("")
         # None of the host's own settings: storage options such as metacopy would make layers useless outside of buildah.
@@ -70,26 +65,19 @@ class Buildah:
         # An empty ignore file: the client has already left out what should not be there.
         return ("--signature-policy", str(self.policy), "--ignorefile", str(self._settings / "ignore"))
 
-    async def build(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], line: Callable[[str], None]
-    ) -> int:
+    async def build(self, arguments: Sequence[str], *, env: Mapping[str, str], line: Callable[[str], None]) -> int:
         """`buildah build` with each line of output handed to `line`; returns its exit code.
 
         A cancelled build leaves no process, no mount and no working container."""
         async with self._cleaning:
             self._running += 1
-        finished = False
         try:
-            code = await stream(
-                self._argv(("build", *self._common, *arguments)), env=self._env(env), line=line
-            )
-            finished = True
-            return code
+            return await stream(self._argv(("build", *self._common, *arguments)), env=self._env(env), line=line)
         finally:
             self._running -= 1
-            self._litter |= not finished
-            # Working containers do not tell which build they belong to, so they go when nothing else builds.
-            if self._litter and not self._running:
+            # A killed build leaves its working container, and so does buildah itself for `COPY --from` another image. They do not
+            # tell which build they belong to, so they go when nothing else builds.
+            if not self._running and _has_containers(self.storage):
                 await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
 
     async def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
@@ -100,9 +88,7 @@ class Buildah:
         """Like `run`, but raises ImageBuildFailed with buildah's own words when the command fails."""
         result = await self.run(*arguments, env=env)
         if result.code:
-            raise ImageBuildFailed(
-                f"buildah {arguments[0]} failed: {result.errors.strip() or result.output.strip()}"
-            )
+            raise ImageBuildFailed(f"buildah {arguments[0]} failed: {result.errors.strip() or result.output.strip()}")
         return result.output
 
     def layers(self, image: str) -> tuple[Path, ...]:
@@ -116,8 +102,7 @@ class Buildah:
         else:
             raise ImageBuildFailed(f"The image {image} vanished from {self.storage}; build it again.")
         parents = {
-            entry["id"]: entry.get("parent", "")
-            for entry in _read(self.storage / "overlay-layers" / "layers.json")
+            entry["id"]: entry.get("parent", "") for entry in _read(self.storage / "overlay-layers" / "layers.json")
         }
         result = []
         while top:
@@ -128,7 +113,7 @@ class Buildah:
     async def _remove_containers(self) -> None:
         async with self._cleaning:
             if not self._running:
-                self._litter = bool((await self.run("rm", "--all")).code)
+                await self.run("rm", "--all")
 
     def _argv(self, arguments: Sequence[str]) -> tuple[str, ...]:
         return private(("buildah", *arguments))
@@ -144,10 +129,7 @@ class Buildah:
 
 
 def _has_containers(storage: Path) -> bool:
-    return any(
-        _read(storage / "overlay-containers" / name)
-        for name in ("containers.json", "volatile-containers.json")
-    )
+    return any(_read(storage / "overlay-containers" / name) for name in ("containers.json", "volatile-containers.json"))
 
 
 def _read(path: Path) -> list[dict[str, str]]:

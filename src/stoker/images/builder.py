@@ -77,9 +77,7 @@ class BuildahImageBuilder:
             steps = await recipe.write(source, resolve, variables, started)
             self._fill(work / "run", steps.run_files)
             files = {**spec.context_files, **steps.context_files}
-            tree = await asyncio.to_thread(
-                build_context.materialise, work / "context", files, context.mount_tree
-            )
+            tree = await asyncio.to_thread(build_context.materialise, work / "context", files, context.mount_tree)
             (work / "Dockerfile").write_text(steps.text)
             output = StepLog(steps, log)
             mounts = self._mounts(work, sources.paths)
@@ -141,9 +139,7 @@ class BuildahImageBuilder:
     def _mounts(self, work: Path, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
         """(host path, path in RUN steps, "ro" or "rw")."""
         mounts = [(work / "run", recipe.INSIDE, "ro")]
-        mounts += [
-            (self._cache / "downloads" / name, f"{recipe.INSIDE}/{name}", "rw") for name in ("pip", "uv")
-        ]
+        mounts += [(self._cache / "downloads" / name, f"{recipe.INSIDE}/{name}", "rw") for name in ("pip", "uv")]
         return mounts + [(path, str(path), "ro") for path in paths]
 
     def _fill(self, run: Path, files: Mapping[str, str]) -> None:
@@ -161,9 +157,7 @@ class BuildahImageBuilder:
             return f"{_TAG}:{base}"
         return await self._bases.ensure(name, log, auth=context.registry_auth, refresh=bool(spec.nonce))
 
-    async def _record(
-        self, image_id: str, image: str, source: dockerfile.Dockerfile, spec: ImageSpec
-    ) -> ImageConfig:
+    async def _record(self, image_id: str, image: str, source: dockerfile.Dockerfile, spec: ImageSpec) -> ImageConfig:
         layers = self._buildah.layers(image)
         settings = inspection.settings(
             json.loads(await self._buildah.check("inspect", "--type", "image", f"{_TAG}:{image_id}"))

@@ -77,13 +77,9 @@ class ClientTrees:
         builder = config.builder_version or _newest_builder()
         if builder == "PREVIEW" or builder >= _MOUNTED_SINCE:
             name = f"deps-{builder}-{tag}-{config.libc}-{platform.machine()}"
-            trees.append(
-                await self._tree(name, config, lambda path: self._install_dependencies(path, builder, config))
-            )
+            trees.append(await self._tree(name, config, lambda path: self._install_dependencies(path, builder, config)))
         trees.append(
-            await self._tree(
-                f"client-{version}-{tag}", config, lambda path: self._install_client(path, version)
-            )
+            await self._tree(f"client-{version}-{tag}", config, lambda path: self._install_client(path, version))
         )
         return tuple(reversed(trees))
 
@@ -118,9 +114,7 @@ class ClientTrees:
         await self._install(package, f"modal=={version}", _unknown_client(version))
         distribution = next(iter(metadata.distributions(name="modal", path=[str(package)])))
         needed = [line for line in distribution.requires or () if line.startswith("synchronicity")]
-        requirement = (
-            needed[0].partition(";")[0].replace("(", "").replace(")", "") if needed else "synchronicity"
-        )
+        requirement = needed[0].partition(";")[0].replace("(", "").replace(")", "") if needed else "synchronicity"
         await self._install(package, requirement.strip(), _unknown_client(version))
         for path in list(package.iterdir()):
             if path.stem not in _CLIENT_PACKAGES:
@@ -157,9 +151,7 @@ class ClientTrees:
             if not missing:
                 break
             # A release that is not in the index (withdrawn, or not mirrored yet): the nearest older one will do.
-            _log.warning(
-                "client dependency not in the package index, using an older one", missing=sorted(missing)
-            )
+            _log.warning("client dependency not in the package index, using an older one", missing=sorted(missing))
             relaxed = [line.replace("==", "<=", 1) if _name(line) in missing else line for line in pins]
             if relaxed == pins:
                 break
@@ -178,17 +170,12 @@ class ClientTrees:
         python = ".".join(config.python_version.split(".")[:2])
         compile_all = ("-m", "compileall", "-q", "-j", "0")
         if self._host_python:
-            await capture(
-                (self._host_python, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={}
-            )
+            await capture((self._host_python, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={})
         elif python == f"{sys.version_info.major}.{sys.version_info.minor}":
             await capture((sys.executable, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={})
         else:
             for record in self._records.all():
-                if (
-                    record.config.python_version == config.python_version
-                    and record.config.libc == config.libc
-                ):
+                if record.config.python_version == config.python_version and record.config.libc == config.libc:
                     argv = ("python", "-I", *compile_all, "-s", "/mnt", "-p", "/", "/mnt")
                     await run_inside(record.layers, argv, env=record.config.env, bind=root)
                     return

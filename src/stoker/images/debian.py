@@ -80,10 +80,9 @@ if [ -e "$root/usr/bin/python3" ]; then
     [ -e "$root/usr/local/bin/pip" ] || printf '#!/bin/sh\nexec /usr/local/bin/python3 -m pip "$@"\n' > "$root/usr/local/bin/pip"
     chmod +x "$root/usr/local/bin/pip"
 fi
-rm -f "$root"/etc/apt/apt.conf.d/99mmdebstrap.dpkg-new
 # Like the official images: no packages or lists left behind by `apt-get install`.
 printf 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };\nAPT::Update::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };\nDir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n' > "$root/etc/apt/apt.conf.d/docker-clean"
-rm -rf "$root"/tmp/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/tmp/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 """
 
 
@@ -135,7 +134,7 @@ async def bootstrap(base: DebianBase, cache: Path, log: LogSink) -> Path:
     Several servers may share `cache`. Raises ImageBuildFailed with what mmdebstrap said."""
     certificates = hostconfig.added_authorities()
     sources = aptsources.sources_for(base.suite, await asyncio.to_thread(aptsources.host_sources))
-    layout = cache / _key(base, certificates, sources)
+    layout = cache / await asyncio.to_thread(_key, base, certificates, sources)
     if layout.is_dir():
         return layout
     if shutil.which("mmdebstrap") is None:
@@ -205,9 +204,7 @@ async def _make(
         await asyncio.to_thread(shutil.rmtree, work, True)
 
 
-def _command(
-    base: DebianBase, tar: Path, hook: Path, sources: tuple[aptsources.Source, ...]
-) -> tuple[str, ...]:
+def _command(base: DebianBase, tar: Path, hook: Path, sources: tuple[aptsources.Source, ...]) -> tuple[str, ...]:
     packages = [*_MINIMAL]
     if base.python:
         packages += _PYTHON
@@ -227,9 +224,13 @@ def _command(
         f"--include={','.join(packages)}",
     ]
     command += [f'--aptopt={name} "{value}"' for name, value in options.items()]
-    for path in ("man", "doc", "locale", "info", "groff", "lintian"):
-        command.append(f"--dpkgopt=path-exclude=/usr/share/{path}/*")
+    command += ["--skip=cleanup/apt"]  # the hook cleans up
+    # A half-written system is thrown away anyway, here and in build steps, so dpkg need not wait for the disk.
+    command += ["--dpkgopt=force-unsafe-io"]
+    for path in ("man/*", "doc/*", "locale/*", "info/*", "groff/*", "lintian/*"):
+        command.append(f"--dpkgopt=path-exclude=/usr/share/{path}")
     command.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+    command.append("--dpkgopt=path-exclude=/usr/lib/python3*/config-*/libpython*.a")
     command.append(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"')
     return (*command, base.suite, str(tar), *(aptsources.line(source) for source in sources))
 
@@ -244,14 +245,12 @@ def _image_env(base: DebianBase, authorities: bool) -> dict[str, str]:
 
 
 def _key(base: DebianBase, certificates: tuple[Path, ...], sources: tuple[aptsources.Source, ...]) -> str:
-    content = hashlib.sha256(repr((_RECIPE, _FINISH, base.full, sources)).encode())
+    # Whatever the result depends on, so that a changed recipe never finds an old result.
+    command = _command(base, Path("base.tar"), Path("finish"), sources)
+    content = hashlib.sha256(repr((_RECIPE, _FINISH, command)).encode())
     for path in certificates:
         content.update(path.read_bytes())
-    name = (
-        f"debian-{base.suite}"
-        + (f"-python{base.python}" if base.python else "")
-        + ("" if base.full else "-slim")
-    )
+    name = f"debian-{base.suite}" + (f"-python{base.python}" if base.python else "") + ("" if base.full else "-slim")
     return f"{name}-{platform.machine()}-{content.hexdigest()[:12]}"
 
 

@@ -187,9 +187,7 @@ def _heredocs(value: str, lines: Iterable[str]) -> Iterable[Heredoc]:
                 break
             body.append(text)
         else:
-            raise ImageBuildFailed(
-                f"The here-document {token} in the image's commands has no closing line `{name}`."
-            )
+            raise ImageBuildFailed(f"The here-document {token} in the image's commands has no closing line `{name}`.")
         yield Heredoc(token, name, "".join(line + "\n" for line in body))
 
 
@@ -226,9 +224,7 @@ def _global_arguments(preamble: Iterable[Instruction], build_args: Mapping[str, 
 def _stage(source: Instruction, instructions: Sequence[Instruction], values: Mapping[str, str]) -> Stage:
     words = source.arguments.split()
     if not words or (len(words) != 1 and not (len(words) == 3 and words[1].upper() == "AS")):
-        raise ImageBuildFailed(
-            f"`{source.text}` is not understood; expected `FROM image` or `FROM image AS name`."
-        )
+        raise ImageBuildFailed(f"`{source.text}` is not understood; expected `FROM image` or `FROM image AS name`.")
     name = words[2] if len(words) == 3 else ""
     return Stage(expand(words[0].strip("\"'"), values), name, source, tuple(instructions))
 

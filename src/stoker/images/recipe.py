@@ -113,9 +113,7 @@ def _own(line: str, recipe: Recipe) -> str:
     return line
 
 
-async def _from(
-    stage: Stage, stages: set[str], resolve: Callable[[str], Awaitable[str]], recipe: Recipe
-) -> str:
+async def _from(stage: Stage, stages: set[str], resolve: Callable[[str], Awaitable[str]], recipe: Recipe) -> str:
     image = stage.image
     if image.lower() not in stages and image != "scratch":
         local = await resolve(image)

@@ -44,17 +44,9 @@ class StepLog:
         status = _STATUS.search(errors)
         if self._step.split(" ", 1)[0] != "RUN" or status is None:
             # Not a command of the user that failed but the step itself (a file to copy is missing, ...).
-            reason = (
-                re.sub(r'^Error: (?:building at STEP ".*?": )?', "", errors.splitlines()[-1])
-                if errors
-                else ""
-            )
+            reason = re.sub(r'^Error: (?:building at STEP ".*?": )?', "", errors.splitlines()[-1]) if errors else ""
             detail = reason or f"buildah ended with exit code {code}"
-            where = (
-                f"Step {self._count}/{self._recipe.steps} of the image failed: {self._step}\n"
-                if self._step
-                else ""
-            )
+            where = f"Step {self._count}/{self._recipe.steps} of the image failed: {self._step}\n" if self._step else ""
             return "\n".join(filter(None, [f"{where}{detail}", *self._tail]))
         head = f"Step {self._count}/{self._recipe.steps} of the image failed with exit code {status.group(1)}: {self._step}"
         return "\n".join([head, *self._tail])

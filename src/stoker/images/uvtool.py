@@ -43,9 +43,7 @@ async def uv_binary(version: str, cache: Path) -> Path:
     if not kept.exists():
         work = Path(tempfile.mkdtemp(prefix="uv-"))
         try:
-            result = await run_uv(
-                "pip", "install", "--no-deps", "--target", str(work), f"uv=={version}", cache=cache
-            )
+            result = await run_uv("pip", "install", "--no-deps", "--target", str(work), f"uv=={version}", cache=cache)
             if result.code:
                 raise ImageBuildFailed(
                     f"uv {version} cannot be installed; leave `uv_version` out to use {metadata.version('uv')}, or choose a "
