@@ -36,6 +36,25 @@ tokens = sa.Table(
     sa.Column("enabled", sa.Boolean, nullable=False, default=True),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("last_used_at", sa.Float),
+    sa.Column("expires_at", sa.Float),  # null for never
+)
+
+proxy_tokens = sa.Table(
+    "proxy_tokens",  # what calls of protected web endpoints show
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, default=""),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("scoped", sa.Boolean, nullable=False),  # false: good for every environment
+    sa.Column("created_by", sa.String(64), nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+proxy_token_environments = sa.Table(
+    "proxy_token_environments",
+    metadata,
+    sa.Column("token_id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), primary_key=True),
 )
 
 apps = sa.Table(
@@ -115,6 +134,18 @@ images = sa.Table(
     sa.Column("built_at", sa.Float),
 )
 
+image_revisions = sa.Table(
+    "image_revisions",  # what a published name pointed to, over time; the newest row is what it points to now
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("tag", sa.String(256), nullable=False),  # name:tag
+    sa.Column("image_id", sa.String(32), nullable=False),
+    sa.Column("published_by", sa.String(64), nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Index("image_revisions_by_tag", "environment_id", "tag"),
+)
+
 mounts = sa.Table(
     "mounts",
     metadata,
@@ -135,6 +166,63 @@ volumes = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("heartbeat_at", sa.Float),
     sa.UniqueConstraint("environment_id", "name"),
+)
+
+shared_volumes = sa.Table(
+    "shared_volumes",  # the legacy NetworkFileSystem
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64)),  # null for ephemeral ones
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("heartbeat_at", sa.Float),
+    sa.UniqueConstraint("environment_id", "name"),
+)
+
+dicts = sa.Table(
+    "dicts",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64)),  # null for ephemeral ones
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("heartbeat_at", sa.Float),
+    sa.UniqueConstraint("environment_id", "name"),
+)
+
+dict_entries = sa.Table(
+    "dict_entries",
+    metadata,
+    sa.Column("dict_id", sa.String(32), primary_key=True),
+    sa.Column("digest", sa.LargeBinary(32), primary_key=True),  # SHA-256 of the key: an index takes no long keys
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("environment_id", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(64)),  # null for ephemeral ones
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("heartbeat_at", sa.Float),
+    sa.UniqueConstraint("environment_id", "name"),
+)
+
+queue_items = sa.Table(
+    "queue_items",
+    metadata,
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),  # orders the items of all queues
+    sa.Column("queue_id", sa.String(32), nullable=False),
+    sa.Column("partition", sa.LargeBinary(64), nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),  # that of a partition's newest item counts for all of it
+    sa.Column("put_by", sa.String(64), nullable=False),  # idempotency key of the put
+    sa.Column("taken_at", sa.Float),  # null while it waits; taken items stay a while, for repeats of the same get
+    sa.Column("taken_by", sa.String(64), nullable=False, default=""),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+    sa.Index("queue_items_by_partition", "queue_id", "partition"),
 )
 
 secrets = sa.Table(
