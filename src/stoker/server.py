@@ -173,6 +173,7 @@ class Server:
             wire,
             Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned),
         )
+        self._cleanup.push_async_callback(calls.close)
         outward, inward = Streams(), Streams()
         metadata = Metadata(apps, functions, volumes)
         wire.metadata = metadata

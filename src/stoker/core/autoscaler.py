@@ -17,7 +17,7 @@ class ScalingSettings:
     max_containers: int | None = None
     buffer_containers: int = 0
     scaledown_window: float = DEFAULT_SCALEDOWN_WINDOW  # seconds
-    target_inputs: int = 1  # per container
+    target_inputs: float = 1  # per container
 
 
 @dataclass(frozen=True)

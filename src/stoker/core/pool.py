@@ -28,6 +28,7 @@ class PoolSettings:
     timeout: float = 300.0  # seconds of one attempt
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_inputs_per_container: int = 0  # 0: no limit; 1: single use
+    spread: bool = False  # give an input to the emptiest container instead of the fullest
 
 
 class ContainerState(str, enum.Enum):
@@ -49,13 +50,14 @@ class PooledContainer:
     served: int = 0  # inputs given so far
 
 
-@dataclass
+@dataclass(slots=True)
 class PooledInput:
     id: str
     call_id: str
     attempts: int = 0  # attempts begun and ended without success, as the container is told (retry_count)
     failures: int = 0  # of these, failed by the user's code or by timeout
     lost: int = 0  # of these, lost with their container
+    pinned: bool = False  # something of the attempt was seen outside: there must not be another
     waiting_since: float = 0.0
 
 
@@ -170,6 +172,12 @@ class Pool:
         actions += [CancelRunning(container_id, tuple(ids)) for container_id, ids in told.items()]
         return actions
 
+    def pin(self, input_id: str) -> None:
+        """This attempt of an input is the last one, however it ends."""
+        item = self.inputs.get(input_id)
+        if item is not None:
+            item.pinned = True
+
     # Containers
 
     def launch(self, now: float, container_id: str, definition_id: str) -> None:
@@ -218,9 +226,11 @@ class Pool:
                 continue  # cancelled meanwhile
             item.attempts += 1
             item.lost += blame_inputs
-            if item.lost >= MAX_LOST_ATTEMPTS:
+            if item.pinned or item.lost >= MAX_LOST_ATTEMPTS:
                 del self.inputs[input_id]
-                detail = f"{reason} This happened {item.lost} times while it ran this input, so the input is given up."
+                detail = reason
+                if not item.pinned:
+                    detail += f" This happened {item.lost} times while it ran this input, so the input is given up."
                 actions.append(Finish(input_id, item.call_id, Outcome.LOST, detail))
             else:
                 item.waiting_since = now
@@ -287,7 +297,8 @@ class Pool:
             open_polls = [c for c in self.containers.values() if c.polling and c.state is ContainerState.READY]
             if not open_polls:
                 break
-            container = max(open_polls, key=lambda c: (len(c.running), c.idle_since))
+            choose = min if self.settings.spread else max
+            container = choose(open_polls, key=lambda c: (len(c.running), c.idle_since))
             size = min(container.polling, self._room(container))
             if self.settings.batch_max_size > 1:
                 size = min(size, self.settings.batch_max_size)
@@ -343,7 +354,7 @@ class Pool:
         item.attempts += 1
         item.failures += 1
         delay = self.settings.retry.delay(item.failures)
-        if delay is None:
+        if delay is None or item.pinned:
             return False
         heapq.heappush(self._delayed, (now + delay, item.id))
         return True

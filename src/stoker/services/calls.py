@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
@@ -19,13 +19,18 @@ from stoker.services.wire import Wire
 from stoker.store import tables
 from stoker.store.database import Database
 
+WEB = "web"
+"""The kind of a call that carries a web request: it is kept in memory only (see `webcalls.py`)."""
+
 SUCCESS = 1  # the one status number the server itself looks at
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
+_MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only
+_FINISHED_AT_ONCE = 500
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
 
 
-@dataclass
+@dataclass(slots=True)
 class Output:
     """One result. `result` is opaque; `seq` counts from 1 within the call."""
 
@@ -41,7 +46,7 @@ class Output:
     created_at: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Input:
     id: str
     call_id: str
@@ -49,7 +54,7 @@ class Input:
     payload: bytes
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """A call and what of it is in memory: its unfinished inputs and its outputs."""
 
@@ -103,7 +108,9 @@ class Calls:
         self._wire = wire
         self._limits = limits
         self._calls: dict[str, Call] = {}
-        self._inputs: dict[str, Input] = {}  # every unfinished input
+        self._inputs: dict[
+            str, Input
+        ] = {}  # unfinished inputs; those of a long queue of spawned calls stay in the database
         self._unsaved: dict[str, Output] = {}  # outputs whose storing failed; the container will report them again
         self._background: set[asyncio.Task[None]] = set()
         self.on_call_finished: Callable[[Call], None] = lambda call: None
@@ -113,20 +120,23 @@ class Calls:
         """Takes up the inputs that were unfinished when the server stopped."""
         inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
         query = (
-            sa.select(inputs, calls.c.function_id)
+            sa.select(inputs.c.id, inputs.c.call_id, calls.c.function_id)
             .select_from(inputs.join(calls, calls.c.id == inputs.c.call_id))
             .outerjoin(outputs, outputs.c.input_id == inputs.c.id)
             .where(outputs.c.input_id.is_(None), calls.c.cancelled.is_(False))
             .order_by(inputs.c.created_at, inputs.c.idx)
         )
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
         by_function: dict[str, list[PooledInput]] = {}
-        for row in rows:
-            self._call(row.call_id)
-            by_function.setdefault(row.function_id, []).append(PooledInput(row.id, row.call_id))
+        with self._database.read() as connection:
+            for row in connection.execute(query):
+                by_function.setdefault(row.function_id, []).append(PooledInput(row.id, row.call_id))
         for function_id, pooled in by_function.items():
             self._scheduler.add(function_id, pooled)
+
+    async def close(self) -> None:
+        """Waits for results that are being stored."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=10)
 
     # The caller's side
 
@@ -163,12 +173,13 @@ class Calls:
             "created_at": call.created_at,
         }
         inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
-        stored = asyncio.ensure_future(self._database.insert(tables.calls, [row]))  # both in one commit
-        if inputs:
-            await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
-        await stored
+        if kind != WEB:
+            stored = asyncio.ensure_future(self._database.insert(tables.calls, [row]))  # both in one commit
+            if inputs:
+                await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
+            await stored
         self._calls[call.id] = call
-        self._accept(call, inputs)
+        self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
 
     async def put(self, call_id: str, items: Sequence[tuple[int, bytes]], *, spawned: bool = False) -> list[Input]:
@@ -219,8 +230,9 @@ class Calls:
         """Ends all unfinished inputs of a call."""
         call = self._call(call_id)
         call.cancelled = True
-        statement = sa.update(tables.calls).where(tables.calls.c.id == call_id).values(cancelled=True)
-        await self._database.write(lambda connection: connection.execute(statement))
+        if call.kind != WEB:
+            statement = sa.update(tables.calls).where(tables.calls.c.id == call_id).values(cancelled=True)
+            await self._database.write(lambda connection: connection.execute(statement))
         self._scheduler.cancel(call.function_id, list(call.open_inputs), terminate_containers=terminate_containers)
 
     def get(self, call_id: str) -> Call:
@@ -231,23 +243,26 @@ class Calls:
         """The calls around a call. Raises NotFound."""
         return call_graph(self._database, call_id)
 
-    def of_input(self, input_id: str) -> Input:
-        """An unfinished input. Raises NotFound."""
-        try:
-            return self._inputs[input_id]
-        except KeyError:
-            raise NotFound(f"There is no unfinished input {input_id!r}.") from None
-
     def find_input(self, input_id: str) -> Input | None:
-        return self._inputs.get(input_id)
+        """An unfinished input, from memory or from the database."""
+        item = self._inputs.get(input_id)
+        if item is None:
+            with self._database.read() as connection:
+                inputs = tables.inputs
+                row = connection.execute(sa.select(inputs.c.call_id).where(inputs.c.id == input_id)).first()
+            item = self._call(row.call_id).open_inputs.get(input_id) if row is not None else None
+        return item
 
     async def cancel_app(self, app_id: str) -> None:
         """Ends all unfinished calls of an app that stops."""
-        for call in [c for c in self._calls.values() if c.app_id == app_id and c.open_inputs]:
-            await self.cancel(call.id, terminate_containers=False)
+        statement = sa.update(tables.calls).where(tables.calls.c.app_id == app_id).values(cancelled=True)
+        await self._database.write(lambda connection: connection.execute(statement))
+        for call in self._calls.values():
+            call.cancelled = call.cancelled or call.app_id == app_id
+        self._scheduler.cancel_app(app_id)
 
     def unfinished(self, app_id: str) -> bool:
-        return any(c.app_id == app_id and c.open_inputs for c in self._calls.values())
+        return self._scheduler.busy(app_id)
 
     # The container's side
 
@@ -279,7 +294,12 @@ class Calls:
 
     # How it is done
 
-    def _accept(self, call: Call, inputs: list[Input]) -> None:
+    def _accept(self, call: Call, inputs: list[Input], *, may_park: bool = False) -> None:
+        if may_park and self._scheduler.load_of(call.function_id)[0] > _MOST_IN_MEMORY:
+            # A long queue: what nobody runs or waits for yet is read again when its turn comes.
+            self._calls.pop(call.id, None)
+            self._scheduler.add(call.function_id, [PooledInput(i.id, call.id) for i in inputs])
+            return
         for item in inputs:
             call.open_inputs[item.id] = item
             call.indexes.add(item.idx)
@@ -314,7 +334,9 @@ class Calls:
             call = self._call(output.call_id)
             call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
             output.seq = call.last_seq
-        await self._database.insert(tables.outputs, [vars(o) for o in outputs])
+        rows = [asdict(o) for o in outputs if self._call(o.call_id).kind != WEB]
+        if rows:
+            await self._database.insert(tables.outputs, rows)
         for output in outputs:
             if self._unsaved.pop(output.input_id, None) is None:
                 continue  # a repeat of the same report was faster
@@ -328,18 +350,23 @@ class Calls:
 
     def _finish_later(self, finishes: Iterable[Finish], given_result: tuple[bytes, int] | None) -> None:
         """Inputs that end without a result from a container."""
-        outputs = []
-        for finish in finishes:
-            item = self._inputs.get(finish.input_id)
-            if item is None:
-                continue
-            result, status = given_result or self._wire.made_result(finish.outcome, finish.detail)
-            now = time.time()
-            outputs.append(Output(item.id, item.call_id, item.idx, 0, result, 0, status, "", now, now))
-        if outputs:
-            task = asyncio.get_running_loop().create_task(self._save_until_done(outputs))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+        task = asyncio.get_running_loop().create_task(self._finish_all(list(finishes), given_result))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _finish_all(self, finishes: list[Finish], given_result: tuple[bytes, int] | None) -> None:
+        for start in range(0, len(finishes), _FINISHED_AT_ONCE):
+            outputs = []
+            for finish in finishes[start : start + _FINISHED_AT_ONCE]:
+                if not finish.call_id:
+                    continue  # a request to a server, which is no call
+                item = self.find_input(finish.input_id)
+                if item is None:
+                    continue
+                result, status = given_result or self._wire.made_result(finish.outcome, finish.detail)
+                now = time.time()
+                outputs.append(Output(item.id, item.call_id, item.idx, 0, result, 0, status, "", now, now))
+            await self._save_until_done(outputs)
 
     async def _save_until_done(self, outputs: list[Output]) -> None:
         while True:
@@ -352,7 +379,10 @@ class Calls:
         if call.over is not None and not call.over.done():
             call.over.set_result(None)
         self.on_call_finished(call)
-        asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
+        if call.kind == WEB:
+            self._calls.pop(call.id, None)
+        else:
+            asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
 
     def _forget(self, call: Call) -> None:
         if not call.open_inputs and not call.waiters:

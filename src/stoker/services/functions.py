@@ -31,6 +31,29 @@ class VolumeUse:
 
 
 @dataclass(frozen=True)
+class WebSpec:
+    """A function, or a method of a class, that answers HTTP."""
+
+    name: str  # as the user sees it: "generate", "Model.generate"
+    method: str = ""  # of a class, "" for a function
+    label: str = ""  # asked for by the user
+    dev_suffix: str = "dev"  # for apps that live with their client
+    proxies: bool = False  # web_server: the app in the container knows nothing of a path in front of its own
+    needs_token: bool = False
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """A container that serves HTTP itself. Times in seconds."""
+
+    name: str
+    port: int
+    exit_grace: float = 0.0
+    max_concurrency: int = 0  # 0: no limit
+    needs_token: bool = True
+
+
+@dataclass(frozen=True)
 class FunctionSpec:
     """What the server acts on; everything else in a definition is between the client and its container."""
 
@@ -44,6 +67,8 @@ class FunctionSpec:
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     startup_timeout: float = 300.0
     network: bool = True
+    web: tuple[WebSpec, ...] = ()
+    server: ServerSpec | None = None
     unsupported: str = ""
     """A sentence when the function asks for something this server does not offer; its calls fail with it."""
 

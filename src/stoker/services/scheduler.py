@@ -49,10 +49,24 @@ class Scheduler:
         runner = self._of_task(task_id)
         return runner.report(task_id, input_id, failed=failed) if runner else False
 
+    def pin(self, function_id: str, input_id: str) -> None:
+        """An input must not be run again: something of its attempt was seen outside."""
+        runner = self._runners.get(function_id)
+        if runner is not None:
+            runner.pool.pin(input_id)
+
     def cancel(self, function_id: str, input_ids: Sequence[str], *, terminate_containers: bool) -> None:
         runner = self._runners.get(function_id)
         if runner is not None:
             runner.cancel(input_ids, terminate_containers=terminate_containers)
+
+    def cancel_app(self, app_id: str) -> None:
+        for runner in self._of_app(app_id):
+            runner.cancel(list(runner.pool.inputs), terminate_containers=False)
+
+    def busy(self, app_id: str) -> bool:
+        """Whether an app has unfinished inputs."""
+        return any(runner.pool.inputs for runner in self._of_app(app_id))
 
     # Containers
 
@@ -118,7 +132,7 @@ class Scheduler:
 
     async def stop_app(self, app_id: str, *, drain: bool) -> None:
         """Ends the containers of an app; returns when they are gone."""
-        runners = [r for r in self._runners.values() if r.function.app_id == app_id]
+        runners = self._of_app(app_id)
         await asyncio.gather(*(r.stop(drain=drain) for r in runners))
         for runner in runners:
             self._runners.pop(runner.function.id, None)
@@ -135,6 +149,9 @@ class Scheduler:
                     runner.kill(task_id, "The server stops.")
             if late:
                 await asyncio.wait(late)
+
+    def _of_app(self, app_id: str) -> list[Runner]:
+        return [r for r in self._runners.values() if r.function.app_id == app_id]
 
     def _runner(self, function_id: str) -> Runner:
         runner = self._runners.get(function_id)

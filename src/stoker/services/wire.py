@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.core.pool import Outcome
 
 if TYPE_CHECKING:
     from stoker.services.functions import Function, FunctionSpec
+
+AsgiMessage = dict[str, Any]
+"""A scope or a message of the ASGI specification."""
 
 
 class Wire(Protocol):
@@ -21,4 +25,22 @@ class Wire(Protocol):
 
     def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:
         """A result for an input that ended without one of its own, and its status number."""
+        ...
+
+
+class WebWire(Protocol):
+    """Web requests as containers read and answer them."""
+
+    def web_input(self, scope: AsgiMessage, method: str) -> bytes:
+        """The input of a web request. method: of the class that answers it, "" for a function."""
+        ...
+
+    def to_container(self, message: AsgiMessage) -> bytes: ...
+
+    def from_container(self, chunk: bytes) -> AsyncIterator[AsgiMessage]:
+        """The messages in one chunk of what a container sent."""
+        ...
+
+    def ending(self, result: bytes) -> tuple[str, str]:
+        """How a call ended: "success", "failure", "timeout", "cancelled" or "init_failed", and the words for it."""
         ...
