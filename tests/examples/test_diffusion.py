@@ -1,6 +1,6 @@
 """The main job: the diffusion example through the official CLI, with real sandboxes, a real image and a real video.
 
-The first run builds the example's image (torch and diffusers, about 1.5 GB). STOKER_TEST_DATA names a directory in which
+The first run builds the example's image (torch and diffusers, about 2.4 GB with its base). STOKER_TEST_DATA names a directory in which
 the server's data is kept between runs.
 """
 
