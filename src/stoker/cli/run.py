@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
@@ -64,29 +64,45 @@ def run(
 
 def _execute(command: list[str], variables: Mapping[str, str]) -> int:
     """Runs the command, passes signals on to it, and returns its exit code as a shell would."""
-    try:
-        process = subprocess.Popen(command, env={**os.environ, **variables})
-    except FileNotFoundError:
-        console.print_error(f"{command[0]}: command not found")
-        return _NOT_FOUND
-    except OSError as error:
-        console.print_error(f"{command[0]}: {error.strerror}")
-        return _NOT_EXECUTABLE
-    with _signals_passed_on(process):
+    with _signals_passed_on() as started:
+        try:
+            process = subprocess.Popen(command, env={**os.environ, **variables})
+        except FileNotFoundError:
+            console.print_error(f"{command[0]}: command not found")
+            return _NOT_FOUND
+        except OSError as error:
+            console.print_error(f"{command[0]}: {error.strerror}")
+            return _NOT_EXECUTABLE
+        started(process)
         code = process.wait()
     return 128 - code if code < 0 else code
 
 
 @contextmanager
-def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        # The terminal sends Ctrl-C to the whole foreground group, so to the command too, for which two mean "at once".
-        if number not in (signal.SIGINT, signal.SIGQUIT) or not _in_foreground():
-            process.send_signal(number)
+def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """From here on signals are for the command; those that come before it is `started` are kept for it."""
+    command: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if command is None:
+            early.append(number)
+        # The terminal sends Ctrl-C to the whole foreground group, so to the command too, for which two mean "at once".
+        elif number not in (signal.SIGINT, signal.SIGQUIT) or not _in_foreground():
+            command.send_signal(number)
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        nonlocal command
+        command = process
+        for number in early:
+            command.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in _PASSED_ON}
     try:
-        yield
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # what we were told to ignore (nohup), the command ignores too
+                signal.signal(number, pass_on)
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
