@@ -40,7 +40,7 @@ class PermissionDenied(StokerError):
 
 
 class ResourceExhausted(StokerError):
-    """A limit is reached; the caller may try again after `retry_after` seconds."""
+    """A limit is reached; the caller may try again after `retry_after` seconds. 0 leaves the choice to the caller, who then sees the error."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)

@@ -27,11 +27,13 @@ from stoker.protocol.apps import AppServicer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.calls import CallServicer
 from stoker.protocol.containers import ContainerServicer
+from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.transport import Transport
@@ -42,6 +44,7 @@ from stoker.runtime.base import Runtime
 from stoker.services.apps import DETACHED_DISCONNECTED, App, Apps
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Call, Calls, Limits
+from stoker.services.dicts import Dicts
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
@@ -50,11 +53,13 @@ from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.mounts import Mounts
+from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.secrets import Secrets
 from stoker.services.streams import Streams
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
+from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
 from stoker.store.blobs import BlobStore
@@ -136,6 +141,11 @@ class Server:
         )
         volumes = Volumes(database=database, environments=environments, directory=data.volumes)
         volume_files = VolumeFiles(volumes=volumes, contents=contents)
+        dicts = Dicts(database=database, environments=environments)
+        queues = Queues(database=database, environments=environments)
+        upkeep = Upkeep([volumes.sweep, dicts.objects.sweep, queues.sweep])
+        upkeep.start()
+        self._cleanup.push_async_callback(upkeep.close)
         functions = Functions(database, wire)
         apps = Apps(database, functions, logs, client_lost_seconds=settings.client_lost_seconds)
         self._apps = apps
@@ -225,6 +235,8 @@ class Server:
             VolumeServicer(volumes=volumes, files=volume_files, environments=environments, urls=urls),
             SecretServicer(secrets=secrets, environments=environments),
             EnvironmentServicer(environments=environments),
+            DictServicer(dicts=dicts, environments=environments),
+            QueueServicer(queues=queues, environments=environments),
         ]
         chores = (
             volumes.sweep,

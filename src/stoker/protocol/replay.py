@@ -13,12 +13,15 @@ from typing import Any
 
 _KEEP_SECONDS = 600.0  # the client gives up long before
 _KEEP_ANSWERS = 100_000
+_KEEP_BYTES = 256 << 20  # values popped from dicts can be large
 
 
 class ReplayCache:
-    """Remembers answers for ten minutes. Failures are not remembered: a repeat may succeed."""
+    """Remembers answers for ten minutes (the oldest for less when they are large). Failures are not: a repeat may succeed."""
 
     def __init__(self) -> None:
+        self._sizes: dict[Hashable, int] = {}  # of the answers that are there
+        self._bytes = 0
         self._answers: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
 
     async def once(self, key: Hashable, act: Callable[[], Awaitable[Any]]) -> Any:
@@ -30,17 +33,22 @@ class ReplayCache:
         # The work goes on when the first caller vanishes: its repeat is on the way.
         future = asyncio.ensure_future(act())
         self._answers[key] = (time.monotonic(), future)
-        future.add_done_callback(lambda done: self._drop_failure(key, done))
+        future.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(future)
 
-    def _drop_failure(self, key: Hashable, done: asyncio.Future[Any]) -> None:
+    def _done(self, key: Hashable, done: asyncio.Future[Any]) -> None:
         if done.cancelled() or done.exception() is not None:
             self._answers.pop(key, None)
+        else:
+            self._sizes[key] = done.result().ByteSize()
+            self._bytes += self._sizes[key]
 
     def _forget_old(self) -> None:
         oldest_kept = time.monotonic() - _KEEP_SECONDS
         while self._answers:
-            _, (made, future) = next(iter(self._answers.items()))
-            if not future.done() or (made > oldest_kept and len(self._answers) <= _KEEP_ANSWERS):
+            key, (made, future) = next(iter(self._answers.items()))
+            crowded = len(self._answers) > _KEEP_ANSWERS or self._bytes > _KEEP_BYTES
+            if not future.done() or (made > oldest_kept and not crowded):
                 return
-            self._answers.popitem(last=False)
+            del self._answers[key]
+            self._bytes -= self._sizes.pop(key, 0)

@@ -6,10 +6,12 @@ from stoker.protocol.apps import AppServicer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.calls import CallServicer
 from stoker.protocol.containers import ContainerServicer
+from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.volumes import VolumeServicer
 from stoker.protocol.workspace import WorkspaceServicer
@@ -26,4 +28,6 @@ SERVICERS: tuple[type, ...] = (
     VolumeServicer,
     SecretServicer,
     EnvironmentServicer,
+    DictServicer,
+    QueueServicer,
 )

@@ -66,7 +66,7 @@ def wire_status(error: errors.StokerError) -> WireStatus:
     """The status for a domain error, with the retry hint the client understands where there is one."""
     code = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), Status.FAILED_PRECONDITION)
     message = str(error)
-    if isinstance(error, errors.ResourceExhausted):
+    if isinstance(error, errors.ResourceExhausted) and error.retry_after > 0:
         hint = api_pb2.RPCRetryPolicy(retry_after_secs=error.retry_after)
         return WireStatus(code, message, _details(code, message, hint))
     if isinstance(error, errors.NameIsClass):
