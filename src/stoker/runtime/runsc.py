@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,7 +29,9 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 
 # Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
-_JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@"'
+# Runs in a mount namespace of its own with an empty /proc/sys/net: some runsc releases take any network namespace of a kernel from
+# 6.11 on for the host's, because they see files there, and then refuse to start.
+_LAUNCH = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; mount -t tmpfs none /proc/sys/net || exit 125; exec "$@"'
 
 
 class RunscRuntime:
@@ -64,6 +67,8 @@ class RunscRuntime:
         why = await anyio.to_thread.run_sync(known_good, self._runsc)
         if why is not None:
             raise FailedPrecondition(f"This runsc cannot be used: {why}. Run `stoker doctor --fix`.")
+        if shutil.which("unshare") is None:
+            raise FailedPrecondition("The program `unshare` is missing: install the package util-linux.")
         if not self._tini.is_file():
             raise FailedPrecondition(f"There is no tini at {self._tini}. Run `stoker doctor --fix`.")
         self._state.mkdir(parents=True, exist_ok=True)
@@ -159,7 +164,8 @@ class RunscRuntime:
         self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...], pipes: OutputPipes
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", _JOIN, "stoker", *group.joins, "--",
+            "unshare", "--mount", "--propagation", "slave",
+            "/bin/sh", "-c", _LAUNCH, "stoker", *group.joins, "--",
             str(self._runsc), *flags, "run", f"--bundle={directory}", id,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=pipes.stdout,
@@ -203,7 +209,9 @@ def _globals(directory: Path) -> tuple[str, ...]:
         "--log-format=json",
         f"--panic-log={directory / 'panic.log'}",
         "--platform=systrap",
-        "--network=host",  # of the container's own network namespace
+        # gVisor's own stack on the eth0 of the container's namespace. The alternative, handing sockets through to the host's stack
+        # there (--network=host), cannot be checkpointed and lacks ioctls that web servers need to find their address.
+        "--network=sandbox",
         "--overlay2=none",  # the root is an overlay with a private writable layer already
         "--host-uds=open",  # the server's unix socket is a bind mount
         "--ignore-cgroups",
