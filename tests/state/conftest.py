@@ -19,16 +19,20 @@ from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.transfer import Transfer
 from stoker.protocol.blobs import BlobServicer
+from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
 from stoker.services.blobs import Blobs
+from stoker.services.dicts import Dicts
 from stoker.services.environments import Environments
 from stoker.services.keys import load_or_create_key
 from stoker.services.mounts import Mounts
+from stoker.services.queues import Queues
 from stoker.services.secrets import Secrets
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
@@ -70,6 +74,8 @@ class StateServer:
         self.files = VolumeFiles(volumes=self.volumes, contents=contents)
         key = load_or_create_key(data / "secret.key")
         self.secrets = Secrets(database=self.database, environments=self.environments, key=key)
+        self.dicts = Dicts(database=self.database, environments=self.environments)
+        self.queues = Queues(database=self.database, environments=self.environments)
 
         transfer = Transfer(blobs=self.blobs, files=self.files, signer=self.signer)
         self.http = HttpServer(
@@ -86,8 +92,10 @@ class StateServer:
         )
         servicers = [
             BlobServicer(blobs=self.blobs, urls=self.urls),
+            DictServicer(dicts=self.dicts, environments=self.environments),
             EnvironmentServicer(environments=self.environments),
             MountServicer(mounts=self.mounts),
+            QueueServicer(queues=self.queues, environments=self.environments),
             SecretServicer(secrets=self.secrets, environments=self.environments),
             VolumeServicer(volumes=self.volumes, files=self.files, environments=self.environments, urls=self.urls),
         ]
