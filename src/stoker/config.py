@@ -54,6 +54,14 @@ class Settings(BaseSettings):
     fake_gpus: str = Field(
         "", description="GPUs to declare though they are not there, as MODEL:COUNT,... (development only)."
     )
+    web_domain: str = Field(
+        "auto",
+        description="Domain of web endpoints, whose URLs are <label>.<domain>; empty for URLs of the form /w/<label>/, which need no "
+        "DNS; `auto` for localhost where its subdomains resolve, and paths elsewhere. Both forms are always served.",
+    )
+    web_redirect_seconds: float = Field(
+        150.0, gt=0, description="A web request without an answer is told after this long (303) to ask for it again."
+    )
     workspace: str = Field("local", description="Workspace name shown by the client.")
     environment: str = Field("main", description="Name of the default environment.")
     database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
@@ -83,6 +91,11 @@ class Settings(BaseSettings):
         512, ge=0, description="Below this much free space in the data directory, new work is refused."
     )
     drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
+    client_lost_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="An app that lives with its client ends after this long without a sign of the client, which gives one every 15 s.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that the server's own log shows."
     )

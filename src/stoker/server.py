@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -19,8 +20,11 @@ from stoker.engine.gpus import declared_gpus, find_gpus
 from stoker.engine.local import LocalEngine
 from stoker.errors import FailedPrecondition
 from stoker.gateway.app import make_container_gateway, make_gateway
+from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.serve import HttpServer
+from stoker.gateway.server_proxy import ServerGateway
 from stoker.gateway.transfer import Transfer
+from stoker.gateway.web import WebGateway
 from stoker.images.base import ImageBuilder
 from stoker.node.agent import Node
 from stoker.protocol.apps import AppServicer
@@ -36,15 +40,18 @@ from stoker.protocol.mounts import MountServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.servers import ServerServicer
 from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
+from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.protocol.workspace import WorkspaceServicer
 from stoker.runtime.base import Runtime
 from stoker.services.apps import DETACHED_DISCONNECTED, App, Apps
 from stoker.services.blobs import Blobs
-from stoker.services.calls import Call, Calls, Limits
+from stoker.services.calls import WEB, Call, Calls, Limits
 from stoker.services.dicts import Dicts
+from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
@@ -56,12 +63,14 @@ from stoker.services.mounts import Mounts
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.secrets import Secrets
+from stoker.services.servers import Servers
 from stoker.services.streams import Streams
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
+from stoker.services.webcalls import WebCalls
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
 from stoker.store.database import Database
@@ -129,6 +138,7 @@ class Server:
             container_base=f"http://{runtime.host_address()}:{container_port}" if runtime.host_address() else "",
         )
         wire = ModalWire()
+        wire.shares_ports = not runtime.isolates
         logs = Logs(database)
         self._cleanup.push_async_callback(logs.close)
         contents = Contents(data.files)
@@ -149,6 +159,15 @@ class Server:
         functions = Functions(database, wire)
         apps = Apps(database, functions, logs, client_lost_seconds=settings.client_lost_seconds)
         self._apps = apps
+        endpoints = Endpoints(
+            workspace=settings.workspace,
+            host=_reachable(settings.host),
+            port=gateway_port,
+            domain=await asyncio.to_thread(domain_for, settings.host, settings.web_domain),
+            apps=apps,
+            functions=functions,
+            environments=environments,
+        )
         images = Images(database, builder)
         self._cleanup.push_async_callback(images.close)
 
@@ -185,20 +204,28 @@ class Server:
         )
         self._cleanup.push_async_callback(calls.close)
         outward, inward = Streams(), Streams()
-        metadata = Metadata(apps, functions, volumes)
+        web_calls = WebCalls(calls, scheduler, AsgiWire(blobs))
+        servers = Servers(scheduler, key=load_or_create_key(data.signing_key), max_pending=settings.max_pending_inputs)
+        metadata = Metadata(apps, functions, volumes, endpoints)
         wire.metadata = metadata
-        call_servicer = CallServicer(calls=calls, functions=functions, outward=outward, inward=inward)
-        self._connect(apps, scheduler, calls, call_servicer)
+        call_servicer = CallServicer(calls=calls, functions=functions, outward=outward, inward=inward, web=web_calls)
+        self._connect(apps, scheduler, calls, call_servicer, endpoints, web_calls)
 
         # The container side must listen on the address the runtime provides, so the runtime opens first.
         await node.open()
         self._cleanup.push_async_callback(node.close)
         transfer = Transfer(blobs=blobs, files=volume_files, signer=signer)
-        await self._serve_http(
+        proxy = ServerGateway(servers)
+        self._cleanup.push_async_callback(proxy.close)
+        web = WebGateway(
             make_gateway(transfer=transfer, status=self.status, authenticate=tokens.authenticate),
-            settings.host,
-            gateway_port,
+            endpoints=endpoints,
+            functions=FunctionGateway(web_calls, redirect_after=settings.web_redirect_seconds),
+            servers=servers,
+            proxy=proxy,
+            check_token=lambda key, secret: False,
         )
+        await self._serve_http(web, settings.host, gateway_port)
         self.http_url = f"http://{_reachable(settings.host)}:{gateway_port}"
         address = runtime.host_address()
         if address is not None:
@@ -218,10 +245,12 @@ class Server:
                 apps=apps,
                 environments=environments,
                 metadata=metadata,
+                endpoints=endpoints,
                 scheduler=scheduler,
             ),
             call_servicer,
             ContainerServicer(calls=calls, scheduler=scheduler),
+            ServerServicer(servers=servers, functions=functions),
             ImageServicer(images=images, mounts=mounts, secrets=secrets),
             WorkspaceServicer(
                 workspace=settings.workspace,
@@ -254,7 +283,7 @@ class Server:
         calls.load()
         for app in apps.all():
             if not app.is_over:
-                scheduler.redefine(app, [])
+                apps.on_publish(app, [])
         port = await transport.listen(settings.host, settings.port)
         self.url = f"http://{_reachable(settings.host)}:{port}"
         data.write_server(ServerInfo(os.getpid(), self.url, self.http_url, self._started_at, runtime.name))
@@ -300,21 +329,36 @@ class Server:
             "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         }
 
-    def _connect(self, apps: Apps, scheduler: Scheduler, calls: Calls, servicer: CallServicer) -> None:
+    def _connect(
+        self,
+        apps: Apps,
+        scheduler: Scheduler,
+        calls: Calls,
+        servicer: CallServicer,
+        endpoints: Endpoints,
+        web_calls: WebCalls,
+    ) -> None:
         """The events that go from one service to another."""
 
         async def end_app(app: App, drain: bool) -> None:
+            endpoints.forget(app.id)
             await calls.cancel_app(app.id)
             await scheduler.stop_app(app.id, drain=drain)
 
         def call_finished(call: Call) -> None:
+            if call.kind == WEB:
+                web_calls.finished(call)
             if call.kind == "unary":
                 servicer.forget_later(call)
             app = apps.get(call.app_id)
             if app.state == DETACHED_DISCONNECTED and not calls.unfinished(app.id):
                 apps.stop_soon(app)
 
-        apps.on_publish = scheduler.redefine
+        def published(app: App, changed: list[str]) -> None:
+            endpoints.publish(app)
+            scheduler.redefine(app, changed)
+
+        apps.on_publish = published
         apps.on_stop = end_app
         calls.on_call_finished = call_finished
 

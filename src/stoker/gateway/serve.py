@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from stoker.errors import FailedPrecondition
+from stoker.gateway.connection import Connection
 
 
 class HttpServer:
@@ -41,6 +42,8 @@ class HttpServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
+            http=Connection,
+            ws="websockets-sansio",
             timeout_graceful_shutdown=None,
         )
         self._sockets = sockets

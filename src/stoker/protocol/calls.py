@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
@@ -16,6 +17,7 @@ from stoker.protocol.rpc import Caller, rpc
 from stoker.services.calls import Call, Calls, Input, Output
 from stoker.services.functions import Functions
 from stoker.services.streams import Streams
+from stoker.services.webcalls import WebCalls
 
 _LONGEST_POLL = 55.0
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
@@ -27,11 +29,12 @@ _SPAWNED = (
 
 
 class CallServicer:
-    def __init__(self, *, calls: Calls, functions: Functions, outward: Streams, inward: Streams) -> None:
+    def __init__(self, *, calls: Calls, functions: Functions, outward: Streams, inward: Streams, web: WebCalls) -> None:
         self._calls = calls
         self._functions = functions
         self._outward = outward  # from the container to the caller
         self._inward = inward
+        self._web = web
 
     @rpc("FunctionMap", once=True)
     async def map(self, request: api_pb2.FunctionMapRequest, caller: Caller) -> api_pb2.FunctionMapResponse:
@@ -77,7 +80,7 @@ class CallServicer:
     async def retry(self, request: api_pb2.FunctionRetryInputsRequest, caller: Caller) -> Any:
         raise Unimplemented("This server retries inputs itself; clients are told not to.")
 
-    @rpc("FunctionGetOutputs")
+    @rpc("FunctionGetOutputs", waits=True)
     async def outputs(
         self, request: api_pb2.FunctionGetOutputsRequest, caller: Caller
     ) -> api_pb2.FunctionGetOutputsResponse:
@@ -145,11 +148,22 @@ class CallServicer:
     async def data_in(
         self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.DataChunk]:
-        async for chunk in self._follow(self._inward, request):
-            yield chunk
+        web = self._web.find(request.function_call_id)
+        if web is None:
+            async for chunk in self._follow(self._inward, request):
+                yield chunk
+            return
+        async with contextlib.aclosing(web.inward.follow(request.last_index)) as messages:
+            async for index, message in messages:
+                yield api_pb2.DataChunk(index=index, data=message, data_format=api_pb2.DATA_FORMAT_ASGI)
 
     @rpc("FunctionCallPutDataOut")
     async def put_data_out(self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller) -> Empty:
+        web = self._web.find(request.function_call_id)
+        if web is not None:
+            for chunk in request.data_chunks:
+                await web.receive(chunk.index, chunk.SerializeToString())
+            return Empty()
         call = self._calls.get(request.function_call_id)
         for chunk in request.data_chunks:
             self._outward.put(call.id, chunk.index, chunk.SerializeToString())

@@ -16,12 +16,14 @@ from stoker.core.retries import RetryPolicy
 from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument
 from stoker.runtime.base import Limits
-from stoker.services.functions import FunctionSpec, VolumeUse
+from stoker.services.functions import FunctionSpec, ServerSpec, VolumeUse, WebSpec
 
 _DEFAULT_CPU_MILLI = 125
 _DEFAULT_MEMORY_MIB = 128
 _DEFAULT_TIMEOUT = 300.0
 _LONGEST_TIMEOUT = 86_400.0
+_UNLIMITED_TIME = 10 * 365 * 86_400.0  # requests to a server may take any time
+_UNLIMITED_REQUESTS = 1_000_000
 
 
 def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
@@ -31,7 +33,6 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
     function = with_options(ranked[0], binding)
     gpus = tuple(gpu for f in ranked if (gpu := _gpu(with_options(f, binding).resources.gpu_config)) is not None)
     resources = function.resources
-    batch = function.batch_max_size
     return FunctionSpec(
         image_id=function.image_id,
         mount_ids=tuple(function.mount_ids),
@@ -46,18 +47,24 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
             cpu_milli=resources.milli_cpu_max or None,
             memory_bytes=resources.memory_mb_max << 20 if resources.memory_mb_max else None,
         ),
-        pool=PoolSettings(
-            max_concurrent_inputs=max(1, function.max_concurrent_inputs),
-            batch_max_size=max(1, batch),
-            batch_linger=function.batch_linger_ms / 1000,
-            timeout=min(float(function.timeout_secs or _DEFAULT_TIMEOUT), _LONGEST_TIMEOUT),
-            retry=_retry(function.retry_policy),
-            max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
-        ),
+        pool=_pool(function),
         scaling=scaling_settings(function),
         startup_timeout=float(function.startup_timeout_secs or function.timeout_secs or _DEFAULT_TIMEOUT),
         network=not function.block_network,
+        web=web_specs(function),
+        server=_server(function),
         unsupported=_unsupported(function),
+    )
+
+
+def web_specs(source: Any) -> tuple[WebSpec, ...]:
+    """What of a Function (or of its FunctionPrecreateRequest) answers HTTP."""
+    if source.webhook_config.type:
+        return (_web(source.function_name, "", source.webhook_config),)
+    return tuple(
+        _web(method.function_name or f"{source.function_name.removesuffix('.*')}.{name}", name, method.webhook_config)
+        for name, method in sorted(source.method_definitions.items())
+        if method.webhook_config.type
     )
 
 
@@ -126,9 +133,51 @@ def scaling_settings(function: Any) -> ScalingSettings:
     )
 
 
-def _target_inputs(function: Any) -> int:
+def _target_inputs(function: Any) -> float:
+    if function.is_server:
+        # Without a target and without a limit one container takes every request.
+        target = function.autoscaler_settings.target_concurrency_float or function.max_concurrent_inputs
+        return float(target or _UNLIMITED_REQUESTS)
     slots = function.target_concurrent_inputs or function.max_concurrent_inputs or 1
-    return int(slots * max(1, function.batch_max_size))
+    return float(slots * max(1, function.batch_max_size))
+
+
+def _pool(function: Any) -> PoolSettings:
+    if function.is_server:
+        slots = function.max_concurrent_inputs or _UNLIMITED_REQUESTS
+        return PoolSettings(max_concurrent_inputs=slots, timeout=_UNLIMITED_TIME, spread=True)
+    return PoolSettings(
+        max_concurrent_inputs=max(1, function.max_concurrent_inputs),
+        batch_max_size=max(1, function.batch_max_size),
+        batch_linger=function.batch_linger_ms / 1000,
+        timeout=min(float(function.timeout_secs or _DEFAULT_TIMEOUT), _LONGEST_TIMEOUT),
+        retry=_retry(function.retry_policy),
+        max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
+    )
+
+
+def _web(name: str, method: str, config: Any) -> WebSpec:
+    return WebSpec(
+        name=name,
+        method=method,
+        label=config.requested_suffix,
+        dev_suffix=config.ephemeral_suffix or "dev",
+        proxies=config.type == api_pb2.WEBHOOK_TYPE_WEB_SERVER,
+        needs_token=config.requires_proxy_auth,
+    )
+
+
+def _server(function: Any) -> ServerSpec | None:
+    if not function.is_server:
+        return None
+    config = function.http_config
+    return ServerSpec(
+        name=function.function_name,
+        port=config.port,
+        exit_grace=float(config.exit_grace_period),
+        max_concurrency=function.max_concurrent_inputs,
+        needs_token=not config.unauthenticated,
+    )
 
 
 def _retry(policy: Any) -> RetryPolicy:
@@ -149,12 +198,26 @@ def _gpu(config: Any) -> GpuRequest | None:
 
 def _unsupported(function: Any) -> str:
     """Why calls of this function cannot run here, or ""."""
-    if function.is_server or function.http_config.port:
-        return "This server does not run @app.server functions yet (docs/compatibility.md)."
+    if function.is_server:
+        return _unsupported_server(function)
+    if function.http_config.port:
+        return "This server does not offer modal.experimental.http_server; use @app.server (docs/compatibility.md)."
     if function.cloud_bucket_mounts:
         return "This server does not offer CloudBucketMount yet (docs/compatibility.md)."
     if function.shared_volume_mounts:
         return "This server does not offer NetworkFileSystem; use a modal.Volume."
     if function._experimental_group_size > 1:
         return "This server does not run clustered functions yet (docs/compatibility.md)."
+    return ""
+
+
+def _unsupported_server(function: Any) -> str:
+    if function.http_config.HasField("lift_and_shift_config"):
+        return "This server does not run servers without code (`modal server deploy`) yet; write an @app.server class."
+    if function.http_config.h2_enabled:
+        return "This server speaks HTTP/1.1 with @app.server classes; leave out h2_enabled."
+    if function.is_sessioned:
+        return "This server does not offer @modal.sessioned() yet (docs/compatibility.md)."
+    if function.block_network:
+        return "A server cannot be reached with block_network=True."
     return ""

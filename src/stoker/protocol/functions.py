@@ -8,9 +8,11 @@ from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.protocol.definitions import parse_definition
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import App, Apps
+from stoker.services.endpoints import Endpoints
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.scheduler import Scheduler
@@ -24,12 +26,14 @@ class FunctionServicer:
         apps: Apps,
         environments: Environments,
         metadata: Metadata,
+        endpoints: Endpoints,
         scheduler: Scheduler,
     ) -> None:
         self._functions = functions
         self._apps = apps
         self._environments = environments
         self._metadata = metadata
+        self._endpoints = endpoints
         self._scheduler = scheduler
 
     @rpc("FunctionPrecreate", once=True)
@@ -48,6 +52,7 @@ class FunctionServicer:
     async def create(self, request: api_pb2.FunctionCreateRequest, caller: Caller) -> api_pb2.FunctionCreateResponse:
         self._apps.alive(request.app_id)
         name = request.function.function_name or request.function_data.function_name
+        self._endpoints.check(request.app_id, parse_definition(request.SerializeToString(), b""))
         function = await self._functions.define(
             request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
         )
@@ -137,7 +142,9 @@ class FunctionServicer:
             max_containers=_int(pick("max_containers", old.max_containers)),
             buffer_containers=int(pick("buffer_containers", old.buffer_containers) or 0),
             scaledown_window=float(pick("scaledown_window", old.scaledown_window) or 0.0),
-            target_inputs=int(pick("target_concurrency", old.target_inputs) or old.target_inputs),
+            target_inputs=float(
+                pick("target_concurrency_float", pick("target_concurrency", old.target_inputs)) or old.target_inputs
+            ),
         )
         self._scheduler.rescale(function.id)
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=_scaling(function.scaling))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from modal_proto import api_pb2
 
-from stoker.protocol.definitions import ranked_functions
+from stoker.protocol.definitions import ranked_functions, web_specs
 from stoker.services.apps import App, Apps
+from stoker.services.endpoints import Endpoints
 from stoker.services.functions import Function, Functions
 from stoker.services.volumes import Volumes
 
@@ -17,10 +18,11 @@ _INLINE_BYTES_SPAWNED = 1 << 20  # the client's own 8 KiB would send most spawne
 
 
 class Metadata:
-    def __init__(self, apps: Apps, functions: Functions, volumes: Volumes) -> None:
+    def __init__(self, apps: Apps, functions: Functions, volumes: Volumes, endpoints: Endpoints) -> None:
         self._apps = apps
         self._functions = functions
         self._volumes = volumes
+        self._endpoints = endpoints
 
     def of_function(self, function: Function) -> Any:
         """FunctionHandleMetadata, from the newest definition or, before there is one, from what precreation said."""
@@ -34,13 +36,16 @@ class Metadata:
         metadata.base_function_id = function.base_id
         if definition is not None:
             metadata.class_parameter_info.CopyFrom(source.class_parameter_info)
-            metadata.web_url = source.web_url
+            if definition.spec.server is not None:
+                metadata._experimental_flash_urls.append(self._endpoints.url(function.app_id, definition.spec.server))
+        urls = self._urls(function, source)
+        metadata.web_url = urls.get("", "")
         for name, method in source.method_definitions.items():
             entry = metadata.method_handle_metadata[name]
             entry.CopyFrom(self._common(function, method))
             entry.is_method = True
             entry.use_method_name = name
-            entry.web_url = method.web_url
+            entry.web_url = urls.get(name, "")
         return metadata
 
     def of_class(self, app: App, class_name: str) -> Any:
@@ -57,30 +62,15 @@ class Metadata:
         request = api_pb2.FunctionCreateRequest()
         if function.latest is not None:
             request = api_pb2.FunctionCreateRequest.FromString(function.latest.content)
-        if request.HasField("function_data"):
-            data: Any = request.function_data
-            return data
-        definition = request.function
-        data = api_pb2.FunctionData(
-            module_name=definition.module_name,
-            function_name=definition.function_name or function.name,
-            function_type=definition.function_type,
-            is_class=definition.is_class,
-            is_method=definition.is_method,
-            is_server=definition.is_server,
-            class_parameter_info=definition.class_parameter_info,
-            method_definitions=definition.method_definitions,
-            method_definitions_set=definition.method_definitions_set,
-            webhook_config=definition.webhook_config,
-            web_url=definition.web_url,
-            autoscaler_settings=definition.autoscaler_settings,
-            timeout_secs=definition.timeout_secs,
-            startup_timeout_secs=definition.startup_timeout_secs,
-            function_schema=definition.function_schema,
-            supported_input_formats=definition.supported_input_formats,
-            supported_output_formats=definition.supported_output_formats,
-        )
-        data.ranked_functions.add(rank=0).function.CopyFrom(definition)
+        data: Any = request.function_data
+        if not request.HasField("function_data"):
+            data = _data_of(request.function, function.name)
+        urls = self._urls(function, ranked_functions(request)[0]) if function.latest is not None else {}
+        data.web_url = urls.get("", "")
+        for name, method in data.method_definitions.items():
+            method.web_url = urls.get(name, "")
+        for ranked in data.ranked_functions:
+            self._show_urls(ranked.function, urls, function)
         return data
 
     def layout(self, app_id: str, dependencies: Iterable[str] = ()) -> Any:
@@ -114,3 +104,40 @@ class Metadata:
             max_object_size_bytes=_INLINE_BYTES,
             max_async_object_size_bytes=_INLINE_BYTES_SPAWNED,
         )
+
+    def _urls(self, function: Function, source: Any) -> dict[str, str]:
+        """The URLs of a Function (or of its FunctionPrecreateRequest), by method."""
+        return {web.method: self._endpoints.url(function.app_id, web) for web in web_specs(source)}
+
+    def _show_urls(self, wire: Any, urls: Mapping[str, str], function: Function) -> None:
+        wire.web_url = urls.get("", "")
+        for name, method in wire.method_definitions.items():
+            method.web_url = urls.get(name, "")
+        definition = function.latest
+        if definition is not None and definition.spec.server is not None:
+            del wire.flash_service_urls[:]
+            wire.flash_service_urls.append(self._endpoints.url(function.app_id, definition.spec.server))
+
+
+def _data_of(definition: Any, name: str) -> Any:
+    data = api_pb2.FunctionData(
+        module_name=definition.module_name,
+        function_name=definition.function_name or name,
+        function_type=definition.function_type,
+        is_class=definition.is_class,
+        is_method=definition.is_method,
+        is_server=definition.is_server,
+        class_parameter_info=definition.class_parameter_info,
+        method_definitions=definition.method_definitions,
+        method_definitions_set=definition.method_definitions_set,
+        webhook_config=definition.webhook_config,
+        web_url=definition.web_url,
+        autoscaler_settings=definition.autoscaler_settings,
+        timeout_secs=definition.timeout_secs,
+        startup_timeout_secs=definition.startup_timeout_secs,
+        function_schema=definition.function_schema,
+        supported_input_formats=definition.supported_input_formats,
+        supported_output_formats=definition.supported_output_formats,
+    )
+    data.ranked_functions.add(rank=0).function.CopyFrom(definition)
+    return data

@@ -13,6 +13,7 @@ from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.servers import ServerServicer
 from stoker.protocol.volumes import VolumeServicer
 from stoker.protocol.workspace import WorkspaceServicer
 
@@ -28,6 +29,7 @@ SERVICERS: tuple[type, ...] = (
     VolumeServicer,
     SecretServicer,
     EnvironmentServicer,
+    ServerServicer,
     DictServicer,
     QueueServicer,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from modal_proto import api_pb2
@@ -23,9 +24,15 @@ class ModalWire:
     """Implements `services.wire.Wire`. `metadata` is set by the composition root, for it needs the services."""
 
     metadata: Metadata
+    shares_ports = False
+    """Whether containers share the ports of one machine, so that only one may listen on a fixed port."""
 
     def parse_definition(self, definition: bytes, binding: bytes) -> FunctionSpec:
-        return parse_definition(definition, binding)
+        spec = parse_definition(definition, binding)
+        listens = spec.server is not None or any(web.proxies for web in spec.web)
+        if self.shares_ports and listens:
+            return replace(spec, scaling=replace(spec.scaling, max_containers=1))
+        return spec
 
     def container_arguments(self, function: Function, task_id: str, environment: str) -> bytes:
         definition = self.function_proto(function)

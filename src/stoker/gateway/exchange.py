@@ -1,0 +1,146 @@
+"""One HTTP exchange or websocket with a client of a web endpoint: what came, and how it is answered."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from stoker.services.endpoints import Endpoint, Place
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+HeaderList = list[tuple[bytes, bytes]]
+
+CALL_PARAMETER = "__modal_function_call_id"
+
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+)
+_ANSWERED_HERE = frozenset((b"expect", b"modal-secret", b"modal-key", b"modal-authorization"))
+_WEBSOCKET = frozenset(
+    b"sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-accept sec-websocket-protocol".split()
+)
+_SET_BY_US = frozenset((b"date", b"x-request-id", b"modal-function-call-id"))
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
+_log = structlog.get_logger(__name__)
+
+
+class Exchange:
+    """`receive` and `send` are those of the ASGI server; answers go through `send`, which completes their headers."""
+
+    def __init__(self, scope: Message, receive: Receive, send: Send, place: Place) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.endpoint: Endpoint = place.endpoint
+        self.prefix = place.prefix
+        self.is_websocket = scope["type"] == "websocket"
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8).encode()
+        self.call_id = ""
+        self.status = 0  # of the answer, 0 before it has begun
+        self.complete = False  # nothing more can be sent
+        self._send = send
+        self._begun = time.perf_counter()
+        self._length: int | None = None  # of the answer, as its headers tell it
+        self._sent = 0
+
+    @property
+    def method(self) -> str:
+        return "WEBSOCKET" if self.is_websocket else str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        """As the endpoint sees it: without the prefix."""
+        return self.scope["path"][len(self.prefix) :] or "/"
+
+    @property
+    def raw_path(self) -> bytes:
+        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        return raw.partition(b"?")[0][len(self.prefix.encode()) :] or b"/"
+
+    def forwarded_headers(self) -> HeaderList:
+        """What of the request's headers concerns the endpoint."""
+        named = {n.strip().lower() for n in self.headers.get(b"connection", b"").split(b",")}
+        dropped = _HOP_BY_HOP | _ANSWERED_HERE | named
+        if self.is_websocket:
+            dropped |= _WEBSOCKET
+        return [(n, v) for n, v in self.scope["headers"] if n not in dropped]
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = self._answer_headers(message.get("headers", ()))
+            length = next((v for n, v in message["headers"] if n == b"content-length"), b"")
+            self._length = int(length) if length.isdigit() else None
+        elif kind == "http.response.body":
+            self._sent += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
+        elif kind == "websocket.accept":
+            self.status = 101
+            headers = self._answer_headers(message.get("headers", ()))
+            message["headers"] = [(n, v) for n, v in headers if n not in _WEBSOCKET]
+        elif kind == "websocket.close":
+            self.status = self.status or 403
+            self.complete = True
+        elif kind == "websocket.send":
+            self._sent += len(message.get("bytes") or message.get("text") or b"")
+        await self._send(message)
+
+    async def refuse(self, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+        """Answers with an error of ours; breaks off an answer that has begun."""
+        if self.complete:
+            return
+        if self.is_websocket and self.status:
+            await self.send({"type": "websocket.close", "code": 1011, "reason": sentence[:120]})
+            return
+        if self.status:
+            return  # an incomplete answer makes the server close the connection, which tells the client
+        body = sentence.encode() + b"\n"
+        all_headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            *(headers or []),
+        ]
+        if not self.is_websocket:
+            await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
+            await self.send({"type": "http.response.body", "body": body})
+        elif "websocket.http.response" in (self.scope.get("extensions") or {}):
+            self.status, self.complete = status, True
+            await self._send({"type": "websocket.http.response.start", "status": status, "headers": all_headers})
+            await self._send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await self.send({"type": "websocket.close", "code": 1011})
+
+    def log(self) -> None:
+        """The line of the access log."""
+        aborted = not self.complete and (self._length is None or self._sent < self._length)
+        client = self.scope.get("client")
+        _log.info(
+            "web request",
+            label=self.endpoint.label,
+            method=self.method,
+            path=self.path,
+            status=self.status or None,
+            ms=round((time.perf_counter() - self._begun) * 1000, 1),
+            bytes=self._sent,
+            client=client[0] if client else None,
+            request_id=self.request_id.decode(),
+            **({"call": self.call_id} if self.call_id else {}),
+            **({"aborted": True} if aborted else {}),
+        )
+
+    def _answer_headers(self, headers: Any) -> HeaderList:
+        kept = [(n.lower(), v) for n, v in headers]
+        kept = [(n, v) for n, v in kept if n not in _HOP_BY_HOP and n not in _SET_BY_US]
+        kept.append((b"x-request-id", self.request_id))
+        if self.call_id:
+            kept.append((b"modal-function-call-id", self.call_id.encode()))
+        return kept

@@ -1,0 +1,48 @@
+"""@app.server on the wire: a container tells that it serves, a client asks how to reach it."""
+
+from __future__ import annotations
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.errors import InvalidArgument, PermissionDenied
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services.functions import Functions, ServerSpec
+from stoker.services.servers import Servers
+
+
+class ServerServicer:
+    def __init__(self, *, servers: Servers, functions: Functions) -> None:
+        self._servers = servers
+        self._functions = functions
+
+    @rpc("ContainerServerLifecycleReady")
+    async def ready(self, request: api_pb2.ContainerServerLifecycleReadyRequest, caller: Caller) -> Empty:
+        if caller.kind != "container":
+            raise PermissionDenied("Only a container may call this.")
+        self._servers.ready(caller.task_id)
+        return Empty()
+
+    @rpc("FunctionGetFlashAuthToken")
+    async def token(
+        self, request: api_pb2.FunctionGetFlashAuthTokenRequest, caller: Caller
+    ) -> api_pb2.FunctionGetFlashAuthTokenResponse:
+        self._server(request.function_id)
+        return api_pb2.FunctionGetFlashAuthTokenResponse(token=self._servers.token(request.function_id))
+
+    @rpc("FlashContainerList")
+    async def list(
+        self, request: api_pb2.FlashContainerListRequest, caller: Caller
+    ) -> api_pb2.FlashContainerListResponse:
+        port = self._server(request.function_id).port
+        response = api_pb2.FlashContainerListResponse()
+        for task_id, host in self._servers.places(request.function_id):
+            response.containers.add(task_id=task_id, host=host, port=port)
+        return response
+
+    def _server(self, function_id: str) -> ServerSpec:
+        function = self._functions.get(function_id)
+        server = function.active.spec.server
+        if server is None:
+            raise InvalidArgument(f"{function.name} is no @app.server class.")
+        return server

@@ -1,0 +1,174 @@
+"""Web addresses: which label, and so which URL, belongs to which function; and which function a URL means.
+
+A label is made from names alone, so it survives redeployments and restarts. It is the first part of a host name
+(`<label>.localhost:7691`), and works as a path on any host name too (`/w/<label>/`), which needs no DNS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from dataclasses import dataclass
+
+import structlog
+
+from stoker.errors import AlreadyExists, NotFound
+from stoker.services.apps import DETACHED, DETACHED_DISCONNECTED, EPHEMERAL, App, Apps
+from stoker.services.environments import Environments
+from stoker.services.functions import Functions, FunctionSpec, ServerSpec, WebSpec
+
+PATH_PREFIX = "/w/"
+_LOCAL_DOMAIN = "localhost"
+_LONGEST_LABEL = 63  # of a part of a host name (RFC 1035)
+_LIVES_WITH_CLIENT = (EPHEMERAL, DETACHED, DETACHED_DISCONNECTED)
+_log = structlog.get_logger(__name__)
+
+
+def domain_for(host: str, setting: str) -> str:
+    """The domain of URLs for the setting `web_domain`, "" for URLs with a path. May ask a name server."""
+    if setting != "auto":
+        return setting.strip(".").lower()
+    if host not in ("127.0.0.1", "::1", _LOCAL_DOMAIN):
+        return ""
+    try:
+        socket.getaddrinfo(f"any.{_LOCAL_DOMAIN}", None)
+    except OSError:
+        return ""
+    return _LOCAL_DOMAIN
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What answers under a label."""
+
+    label: str
+    app_id: str
+    function_id: str
+    target: WebSpec | ServerSpec
+
+
+@dataclass(frozen=True)
+class Place:
+    """An endpoint found for a request. prefix: the part of the path that only served to find it, "" when the host name did."""
+
+    endpoint: Endpoint
+    prefix: str = ""
+
+
+class Endpoints:
+    """The route table, made from the published functions of all apps."""
+
+    def __init__(
+        self,
+        *,
+        workspace: str,
+        host: str,
+        port: int,
+        domain: str,
+        apps: Apps,
+        functions: Functions,
+        environments: Environments,
+    ) -> None:
+        """host, port: of the gateway. domain: for URLs of the form `<label>.<domain>`; "" makes URLs with a path."""
+        self._workspace = workspace
+        self._base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._port = port
+        self._domain = domain
+        self._apps = apps
+        self._functions = functions
+        self._environments = environments
+        self._by_label: dict[str, list[Endpoint]] = {}  # the last one answers
+
+    def url(self, app_id: str, target: WebSpec | ServerSpec) -> str:
+        """The URL of an endpoint, with no slash at its end."""
+        label = self._label(self._apps.get(app_id), target)
+        return f"http://{label}.{self._domain}:{self._port}" if self._domain else f"{self._base}{PATH_PREFIX}{label}"
+
+    def check(self, app_id: str, spec: FunctionSpec) -> None:
+        """Raises AlreadyExists when a label of a function that is about to be defined belongs to another deployed app."""
+        app = self._apps.get(app_id)
+        if app.state in _LIVES_WITH_CLIENT:
+            return  # of two that run at the same time the newer one answers
+        for target in _targets(spec):
+            label = self._label(app, target)
+            for owner in self._by_label.get(label, ()):
+                other = self._apps.get(owner.app_id)
+                if other.state in _LIVES_WITH_CLIENT or _same(app, other):
+                    continue
+                raise AlreadyExists(
+                    f"The web label {label!r} of {target.name} belongs to {owner.target.name} of the deployed app {other.name!r}. "
+                    "Choose another with label=..., or stop that app with `modal app stop`."
+                )
+
+    def publish(self, app: App) -> None:
+        """Event: the functions of an app are the ones it names now."""
+        self.forget(app.id)
+        for function_id in dict.fromkeys(app.function_ids.values()):
+            try:
+                function = self._functions.get(function_id)
+            except NotFound:
+                continue
+            if function.current is None:
+                continue
+            for target in _targets(function.current.spec):
+                endpoint = Endpoint(self._label(app, target), app.id, function_id, target)
+                owners = self._by_label.setdefault(endpoint.label, [])
+                if owners:
+                    _log.warning("web label taken over", label=endpoint.label, app=app.id, from_app=owners[-1].app_id)
+                owners.append(endpoint)
+
+    def forget(self, app_id: str) -> None:
+        """Event: an app is over."""
+        for label, owners in list(self._by_label.items()):
+            owners[:] = [e for e in owners if e.app_id != app_id]
+            if not owners:
+                del self._by_label[label]
+
+    def locate(self, host: str, path: str) -> Place | None:
+        """Whose a request is; None when it is for the server itself. Raises NotFound for a label nobody has."""
+        name = host.partition(":")[0].lower().rstrip(".")
+        label, _, domain = name.partition(".")
+        if label and domain and domain in (_LOCAL_DOMAIN, self._domain):
+            return Place(self._find(label))
+        if path.startswith(PATH_PREFIX):
+            label = path[len(PATH_PREFIX) :].partition("/")[0]
+            return Place(self._find(label.lower()), PATH_PREFIX + label)
+        return None
+
+    def _find(self, label: str) -> Endpoint:
+        owners = self._by_label.get(label)
+        if not owners:
+            raise NotFound(
+                f"No running app has the web label {label!r}. `modal app list` shows which apps run; `modal deploy` prints their URLs."
+            )
+        return owners[-1]
+
+    def _label(self, app: App, target: WebSpec | ServerSpec) -> str:
+        environment = self._environments.get(app.environment_id)
+        wanted = target.label if isinstance(target, WebSpec) else ""
+        dev_suffix = target.dev_suffix if isinstance(target, WebSpec) else "dev"
+        app_name = app.name or app.description
+        owner = "-".join(filter(None, (_slug(self._workspace), _slug(environment.web_suffix))))
+        own = _slug(wanted or f"{app_name}-{target.name}")
+        label = f"{owner}--{own}" + (f"-{_slug(dev_suffix)}" if app.state in _LIVES_WITH_CLIENT else "")
+        if len(label) <= _LONGEST_LABEL:
+            return label
+        digest = hashlib.sha256(label.encode()).hexdigest()[:6]
+        return f"{label[: _LONGEST_LABEL - 7].rstrip('-')}-{digest}"
+
+
+def _targets(spec: FunctionSpec) -> list[WebSpec | ServerSpec]:
+    return [*spec.web, *([spec.server] if spec.server is not None else [])]
+
+
+def _same(app: App, other: App) -> bool:
+    """Whether one is a deployment of the other."""
+    if app.id == other.id:
+        return True
+    name = app.name or app.description
+    return app.environment_id == other.environment_id and name == other.name
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

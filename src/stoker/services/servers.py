@@ -1,0 +1,206 @@
+"""Requests to @app.server containers: each holds a slot of a container while it runs, so that the pool scales on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
+from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from stoker.ids import new_id
+from stoker.services.functions import ServerSpec
+from stoker.services.runner import Runner, Task
+from stoker.services.scheduler import Scheduler
+from stoker.services.waiting import settled
+
+_CONNECT_AGAIN = (
+    0.01,
+    0.2,
+)  # seconds between attempts to reach a port that does not listen yet: doubled, up to the second
+_EXIT_HOOKS = 30.0  # seconds
+_TOKEN_SECONDS = 86_400
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one request: where to send it."""
+
+    task_id: str
+    host: str
+    port: int
+
+
+class Servers:
+    def __init__(self, scheduler: Scheduler, *, key: bytes, max_pending: int) -> None:
+        """key: signs the tokens of callers. max_pending: requests of one server that may wait for a container."""
+        self._scheduler = scheduler
+        self._key = hashlib.sha256(b"server tokens" + key).digest()
+        self._max_pending = max_pending
+        self._waiting: dict[str, asyncio.Future[Task]] = {}
+        self._active: Counter[str] = Counter()  # requests by container
+        self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
+        self._attendants: set[asyncio.Task[None]] = set()
+        pass_on = scheduler.on_finish
+
+        def finished(finishes: Iterable[Finish], result: tuple[bytes, int] | None) -> None:
+            finishes = list(finishes)
+            self._finished(finishes)
+            pass_on(finishes, result)
+
+        scheduler.on_finish = finished
+
+    @contextlib.asynccontextmanager
+    async def slot(self, function_id: str, server: ServerSpec) -> AsyncIterator[Slot]:
+        """A slot for as long as the context is open; waits for a container when none has room.
+
+        Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start, Unavailable."""
+        self._check_room(function_id, server)
+        input_id = new_id("in")
+        granted: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self._waiting[input_id] = granted
+        try:
+            self._scheduler.add(function_id, [PooledInput(input_id, "", pinned=True)])
+            task = await granted
+            assert task.container is not None
+            yield Slot(task.id, task.container.address or "", server.port)
+        finally:
+            self._waiting.pop(input_id, None)
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._give_back(granted.result(), input_id)
+            else:
+                self._scheduler.cancel(function_id, [input_id], terminate_containers=False)
+
+    def ready(self, task_id: str) -> None:
+        """Event: the enter hooks of a server's container are done."""
+        task, runner = self._scheduler.task(task_id), None
+        if task is not None:
+            runner = self._scheduler.runner(task.function_id)
+        if task is None or runner is None:
+            return
+        attendant = asyncio.get_running_loop().create_task(self._attend(runner, task))
+        self._attendants.add(attendant)
+        attendant.add_done_callback(self._attendants.discard)
+
+    def places(self, function_id: str) -> list[tuple[str, str]]:
+        """(container id, address) of the containers that serve now."""
+        runner = self._scheduler.runner(function_id)
+        if runner is None:
+            return []
+        ready = [c.id for c in runner.pool.containers.values() if c.state is ContainerState.READY]
+        tasks = [runner.tasks[i] for i in ready if i in runner.tasks]
+        return [(t.id, t.container.address or "") for t in tasks if t.container is not None]
+
+    def token(self, function_id: str) -> str:
+        """Lets its bearer call one server for a day."""
+        until = str(int(time.time()) + _TOKEN_SECONDS)
+        return f"{until}.{self._signature(function_id, until)}"
+
+    def is_token(self, function_id: str, token: str) -> bool:
+        until, _, signature = token.partition(".")
+        if not (until.isascii() and until.isdigit() and len(until) < 16) or int(until) < time.time():
+            return False
+        return hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(function_id, until).encode())
+
+    # How it is done
+
+    def _check_room(self, function_id: str, server: ServerSpec) -> None:
+        function = self._scheduler.check(function_id)
+        runner = self._scheduler.runner(function_id)
+        if runner is None:
+            return
+        live = [c for c in runner.pool.containers.values() if c.state is not ContainerState.DRAINING]
+        most = function.scaling.max_containers
+        may_grow = not live or (not runner.starved and (most is None or len(live) < most))
+        under_way = len(runner.pool.inputs)
+        full = bool(server.max_concurrency) and under_way >= len(live) * server.max_concurrency
+        if (full and not may_grow) or runner.pool.backlog >= self._max_pending:
+            raise ResourceExhausted(
+                f"{under_way} requests to {server.name} are under way, as many as its containers may take. Try again soon."
+            )
+
+    async def _attend(self, runner: Runner, task: Task) -> None:
+        """Hands requests to one container from the moment its port listens until its end."""
+        server = runner.function.active.spec.server
+        if server is None or task.container is None:
+            return
+        address = task.container.address
+        if not address:
+            runner.kill(task.id, "It has no network, so its server cannot be reached.")
+            return
+        if not await self._listens(runner, task, address, server.port):
+            return
+        while True:
+            delivery = await runner.next_inputs(task.id, 1)
+            for input_id, _ in delivery.inputs:
+                self._grant(input_id, task)
+            if delivery.exit:
+                break
+        await self._dismiss(runner, task, server)
+
+    async def _listens(self, runner: Runner, task: Task, host: str, port: int) -> bool:
+        """Waits until the port takes connections; the runner ends a container that needs too long."""
+        pause, longest = _CONNECT_AGAIN
+        while task.id in runner.tasks:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout=1.0)
+            except (OSError, asyncio.TimeoutError):
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
+            else:
+                writer.close()
+                return True
+        return False
+
+    async def _dismiss(self, runner: Runner, task: Task, server: ServerSpec) -> None:
+        """Lets requests end for the grace period, then lets the exit hooks run."""
+        if task.job is None or task.job.done():
+            return
+        if self._active[task.id] and server.exit_grace:
+            quiet = self._quiet[task.id] = asyncio.get_running_loop().create_future()
+            await settled(quiet, server.exit_grace)
+            self._quiet.pop(task.id, None)
+        if task.container is not None:
+            await task.container.signal(signal.SIGTERM)
+        if not await settled(task.job, _EXIT_HOOKS):
+            runner.kill(task.id, "Its exit hooks did not end in time.")
+
+    def _grant(self, input_id: str, task: Task) -> None:
+        waiting = self._waiting.get(input_id)
+        if waiting is None or waiting.done():
+            self._scheduler.report(task.id, input_id, failed=False)
+            return
+        self._active[task.id] += 1
+        waiting.set_result(task)
+
+    def _give_back(self, task: Task, input_id: str) -> None:
+        self._active[task.id] -= 1
+        if self._active[task.id] <= 0:
+            del self._active[task.id]
+            quiet = self._quiet.get(task.id)
+            if quiet is not None and not quiet.done():
+                quiet.set_result(None)
+        self._scheduler.report(task.id, input_id, failed=False)
+
+    def _finished(self, finishes: list[Finish]) -> None:
+        """Requests that end before a container took them."""
+        for finish in finishes:
+            waiting = self._waiting.get(finish.input_id)
+            if waiting is None or waiting.done():
+                continue
+            if finish.outcome is Outcome.INIT_FAILED:
+                waiting.set_exception(FailedPrecondition(finish.detail))
+            else:
+                waiting.set_exception(Unavailable(finish.detail))
+
+    def _signature(self, function_id: str, until: str) -> str:
+        return hmac.new(self._key, f"{function_id}\n{until}".encode(), hashlib.sha256).hexdigest()

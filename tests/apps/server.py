@@ -1,0 +1,108 @@
+"""Apps whose container serves HTTP itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import modal
+
+app = modal.App("server")
+image = modal.Image.debian_slim(python_version="3.11")
+
+PROGRAM = """
+import asyncio, hashlib, os, signal
+
+async def serve(reader, writer):
+    while True:
+        try:
+            head = (await reader.readuntil(b"\\r\\n\\r\\n")).decode()
+        except asyncio.IncompleteReadError:
+            return writer.close()
+        method, target, _ = head.split("\\r\\n")[0].split(" ")
+        headers = dict(line.split(": ", 1) for line in head.split("\\r\\n")[1:] if line)
+        headers = {k.lower(): v for k, v in headers.items()}
+        size = 0
+        if "content-length" in headers:
+            while size < int(headers["content-length"]):
+                chunk = await reader.read(65536)
+                if not chunk:
+                    return writer.close()
+                size += len(chunk)
+        if target.startswith("/slow"):
+            await asyncio.sleep(float(target.split("=")[1]))
+        if target == "/break":
+            return writer.transport.abort()
+        body = f"{method} {target} {size} {os.getpid()} {headers.get('host')} {headers.get('x-forwarded-for')}".encode()
+        if target.startswith("/download"):
+            count = int(target.split("=")[1])
+            writer.write(f"HTTP/1.1 200 OK\\r\\ncontent-length: {count << 20}\\r\\n\\r\\n".encode())
+            for _ in range(count):
+                writer.write(b"z" * (1 << 20))
+                await writer.drain()
+            continue
+        writer.write(f"HTTP/1.1 200 OK\\r\\ncontent-length: {len(body)}\\r\\nx-answered-by: app\\r\\n\\r\\n".encode() + body)
+
+async def main():
+    server = await asyncio.start_server(serve, "0.0.0.0", PORT)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+class Program:
+    port: int
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", PROGRAM.replace("PORT", str(self.port))])
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        print("exit hook ran")
+
+
+@app.server(image=image, port=8301, unauthenticated=True, scaledown_window=3)
+class Open:
+    @modal.enter()
+    def start(self):
+        self.program = Program()
+        self.program.port = 8301
+        self.program.start()
+
+    @modal.exit()
+    def stop(self):
+        self.program.stop()
+
+
+@app.server(image=image, port=8302, unauthenticated=True, max_concurrency=2, max_containers=1, scaledown_window=3)
+class Narrow:
+    @modal.enter()
+    def start(self):
+        self.program = Program()
+        self.program.port = 8302
+        self.program.start()
+
+
+@app.server(image=image, port=8303, scaledown_window=3)
+class Guarded:
+    @modal.enter()
+    def start(self):
+        self.program = Program()
+        self.program.port = 8303
+        self.program.start()
+
+
+@app.server(image=image, port=8304, unauthenticated=True, startup_timeout=3)
+class Deaf:
+    @modal.enter()
+    def start(self):
+        pass
+
+
+@app.server(image=image, port=8305, unauthenticated=True)
+class Sockets:
+    @modal.enter()
+    def start(self):
+        program = Path(__file__).with_name("socket_server.py")
+        self.process = subprocess.Popen([sys.executable, str(program), "8305"])
