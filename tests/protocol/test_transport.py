@@ -32,6 +32,7 @@ class Echo:
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
         self.started = asyncio.Event()
+        self.finished = asyncio.Event()
         self.runs = 0
 
     @rpc("ClientHello", open=True)
@@ -58,7 +59,7 @@ class Echo:
         await asyncio.sleep(0.05)
         return api_pb2.AppCreateResponse(app_id=str(self.runs))
 
-    @rpc("AppHeartbeat")
+    @rpc("AppHeartbeat", waits=True)
     async def wait(self, request: api_pb2.AppHeartbeatRequest, caller: Caller) -> Empty:
         self.started.set()
         try:
@@ -66,6 +67,13 @@ class Echo:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+        return Empty()
+
+    @rpc("AppStop")
+    async def change(self, request: api_pb2.AppStopRequest, caller: Caller) -> Empty:
+        self.started.set()
+        await asyncio.sleep(0.2)
+        self.finished.set()
         return Empty()
 
     @rpc("AppGetLogs")
@@ -201,6 +209,20 @@ def test_a_vanished_caller_frees_its_call() -> None:
         await echo.started.wait()
         channel.close()
         await asyncio.wait_for(echo.cancelled.wait(), 5)
+        await asyncio.gather(call, return_exceptions=True)
+
+    serve(test)
+
+
+def test_what_changes_something_is_finished_though_its_caller_is_gone() -> None:
+    async def test(echo: Echo, port: int, stub: api_grpc.ModalClientStub) -> None:
+        channel = Channel("127.0.0.1", port)
+        call = asyncio.ensure_future(
+            api_grpc.ModalClientStub(channel).AppStop(api_pb2.AppStopRequest(), metadata=TOKEN)
+        )
+        await echo.started.wait()
+        channel.close()
+        await asyncio.wait_for(echo.finished.wait(), 5)
         await asyncio.gather(call, return_exceptions=True)
 
     serve(test)

@@ -24,7 +24,7 @@ class ContainerServicer:
         _task(caller)
         return Empty()
 
-    @rpc("ContainerHeartbeat")
+    @rpc("ContainerHeartbeat", waits=True)
     async def heartbeat(
         self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
     ) -> api_pb2.ContainerHeartbeatResponse:
@@ -35,7 +35,7 @@ class ContainerServicer:
             response.cancel_input_event.input_ids.extend(input_ids)
         return response
 
-    @rpc("FunctionGetInputs")
+    @rpc("FunctionGetInputs", waits=True)
     async def get_inputs(
         self, request: api_pb2.FunctionGetInputsRequest, caller: Caller
     ) -> api_pb2.FunctionGetInputsResponse:

@@ -33,6 +33,17 @@ class Caller:
 
 
 @dataclass(frozen=True)
+class Declaration:
+    """What `@rpc` says of a method; see there."""
+
+    name: str
+    once: bool
+    open: bool
+    containers: bool
+    waits: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """One implemented RPC. `handler(request, caller)` is a coroutine function, or an async generator for server streams."""
 
@@ -44,33 +55,37 @@ class Method:
     once: bool
     open: bool
     containers: bool
+    waits: bool
 
 
-def rpc(name: str, *, once: bool = False, open: bool = False, containers: bool = True) -> Callable[[F], F]:
+def rpc(
+    name: str, *, once: bool = False, open: bool = False, containers: bool = True, waits: bool = False
+) -> Callable[[F], F]:
     """Declares that the decorated method implements the RPC `name`.
 
     once: a repeat with the same idempotency key gets the first answer again and changes nothing.
     open: may be called without a token.
     containers: False when code inside a container may not call it.
+    waits: the call mostly waits (a long poll) and is given up when its caller goes away. Every other call runs to its end: what it
+        changes must not be left half done.
     """
     if name not in SERVICE.methods_by_name:
         raise ValueError(f"{name} is not an RPC of modal.client.ModalClient")
 
     def declare(function: F) -> F:
-        function._rpc = (name, once, open, containers)  # type: ignore[attr-defined]
+        function._rpc = Declaration(name, once, open, containers, waits)  # type: ignore[attr-defined]
         return function
 
     return declare
 
 
-def declared_by(servicer: type) -> dict[str, tuple[str, bool, bool, bool]]:
-    """RPC name -> (attribute, once, open, containers) of what a servicer class declares."""
+def declared_by(servicer: type) -> dict[str, tuple[str, Declaration]]:
+    """RPC name -> (attribute, declaration) of what a servicer class declares."""
     found = {}
     for attribute in dir(servicer):
         declared = getattr(getattr(servicer, attribute, None), "_rpc", None)
-        if declared is not None:
-            name, once, open_, containers = declared
-            found[name] = (attribute, once, open_, containers)
+        if isinstance(declared, Declaration):
+            found[declared.name] = (attribute, declared)
     return found
 
 
@@ -78,7 +93,7 @@ def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
     """All RPCs that `servicers` implement, by name."""
     methods: dict[str, Method] = {}
     for servicer in servicers:
-        for name, (attribute, once, open_, containers) in declared_by(type(servicer)).items():
+        for name, (attribute, declared) in declared_by(type(servicer)).items():
             if name in methods:
                 raise ValueError(f"{name} is implemented twice")
             descriptor = SERVICE.methods_by_name[name]
@@ -88,9 +103,10 @@ def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
                 request_type=message_class(descriptor.input_type.full_name),
                 response_type=message_class(descriptor.output_type.full_name),
                 streams=descriptor.server_streaming,
-                once=once,
-                open=open_,
-                containers=containers,
+                once=declared.once,
+                open=declared.open,
+                containers=declared.containers,
+                waits=declared.waits,
             )
     return methods
 

@@ -149,7 +149,9 @@ class _Rpcs:
 
     def abandon(self, stream: Stream) -> None:
         request = stream.state
-        if isinstance(request, _Request) and request.task is not None:
+        if not isinstance(request, _Request) or request.task is None:
+            return
+        if request.method.waits or request.method.streams:
             request.task.cancel()
 
     # The calls
