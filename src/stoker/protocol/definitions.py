@@ -22,6 +22,7 @@ _DEFAULT_CPU_MILLI = 125
 _DEFAULT_MEMORY_MIB = 128
 _DEFAULT_TIMEOUT = 300.0
 _LONGEST_TIMEOUT = 86_400.0
+_SHORTEST_DERIVED_START = 60.0
 _UNLIMITED_TIME = 10 * 365 * 86_400.0  # requests to a server may take any time
 _UNLIMITED_REQUESTS = 1_000_000
 
@@ -49,7 +50,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         ),
         pool=_pool(function),
         scaling=scaling_settings(function),
-        startup_timeout=float(function.startup_timeout_secs or function.timeout_secs or _DEFAULT_TIMEOUT),
+        startup_timeout=_startup_timeout(function),
         network=not function.block_network,
         web=web_specs(function),
         server=_server(function),
@@ -154,6 +155,14 @@ def _pool(function: Any) -> PoolSettings:
         retry=_retry(function.retry_policy),
         max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
     )
+
+
+def _startup_timeout(function: Any) -> float:
+    """Seconds. The client fills in the timeout of an input where no start-up timeout was asked for; a function whose inputs may take
+    one second must still be able to start on a busy machine."""
+    timeout = function.timeout_secs or _DEFAULT_TIMEOUT
+    asked = function.startup_timeout_secs or timeout
+    return float(max(asked, _SHORTEST_DERIVED_START) if asked == timeout else asked)
 
 
 def _web(name: str, method: str, config: Any) -> WebSpec:
