@@ -74,7 +74,7 @@ class QueueServicer:
         )
         return Empty()
 
-    @rpc("QueueGet")
+    @rpc("QueueGet", waits=True)
     async def get(self, request: api_pb2.QueueGetRequest, caller: Caller) -> api_pb2.QueueGetResponse:
         """Not `once`: a caller that goes must not take items along. Repeats are known by what the database keeps of them."""
         values = await self._queues.get(
@@ -87,7 +87,7 @@ class QueueServicer:
         )
         return api_pb2.QueueGetResponse(values=values)
 
-    @rpc("QueueNextItems")
+    @rpc("QueueNextItems", waits=True)
     async def next_items(
         self, request: api_pb2.QueueNextItemsRequest, caller: Caller
     ) -> api_pb2.QueueNextItemsResponse:
