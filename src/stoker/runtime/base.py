@@ -48,6 +48,8 @@ class ContainerSpec:
     network: bool = True
     gpu_devices: tuple[int, ...] = ()
     """Indices of real GPUs to pass in; empty for none and for declared (fake) ones."""
+    gpu_snapshot: bool = False
+    """Whether memory snapshots of this container include the memory of its GPUs."""
 
 
 class ExitKind(str, enum.Enum):
@@ -102,6 +104,13 @@ class Container(Protocol):
         """What the container uses now, None where the platform cannot tell or it has ended."""
         ...
 
+    async def checkpoint(self, directory: Path) -> None:
+        """Saves memory, processes and private files into `directory`, which must not exist yet; the container then goes on.
+
+        Nobody outside may hold a unix socket of the container open. Raises FailedPrecondition when it cannot be saved; it goes on also
+        then, `directory` is worthless and the caller's to delete."""
+        ...
+
 
 class Runtime(Protocol):
     """Starts containers. One instance per server."""
@@ -122,6 +131,21 @@ class Runtime(Protocol):
 
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Container:
         """Starts one container; returns when its first process was launched. Raises StokerError when that fails."""
+        ...
+
+    def snapshot_build(self) -> str:
+        """What must be equal for a snapshot taken here to be restored elsewhere (or later). Empty when snapshots cannot be taken."""
+        ...
+
+    def gpu_snapshot_obstacle(self) -> str:
+        """Why snapshots cannot include GPU memory here, a sentence; empty when they can."""
+        ...
+
+    async def restore(self, spec: ContainerSpec, directory: Path, output: OutputSink) -> Container:
+        """Starts a container from what `Container.checkpoint` saved in `directory`, which must stay until the container has ended.
+
+        `spec` is that of the saved container but for its id, the sources of its mounts, and its environment, which running processes keep
+        as it was. Returns when the restore was launched; a restore that fails ends the container with ExitKind.FAILED."""
         ...
 
     def host_address(self) -> str | None:

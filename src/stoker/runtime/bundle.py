@@ -98,10 +98,12 @@ def make_bundle(
 
 
 def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str]:
-    """Files of /etc that belong to the machine and not to the image: path relative to "/" -> text."""
+    """Files of /etc that belong to the machine and not to the image: path relative to "/" -> text.
+
+    Each has the same size for every address: a restored sandbox takes the sizes of files it knew for unchanged."""
     return {
         "etc/hostname": f"{hostname}\n",
-        "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{hostname}\n",
+        "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address:<15}\t{hostname}\n",
         "etc/resolv.conf": resolv_conf,
     }
 

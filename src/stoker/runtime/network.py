@@ -46,7 +46,7 @@ class Network:
         self._prefix = f"sk{tag}"
         self._table = f"stoker_{tag}"
         self._gateway_port = gateway_port
-        self._pool_size = pool_size
+        self._pool_size = max(1, pool_size)
         self._pool: deque[Namespace] = deque()
         self._refilling: asyncio.Task[None] | None = None
         self._numbers = iter(range(1, 1 << 24))
@@ -93,7 +93,7 @@ class Network:
         while not self._pool:
             self._refill()
             assert self._refilling is not None
-            await asyncio.shield(self._refilling)
+            await asyncio.shield(self._refilling)  # raises what made it fail
         namespace = self._pool.popleft()
         self._refill()
         return namespace
@@ -116,13 +116,14 @@ class Network:
     async def give_back(self, namespace: Namespace) -> None:
         """Destroys a namespace whose processes are all dead."""
         if namespace.link:
-            await _run("ip", "link", "delete", namespace.link)
+            await _run("ip", "link", "delete", namespace.link, check=False)
         _unname(namespace.path)
         if namespace.address is not None and self._block is not None:
             self._block.give_back(namespace.address)
 
     def _refill(self) -> None:
-        if len(self._pool) < self._pool_size and (self._refilling is None or self._refilling.done()):
+        # In batches, and seldom at the moment of a start: its `ip` processes would compete with the sandbox for the CPU.
+        if len(self._pool) <= self._pool_size // 2 and (self._refilling is None or self._refilling.done()):
             self._refilling = asyncio.get_running_loop().create_task(self._fill())
 
     async def _fill(self) -> None:
@@ -134,34 +135,22 @@ class Network:
     async def _make(self, count: int) -> list[Namespace]:
         assert self._block is not None
         namespaces = []
-        lines: list[str] = []
         for _ in range(count):
-            number, address = next(self._numbers), self._block.take()
-            namespace = Namespace(f"stoker-{self._tag}-{number}", f"{self._prefix}-{number:x}", address)
-            namespaces.append(namespace)
-            lines += [
-                f"netns add {namespace.name}",
-                f"link add {namespace.link} address {_GATEWAY_MAC} type veth peer name eth0 address {_mac(address)} netns {namespace.name}",
-                f"link set {namespace.link} addrgenmode none up",
-                # Both ends know each other: no ARP, whatever the host's settings for it.
-                f"neigh replace {address} lladdr {_mac(address)} dev {namespace.link} nud permanent",
-                f"route add {address}/32 dev {namespace.link} src {GATEWAY}",
-            ]
-        await _run("ip", "-batch", "-", text="\n".join(lines) + "\n")
-        for namespace in namespaces:
-            if self.resolvers.redirect is not None and self.resolvers.redirect.startswith("127."):
-                # The kernel drops what is redirected to a loopback address unless told otherwise, per interface.
-                _set_kernel(f"conf/{namespace.link}/route_localnet", "1")
-            await _run(
-                "ip",
-                "-n",
-                namespace.name,
-                "-batch",
-                "-",
-                text=f"link set lo up\nlink set eth0 addrgenmode none up\naddr add {namespace.address}/32 dev eth0\n"
-                f"neigh replace {GATEWAY} lladdr {_GATEWAY_MAC} dev eth0 nud permanent\n"
-                f"route add {GATEWAY} dev eth0 scope link\nroute add default via {GATEWAY} dev eth0\n",
+            number = next(self._numbers)
+            namespaces.append(
+                Namespace(f"stoker-{self._tag}-{number}", f"{self._prefix}-{number:x}", self._block.take())
             )
+        try:
+            await _run("ip", "-batch", "-", text="".join(_outside(namespace) for namespace in namespaces))
+            for namespace in namespaces:
+                if self.resolvers.redirect is not None and self.resolvers.redirect.startswith("127."):
+                    # The kernel drops what is redirected to a loopback address unless told otherwise, per interface.
+                    _set_kernel(f"conf/{namespace.link}/route_localnet", "1")
+                await _run("ip", "-n", namespace.name, "-batch", "-", text=_inside(namespace))
+        except BaseException:
+            for namespace in namespaces:
+                await self.give_back(namespace)
+            raise
         return namespaces
 
     def _rules(self, block: Block) -> str:
@@ -186,6 +175,30 @@ class Network:
         await _run("nft", "-f", "-", text=firewall.removal(self._table))
 
 
+def _outside(namespace: Namespace) -> str:
+    """Lines for `ip -batch` on the host: the namespace, the pair of interfaces, and the way to it."""
+    address, link, mac = namespace.address, namespace.link, _mac(namespace.address)
+    return (
+        f"netns add {namespace.name}\n"
+        f"link add {link} address {_GATEWAY_MAC} type veth peer name eth0 address {mac} netns {namespace.name}\n"
+        f"link set {link} addrgenmode none up\n"
+        # Both ends know each other: no ARP, whatever the host's settings for it.
+        f"neigh replace {address} lladdr {mac} dev {link} nud permanent\n"
+        f"route add {address}/32 dev {link} src {GATEWAY}\n"
+    )
+
+
+def _inside(namespace: Namespace) -> str:
+    """Lines for `ip -batch` in the namespace."""
+    return (
+        "link set lo up\nlink set eth0 addrgenmode none up\n"
+        f"addr add {namespace.address}/32 dev eth0\n"
+        f"neigh replace {GATEWAY} lladdr {_GATEWAY_MAC} dev eth0 nud permanent\n"
+        f"route add {GATEWAY} dev eth0 scope link\n"
+        f"route add default via {GATEWAY} dev eth0\n"
+    )
+
+
 def _unname(path: Path) -> None:
     """What `ip netns delete` does, without a process."""
     with contextlib.suppress(OSError):
@@ -204,7 +217,8 @@ def _set_kernel(name: str, value: str) -> None:
     Path("/proc/sys/net/ipv4", name).write_text(value)
 
 
-def _mac(address: IPv4Address) -> str:
+def _mac(address: IPv4Address | None) -> str:
+    assert address is not None
     return "02:00:" + ":".join(f"{part:02x}" for part in address.packed)
 
 

@@ -28,6 +28,7 @@ _INHERITED = re.compile(
     r"^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?i:https?_proxy|all_proxy|no_proxy)|CUDA_.*|NVIDIA_.*)$"
 )
+_NO_SNAPSHOTS = 'Memory snapshots need gVisor sandboxes: start the server with runtime = "runsc".'
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -100,6 +101,15 @@ class ProcessRuntime:
         self._running[spec.id] = container
         return container
 
+    def snapshot_build(self) -> str:
+        return ""
+
+    def gpu_snapshot_obstacle(self) -> str:
+        return _NO_SNAPSHOTS
+
+    async def restore(self, spec: ContainerSpec, directory: Path, output: OutputSink) -> ProcessContainer:
+        raise FailedPrecondition(_NO_SNAPSHOTS)
+
     def host_address(self) -> str | None:
         return None
 
@@ -148,6 +158,9 @@ class ProcessContainer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._kill_all()
+
+    async def checkpoint(self, directory: Path) -> None:
+        raise FailedPrecondition(_NO_SNAPSHOTS)
 
     async def usage(self) -> Usage | None:
         return (

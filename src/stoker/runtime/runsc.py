@@ -10,16 +10,18 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import gpu, overlay
+from stoker.runtime import checkpoint, gpu, gpu_snapshot, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cgroups import Cgroup, CgroupTree
+from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.network import Namespace, Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.runsc_binary import known_good
@@ -52,6 +54,7 @@ class RunscRuntime:
         self._network = Network(tag, gateway_port, pool_size)
         self._cgroup_name = f"stoker-{tag}"
         self._cgroups: CgroupTree | None = None
+        self._abilities = Abilities()
         self._running: dict[str, Sandbox] = {}
         self._lock = -1
 
@@ -71,6 +74,7 @@ class RunscRuntime:
             raise FailedPrecondition("The program `unshare` is missing: install the package util-linux.")
         if not self._tini.is_file():
             raise FailedPrecondition(f"There is no tini at {self._tini}. Run `stoker doctor --fix`.")
+        self._abilities = await anyio.to_thread.run_sync(Abilities.of, self._runsc)
         self._state.mkdir(parents=True, exist_ok=True)
         self._acquire()
         self._cgroups = CgroupTree(self._cgroup_name)
@@ -93,6 +97,23 @@ class RunscRuntime:
         self._lock = -1
 
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Sandbox:
+        return await self._begin(spec, None, output)
+
+    def snapshot_build(self) -> str:
+        # Containers see the host's resolvers in a file that gVisor takes for unchanged.
+        resolvers = self._network.resolvers.resolv_conf()
+        return hashlib.sha256(f"{self._abilities.build}\0{resolvers}".encode()).hexdigest()
+
+    def gpu_snapshot_obstacle(self) -> str:
+        return self._abilities.gpu_obstacle
+
+    async def restore(self, spec: ContainerSpec, directory: Path, output: OutputSink) -> Sandbox:
+        return await self._begin(spec, directory, output)
+
+    def host_address(self) -> str | None:
+        return str(GATEWAY)
+
+    async def _begin(self, spec: ContainerSpec, snapshot: Path | None, output: OutputSink) -> Sandbox:
         if self._cgroups is None:
             raise FailedPrecondition("The runtime is not open.")
         self._check(spec)
@@ -100,35 +121,43 @@ class RunscRuntime:
         namespace = await (self._network.take() if spec.network else self._network.take_closed())
         group = self._cgroups.create(spec.id, spec.limits)
         try:
-            flags = await anyio.to_thread.run_sync(self._prepare, spec, directory, namespace)
+            flags = await anyio.to_thread.run_sync(self._prepare, spec, directory, namespace, snapshot)
+            verb = ("run",) if snapshot is None else self._restoring(snapshot)
             pipes = OutputPipes(output)
             try:
-                process = await self._launch(spec.id, directory, group, flags, pipes)
+                process = await self._launch(spec.id, directory, group, (*flags, *verb), pipes)
             finally:
                 pipes.launched()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._remove(spec.id, directory, group, namespace)
             raise
+        command = (str(self._runsc), *flags)
 
         async def remove() -> None:
             await self._remove(spec.id, directory, group, namespace)
+
+        async def save(target: Path) -> None:
+            abilities = self._abilities
+            save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
+            await checkpoint.save(command, save_flags, spec.id, directory / "upper", target)
 
         sandbox = Sandbox(
             spec,
             process=process,
             group=group,
-            command=(str(self._runsc), *_globals(directory)),
+            command=command,
             directory=directory,
             address=str(namespace.address) if namespace.address else None,
             pipes=pipes,
             remove=remove,
+            save=save,
         )
         self._running[spec.id] = sandbox
         return sandbox
 
-    def host_address(self) -> str | None:
-        return str(GATEWAY)
+    def _restoring(self, snapshot: Path) -> tuple[str, ...]:
+        return ("restore", f"--image-path={checkpoint.image_of(snapshot)}", *self._abilities.restore_flags)
 
     def _check(self, spec: ContainerSpec) -> None:
         if not _ID.match(spec.id):
@@ -143,13 +172,20 @@ class RunscRuntime:
             if not mount.target.startswith("/"):
                 raise InvalidArgument(f"The mount target {mount.target!r} is not an absolute path.")
 
-    def _prepare(self, spec: ContainerSpec, directory: Path, namespace: Namespace) -> tuple[str, ...]:
+    def _prepare(
+        self, spec: ContainerSpec, directory: Path, namespace: Namespace, snapshot: Path | None
+    ) -> tuple[str, ...]:
         """Makes the container's directory with its mount and bundle; returns the flags for runsc. Blocks for some milliseconds."""
-        layers, flags, devices = spec.layers, _globals(directory), []
+        layers, flags, devices = spec.layers, (*_globals(directory), *self._abilities.global_flags), []
+        if snapshot is not None:
+            layers = (*checkpoint.layers_of(snapshot), *layers)
         if spec.gpu_devices:
             devices = gpu.devices(spec.gpu_devices)
             layers = (gpu.driver_layer(self._state / "gpu"), *layers)
             flags += gpu.RUNSC_FLAGS
+            if spec.gpu_snapshot:
+                flags += self._abilities.gpu_global_flags
+                spec = replace(spec, mounts=(*spec.mounts, gpu_snapshot.tool_mount()))
         directory.mkdir()
         address = str(namespace.address or "192.0.2.2")
         root = overlay.Overlay(directory)
@@ -166,7 +202,7 @@ class RunscRuntime:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
             "/bin/sh", "-c", _LAUNCH, "stoker", *group.joins, "--",
-            str(self._runsc), *flags, "run", f"--bundle={directory}", id,
+            str(self._runsc), *flags, f"--bundle={directory}", id,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=pipes.stdout,
             stderr=pipes.stderr,

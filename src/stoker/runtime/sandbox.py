@@ -9,6 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from stoker.errors import FailedPrecondition
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.output import OutputPipes
@@ -36,6 +37,7 @@ class Sandbox:
         address: str | None,
         pipes: OutputPipes,
         remove: Callable[[], Awaitable[None]],
+        save: Callable[[Path], Awaitable[None]],
     ) -> None:
         self._spec = spec
         self._process = process
@@ -43,6 +45,7 @@ class Sandbox:
         self._command = command
         self._directory = directory
         self._remove = remove
+        self._save = save
         self._killed = False
         self._oom = False
         self.address = address
@@ -77,6 +80,11 @@ class Sandbox:
         if not self._end.done():
             self._killed = True
             self._kill_all()
+
+    async def checkpoint(self, directory: Path) -> None:
+        if self._process.returncode is not None:
+            raise FailedPrecondition("The container has ended.")
+        await self._save(directory)
 
     async def usage(self) -> Usage | None:
         return None if self._process.returncode is not None else self._group.usage()

@@ -1,0 +1,109 @@
+"""Memory snapshots of sandboxes by `runsc checkpoint` and `runsc restore`.
+
+A snapshot is a directory with the image that runsc wrote (`image/`) and the container's private files as they were at that moment
+(`files/`). Restored containers share both: the files are one more read-only layer of their root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from stoker.errors import FailedPrecondition
+from stoker.runtime import gpu_snapshot
+
+_IMAGE, _FILES = "image", "files"
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a build of runsc offers, and who it is. Flags are complete, such as "--direct"."""
+
+    build: str = ""
+    global_flags: tuple[str, ...] = ()
+    save_flags: tuple[str, ...] = ()
+    restore_flags: tuple[str, ...] = ()
+    gpu_global_flags: tuple[str, ...] = ()
+    gpu_save_flags: tuple[str, ...] = ()
+    gpu_obstacle: str = ""
+
+    @staticmethod
+    def of(runsc: Path) -> Abilities:
+        """Asks the program itself. Blocks for some 100 ms."""
+        save, restore, every = (
+            _help(runsc, *topic) for topic in (("help", "checkpoint"), ("help", "restore"), ("flags",))
+        )
+        # The default compresses, which makes restores twice as slow.
+        wanted = {"-compression": "--compression=none", "-exclude-committed": "--exclude-committed-zero-pages"}
+        return Abilities(
+            build=hashlib.sha256(runsc.read_bytes()).hexdigest(),
+            # Newer builds compare the configurations of the saved and the restored container; ours differ on purpose.
+            global_flags=("--restore-spec-validation=ignore",) if "-restore-spec-validation" in every else (),
+            save_flags=("--leave-running", *(flag for name, flag in wanted.items() if name in save)),
+            restore_flags=("--background",) if "-background" in restore else (),
+            gpu_global_flags=gpu_snapshot.global_flags(every),
+            gpu_save_flags=gpu_snapshot.save_flags(save),
+            gpu_obstacle=gpu_snapshot.obstacle(save),
+        )
+
+
+def image_of(snapshot: Path) -> Path:
+    """Where the image of a snapshot lies, for `runsc restore --image-path`."""
+    return snapshot / _IMAGE
+
+
+def layers_of(snapshot: Path) -> tuple[Path, ...]:
+    """The layers a snapshot puts above those of the container's image."""
+    return (snapshot / _FILES,)
+
+
+async def save(command: Sequence[str], flags: Sequence[str], id: str, files: Path, snapshot: Path) -> None:
+    """Saves the sandbox `id` into the new directory `snapshot`. Raises FailedPrecondition; the sandbox goes on in any case.
+
+    command: runsc with its global flags. flags: those of `runsc checkpoint`. files: the writable layer."""
+    image = snapshot / _IMAGE
+    image.mkdir(parents=True)
+    # Paused around both, so that the files are those that the saved processes know.
+    await _run(*command, "pause", id)
+    try:
+        await _run(*command, "checkpoint", f"--image-path={image}", *flags, id)
+        await _run("cp", "--archive", "--reflink=auto", "--one-file-system", str(files), str(snapshot / _FILES))
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _run(*command, "resume", id)
+
+
+def size_of(snapshot: Path) -> int:
+    """Bytes on disk."""
+    return sum(path.lstat().st_blocks * 512 for path in snapshot.rglob("*"))
+
+
+def discard(snapshot: Path) -> None:
+    """Deletes a snapshot that no container uses. Blocks."""
+    shutil.rmtree(snapshot, ignore_errors=True)
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        detail = errors.decode(errors="replace").strip() or f"exit code {process.returncode}"
+        raise FailedPrecondition(f"The container cannot be saved: {detail.splitlines()[-1]}")
+
+
+def _help(runsc: Path, *topic: str) -> str:
+    done = subprocess.run([runsc, *topic], capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout + done.stderr

@@ -1,0 +1,160 @@
+"""Checkpoint and restore of real sandboxes: what survives, what is new, and what happens when saving is impossible."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.runtime import gpu_snapshot
+from stoker.runtime.base import BindMount, Container, ContainerSpec, ExitKind
+from tests.runtime.conftest import PYTHON, Bench, Output, new_id
+
+pytestmark = pytest.mark.anyio
+
+# A program with everything that must survive: memory, an open file, a deleted file, a tree of processes with pipes, a listening socket.
+# It says one line, then waits until the mounted directory tells it to go on.
+PROGRAM = """
+import os, socket, subprocess, sys, time
+memory = os.urandom(1 << 20)
+log = open("/root/log", "w"); log.write("before\\n"); log.flush()
+os.remove("/etc/profile") if os.path.exists("/etc/profile") else None
+child = subprocess.Popen(["/bin/sh", "-c", "while read line; do echo child of $line; done"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+server = socket.create_server(("0.0.0.0", 8188))
+print("ready", hash(memory), flush=True)
+while not os.path.exists("/task/go"): time.sleep(0.01)
+child.stdin.write("mine\\n"); child.stdin.flush()
+log.write("after\\n"); log.flush()
+print(open("/task/go").read(), hash(memory), open("/root/log").read().split(), child.stdout.readline().strip(), flush=True)
+print(open("/etc/hosts").read().split()[-2], file=sys.stderr, flush=True)
+connection, _ = server.accept()
+connection.sendall(connection.recv(100).upper())
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Any:
+    """Makes a directory of its own for every container."""
+
+    def make(name: str, go: str = "") -> BindMount:
+        directory = tmp_path / name
+        directory.mkdir()
+        if go:
+            (directory / "go").write_text(go)
+        return BindMount(directory, "/task", read_only=False)
+
+    return make
+
+
+async def restore(bench: Bench, snapshot: Path, mount: BindMount) -> tuple[Container, Output]:
+    output = Output()
+    spec = ContainerSpec(
+        id=new_id(),
+        layers=bench.layers,
+        argv=(PYTHON, "-c", PROGRAM),
+        env={},
+        workdir="/",
+        mounts=(*bench.mounts, mount),
+    )
+    return await bench.runtime.restore(spec, snapshot, output), output
+
+
+async def line(output: Output) -> str:
+    while b"\n" not in output.stdout:
+        output.came.clear()
+        await output.first()
+    return output.text.splitlines()[-1]
+
+
+async def test_restored_containers_go_on_each_for_itself(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:
+    source, source_output = await sandboxes.start(PYTHON, "-c", PROGRAM, mounts=[tasks("source")])
+    ready = await line(source_output)
+    memory = ready.split()[1]
+    snapshot = tmp_path / "snapshot"
+    await source.checkpoint(snapshot)
+
+    copies = [await restore(sandboxes, snapshot, tasks(f"copy{n}", f"copy{n}")) for n in range(3)]
+    for n, (copy, output) in enumerate(copies):
+        assert await line(output) == f"copy{n} {memory} ['before', 'after'] child of mine"
+        assert copy.address is not None
+
+        def talk(address: str = copy.address) -> bytes:
+            with socket.create_connection((address, 8188), timeout=10) as connection:
+                connection.sendall(b"hello")
+                return connection.recv(100)
+
+        assert await asyncio.to_thread(talk) == b"HELLO"
+        end = await copy.wait()
+        assert (end.kind, end.code) == (ExitKind.EXITED, 0)
+        assert output.stderr.decode().strip() == copy.address
+    assert len({copy.address for copy, _ in copies}) == 3
+
+    # The saved container itself has gone on as well, and saw nothing of its copies.
+    Path(tmp_path / "source" / "go").write_text("source")
+    while source_output.text.count("\n") < 2:
+        source_output.came.clear()
+        await source_output.first()
+    assert source_output.text.splitlines()[1] == f"source {memory} ['before', 'after'] child of mine"
+    await source.kill()
+    assert (await source.wait()).kind is ExitKind.KILLED
+
+
+async def test_a_container_with_an_open_socket_to_the_host_goes_on_unsaved(
+    sandboxes: Bench, scratch: Path, tmp_path: Path
+) -> None:
+    server = await asyncio.start_unix_server(lambda reader, writer: None, scratch / "host.sock")
+    code = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect('/host/host.sock'); print('up', flush=True)\n"
+        "for _ in range(1000): time.sleep(0.02); print('on', flush=True)"
+    )
+    container, output = await sandboxes.start(PYTHON, "-c", code, mounts=[BindMount(scratch, "/host")])
+    await output.first()
+    with pytest.raises(FailedPrecondition, match="cannot be saved"):
+        await container.checkpoint(tmp_path / "snapshot")
+    said = len(output.stdout)
+    while len(output.stdout) == said:
+        output.came.clear()
+        await output.first()
+    await container.kill()
+    await container.wait()
+    server.close()
+
+
+async def test_a_damaged_snapshot_ends_the_container_as_failed(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:
+    source, output = await sandboxes.start(PYTHON, "-c", PROGRAM, mounts=[tasks("source")])
+    await line(output)
+    snapshot = tmp_path / "snapshot"
+    await source.checkpoint(snapshot)
+    await source.kill()
+    await source.wait()
+    image = snapshot / "image" / "checkpoint.img"
+    image.write_bytes(image.read_bytes()[:1000])
+    copy, _ = await restore(sandboxes, snapshot, tasks("copy", "copy"))
+    end = await copy.wait()
+    assert end.kind is ExitKind.FAILED and end.detail
+    shutil.rmtree(snapshot)
+    with pytest.raises(InvalidArgument):
+        await restore(sandboxes, snapshot, tasks("other", "other"))
+
+
+def test_gpu_memory_is_saved_only_where_everything_for_it_is_there() -> None:
+    old = "  -compression value\n  -direct\n"
+    new = old + "  -cuda-checkpoint-path string\n"
+    newest = new + "  -cuda-checkpoint-sequential\n"
+    assert "newer" in gpu_snapshot.obstacle(old, "/usr/bin/cuda-checkpoint")
+    assert gpu_snapshot.obstacle(new, "/usr/bin/cuda-checkpoint") == ""
+    assert gpu_snapshot.save_flags(new) == ("--cuda-checkpoint-path=/__modal/.bin/cuda-checkpoint",)
+    assert gpu_snapshot.save_flags(newest)[1:] == ("--cuda-checkpoint-sequential",)
+    assert gpu_snapshot.global_flags("  -network value\n") == ()
+    assert gpu_snapshot.global_flags(newest) == ("--cuda-checkpoint-path=/__modal/.bin/cuda-checkpoint",)
+    assert gpu_snapshot.tool_mount("/usr/bin/env").target == "/__modal/.bin/cuda-checkpoint"
+
+
+async def test_this_machine_says_who_may_restore_its_snapshots(sandboxes: Bench) -> None:
+    assert len(sandboxes.runtime.snapshot_build()) == 64
+    assert sandboxes.runtime.gpu_snapshot_obstacle()
