@@ -73,11 +73,11 @@ async def test_interface_is_eth0_with_an_address(sandboxes: Bench) -> None:
     code = """
 import fcntl, socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-print(socket.inet_ntoa(fcntl.ioctl(s, 0x8915, struct.pack("256s", b"eth0"))[20:24]), [n for _, n in socket.if_nameindex()])
+print(socket.inet_ntoa(fcntl.ioctl(s, 0x8915, struct.pack("256s", b"eth0"))[20:24]), sorted(n for _, n in socket.if_nameindex()))
 """
     container, output = await sandboxes.start(PYTHON, "-c", code)
     assert (await container.wait()).code == 0, output.stderr
-    assert output.text == f"{container.address} ['lo', 'eth0']\n"
+    assert output.text == f"{container.address} ['eth0', 'lo']\n"
 
 
 async def test_internet_is_reached_and_link_local_is_not(sandboxes: Bench, elsewhere: tuple[str, str]) -> None:
