@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -14,10 +16,11 @@ from typing import Any
 
 import pytest
 from tests.images.conftest import Workshop, needs_buildah
+from tests.images.registry import serving
 
 from stoker.errors import ImageBuildFailed, NotFound
-from stoker.images import hostconfig
-from stoker.images.base import BuildContext
+from stoker.images import client, hostconfig, ocilayout
+from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
 from stoker.images.builder import BuildahImageBuilder
 from stoker.images.rootfs import run_inside
 
@@ -86,6 +89,21 @@ def test_the_chain_of_the_client(workshop: Workshop, client_commands: ClientComm
     version, cached = done.output.split()
     assert version == "1.6.4"
     assert any((tree / cached.lstrip("/")).is_file() for tree in trees), "the client was not compiled"
+
+
+def test_the_client_is_compiled_by_the_python_of_the_image(
+    workshop: Workshop, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a server with another Python than the image.
+    monkeypatch.setattr(client, "SERVER_PYTHON", "none")
+    records = workshop.builder._records
+    config = records.read(base).config
+    trees = workshop.run(client.ClientTrees(tmp_path, records).layers("1.6.4", config))
+    compiled = [path for tree in trees for path in tree.rglob("__pycache__/app.cpython-311.pyc")]
+    assert compiled
+    # The code tells where it is in a container, not where it was compiled.
+    assert b"/pkg/modal/app.py" in compiled[0].read_bytes()
+    assert b"/mnt/pkg" not in compiled[0].read_bytes()
 
 
 def test_settings_only(workshop: Workshop, base: str) -> None:
@@ -379,6 +397,46 @@ def test_a_base_that_nobody_can_supply(workshop: Workshop, tmp_path: Path) -> No
     assert "localhost:9/nvidia/cuda:12.4.0-devel: " in message
     assert "The registry registry.invalid cannot be reached" in message
     assert "registry_mirrors" in message
+
+
+def test_a_mirror_supplies_what_its_registry_would(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "hello").write_text("from the mirror")
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.add(tmp_path / "hello", "hello")
+    layout = tmp_path / "layout"
+    ocilayout.pack(tmp_path / "root.tar", layout, architecture="amd64", env={"LANG": "x"}, cmd=["/hello"])
+    password = base64.b64encode(b"me:secret").decode()
+    with serving(layout, user=password) as (address, asked):
+        host = f"localhost:{address.partition(':')[2]}"
+        builder = BuildahImageBuilder(tmp_path / "data", insecure_registries=[host, address])
+        workshop.run(builder.open())
+
+        def build(name: str, **context: Any) -> ImageConfig:
+            spec = ImageSpec((f"FROM {name}", "ENV A=1"), {})
+            return workshop.run(builder.build(workshop.new_id(), spec, BuildContext(**context), workshop.log.append))
+
+        # A private registry: refused without the secret, served with it.
+        with pytest.raises(ImageBuildFailed, match=r"(?s)nvidia/cuda:12.*(unauthorized|authentication required)"):
+            build(f"{host}/nvidia/cuda:12")
+        secret = {"REGISTRY_USERNAME": "me", "REGISTRY_PASSWORD": "secret"}
+        config = build(f"{host}/nvidia/cuda:12", registry_auth=RegistryAuth("static", secret))
+        assert config.env["LANG"] == "x"
+        assert config.cmd == ("/hello",)
+        # What is there is not asked for again, without any secret.
+        asked.clear()
+        build(f"{host}/nvidia/cuda:12")
+        assert asked == []
+    with serving(layout) as (address, asked):
+        mirrored = BuildahImageBuilder(
+            tmp_path / "data2", registry_mirrors={"docker.io": f"{address}/hub"}, insecure_registries=[address]
+        )
+        workshop.run(mirrored.open())
+        spec = ImageSpec(("FROM python:3.12-slim",), {})
+        image_id = workshop.new_id()
+        workshop.run(mirrored.build(image_id, spec, BuildContext(), workshop.log.append))
+        (layer, *_) = workshop.run(mirrored.layers(image_id))[-1:]
+        assert (layer / "hello").read_text() == "from the mirror"
+        assert "/v2/hub/library/python/manifests/3.12-slim" in asked
 
 
 def test_an_image_without_python(workshop: Workshop, tmp_path: Path) -> None:

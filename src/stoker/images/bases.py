@@ -31,10 +31,28 @@ _DEFAULT_HOST = "docker.io"
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
 
 _PREPARE = r"""
-for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
-  if [ -f "$bundle" ] && [ ! -L "$bundle" ]; then cat /run/stoker/authorities.crt >> "$bundle"; fi
-done
-mkdir -p /usr/local/share/ca-certificates && cp /run/stoker/authorities/*.crt /usr/local/share/ca-certificates/
+system=/etc/ssl/certs/ca-certificates.crt
+if [ -s /run/stoker/authorities.crt ]; then
+  found=
+  for bundle in "$system" /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+    if [ -f "$bundle" ]; then
+      [ -L "$bundle" ] || cat /run/stoker/authorities.crt >> "$bundle"
+      found="${found:-$bundle}"
+    fi
+  done
+  if [ ! -e "$system" ]; then
+    mkdir -p /etc/ssl/certs
+    if [ -n "$found" ]; then ln -s "$found" "$system"; else cp /run/stoker/ca-certificates.crt "$system"; fi
+  fi
+  # For a later update-ca-certificates, which writes the bundle anew.
+  mkdir -p /usr/local/share/ca-certificates
+  cp /run/stoker/authorities/*.crt /usr/local/share/ca-certificates/
+fi
+# Official images come without bytecode, which would otherwise be made again by every container.
+if command -v python > /dev/null 2>&1; then
+  python -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_paths()["stdlib"], quiet=2, workers=0)' > /dev/null 2>&1
+fi
+exit 0
 """
 
 
@@ -80,23 +98,14 @@ class BaseImages:
             return "wheel"
         failures: list[str] = []
         if self._origin != "debian":
-            for source, problem in await self._places(name):
-                problem = problem or await self._pull(source, name, local, log, auth)
-                if not problem:
-                    return "registry"
-                failures.append(problem)
+            failures = await self._from_registries(name, local, log, auth)
+            if not failures:
+                return "registry"
         if self._origin != "registry":
-            base = debian.debian_base(name)
-            if base is not None:
-                for failure in failures:
-                    log(f"{failure}\n")
-                layout = await debian.bootstrap(base, self._cache / "bases", log)
-                if base.note:
-                    log(f"Note: `{name}` is replaced by a base made from Debian's packages: {base.note}.\n")
-                image = await self._buildah.check(
-                    "pull", "--quiet", "--signature-policy", str(self._buildah.policy), f"oci:{layout}"
-                )
-                await self._buildah.check("tag", image.split()[-1], local)
+            for failure in failures:
+                log(f"{failure}\n")
+            if (base := debian.debian_base(name)) is not None:
+                await self._from_debian(base, name, local, log)
                 return "debian"
             failures.append(
                 "It cannot be made from Debian's packages either; that is possible for python:3.X[-slim] and debian:* only."
@@ -105,19 +114,30 @@ class BaseImages:
         raise ImageBuildFailed(
             f"The base image `{name}` is not available on this server.\n"
             + "".join(f"  - {failure}\n" for failure in failures)
-            + f"Make {host} reachable for the server, or set a mirror that has the image "
+            + f"Check its name and its secret, make {host} reachable for the server, set a mirror that has the image "
             f'(stoker.toml: registry_mirrors = {{"{host}" = "HOST:PORT"}}), or start from modal.Image.debian_slim().'
         )
 
-    async def _places(self, name: str) -> list[tuple[str, str]]:
-        """(full reference to pull, why that is pointless) in the order to try."""
+    async def _from_registries(self, name: str, local: str, log: LogSink, auth: RegistryAuth | None) -> list[str]:
+        """Pulls from the mirror or else the registry itself; what went wrong with each, empty when it is there."""
         host, path = _host(name), _path(name)
-        places = []
+        failures = []
         if mirror := self._mirrors.get(host):
-            places.append((f"{mirror.rstrip('/')}/{path}", ""))
-        problem = await self._registry_problem(host)
-        places.append((f"{host}/{path}", problem))
-        return places
+            problem = await self._pull(f"{mirror.rstrip('/')}/{path}", name, local, log, auth)
+            if not problem:
+                return []
+            failures.append(problem)
+        problem = await self._registry_problem(host) or await self._pull(f"{host}/{path}", name, local, log, auth)
+        return [*failures, problem] if problem else []
+
+    async def _from_debian(self, base: debian.DebianBase, name: str, local: str, log: LogSink) -> None:
+        layout = await debian.bootstrap(base, self._cache / "bases", log)
+        if base.note:
+            log(f"Note: `{name}` is replaced by a base made from Debian's packages: {base.note}.\n")
+        image = await self._buildah.check(
+            "pull", "--quiet", "--signature-policy", str(self._buildah.policy), f"oci:{layout}"
+        )
+        await self._buildah.check("tag", image.split()[-1], local)
 
     async def _registry_problem(self, host: str) -> str:
         """Why `host` cannot be reached, empty when it can. One short attempt, remembered for some minutes."""
@@ -155,42 +175,35 @@ class BaseImages:
                 return f"{source}: {_last_line(result.errors)}"
             image = result.output.split()[-1]
             await self._buildah.check("tag", image, local)
-            await self._trust_host_authorities(image, local, work, log)
+            await self._prepare(image, local, work, log)
             return ""
         finally:
             await asyncio.to_thread(shutil.rmtree, work, True)
 
-    async def _trust_host_authorities(self, image: str, local: str, work: Path, log: LogSink) -> None:
-        """Adds the host's own authorities to a pulled image; leaves it as it is when the host has none or it has no shell."""
+    async def _prepare(self, image: str, local: str, work: Path, log: LogSink) -> None:
+        """Adds the host's own authorities and bytecode to a pulled image; leaves it as it is when it has no shell."""
         certificates = hostconfig.added_authorities()
-        if not certificates:
-            return
         run = work / "run"
         (run / "authorities").mkdir(parents=True)
         for path in certificates:
             shutil.copy(path, run / "authorities" / path.name)
-        (run / "authorities.crt").write_bytes(b"\n".join(path.read_bytes() for path in certificates) + b"\n")
+        (run / "authorities.crt").write_bytes(b"".join(path.read_bytes() + b"\n" for path in certificates))
+        if (bundle := hostconfig.certificate_bundle()) is not None:
+            shutil.copy(bundle, run / "ca-certificates.crt")
         (run / "prepare").write_text(_PREPARE)
-        env = " ".join(f"{name}={hostconfig.SYSTEM_BUNDLE}" for name in hostconfig.RUNTIME_BUNDLE_VARIABLES)
-        dockerfile = work / "Dockerfile"
-        dockerfile.write_text(f"FROM {image}\nUSER 0\nRUN sh /run/stoker/prepare\nENV {env}\n")
+        document = json.loads(await self._buildah.check("inspect", "--type", "image", image))
+        settings = (document.get("Docker") or {}).get("config") or {}
+        known = {entry.partition("=")[0] for entry in settings.get("Env") or ()}
+        lines = [f"FROM {image}", "USER 0", "RUN sh /run/stoker/prepare", f"USER {settings.get('User') or '0'}"]
+        if certificates:
+            missing = [name for name in hostconfig.RUNTIME_BUNDLE_VARIABLES if name not in known]
+            lines += [f"ENV {name}={hostconfig.SYSTEM_BUNDLE}" for name in missing]
+        (work / "Dockerfile").write_text("\n".join(lines) + "\n")
         said: list[str] = []
-        code = await self._buildah.build(
-            (
-                *PLAIN,
-                "--volume",
-                f"{run}:/run/stoker:ro",
-                "--tag",
-                local,
-                "--file",
-                str(dockerfile),
-                str(work),
-            ),
-            env={},
-            line=said.append,
-        )
-        if code:
-            log(f"Note: the host's own certificates could not be added to {image}: {' '.join(said[-1:])}\n")
+        arguments = (*PLAIN, "--volume", f"{run}:/run/stoker:ro", "--tag", local, "--file", str(work / "Dockerfile"))
+        code = await self._buildah.build((*arguments, str(work)), env={}, line=said.append)
+        if code and certificates:
+            log(f"Note: the host's own certificates could not be added to it ({' '.join(said[-1:])}).\n")
 
     async def _make_uv(self, version: str, local: str) -> None:
         """The official uv image holds nothing but the program; ours comes from the wheel of the same project."""

@@ -32,6 +32,7 @@ from stoker.images.uvtool import run_uv
 _log = structlog.get_logger(__name__)
 
 DEPENDENCIES = "/__modal/deps"
+SERVER_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SITECUSTOMIZE = f"""# The modal client's own dependencies come last, so that packages of the image win.
 import sys
 
@@ -168,17 +169,24 @@ class ClientTrees:
     async def _compile(self, root: Path, config: ImageConfig) -> None:
         """Bytecode for the Python of `config`; without any interpreter of that version the tree works, only slower."""
         python = ".".join(config.python_version.split(".")[:2])
-        compile_all = ("-m", "compileall", "-q", "-j", "0")
+        compile_all = ("-I", "-m", "compileall", "-q", "-j", "0")
+        on_host = (*compile_all, "-s", str(root), "-p", "/", str(root))
         if self._host_python:
-            await capture((self._host_python, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={})
-        elif python == f"{sys.version_info.major}.{sys.version_info.minor}":
-            await capture((sys.executable, "-I", *compile_all, "-s", str(root), "-p", "/", str(root)), env={})
+            result = await capture((self._host_python, *on_host), env={})
+        elif python == SERVER_PYTHON:
+            result = await capture((sys.executable, *on_host), env={})
         else:
-            for record in self._records.all():
-                if record.config.python_version == config.python_version and record.config.libc == config.libc:
-                    argv = ("python", "-I", *compile_all, "-s", "/mnt", "-p", "/", "/mnt")
-                    await run_inside(record.layers, argv, env=record.config.env, bind=root)
-                    return
+            same = (record for record in self._records.all() if _same_python(record.config, config))
+            if (record := next(same, None)) is None:
+                return
+            argv = ("python", *compile_all, "-s", "/mnt", "-p", "/", "/mnt")
+            result = await run_inside(record.layers, argv, env=record.config.env, bind=root)
+        if result.code:
+            _log.warning("client not compiled, containers start slower", python=python, reason=result.errors[-500:])
+
+
+def _same_python(first: ImageConfig, second: ImageConfig) -> bool:
+    return (first.python_version, first.libc) == (second.python_version, second.libc)
 
 
 def _copy_own(package: Path) -> None:

@@ -7,7 +7,7 @@ so what it needs is derived from it.
 Certificates. During a build the host's bundle of trusted authorities is mounted and the usual variables point at it. For run time,
 authorities that the administrator added to the host (`/usr/local/share/ca-certificates`) are written into the base image itself, and
 the base's ENV points the tools that bring their own list of authorities (uv, requests) at the system's bundle; so every image built on
-it trusts them, without a mount. On a host without such additions images are left exactly as they are.
+it trusts them, without a mount. On a host without such additions no image's certificates are touched.
 """
 
 from __future__ import annotations

@@ -22,8 +22,11 @@ else
     while [ "$index" -lt "$count" ]; do lower="$lower:$index"; index=$((index + 1)); done
     mount -t overlay -o "lowerdir=$lower" overlay "$root"
 fi
+for special in dev proc; do
+    [ ! -d "$root/$special" ] || mount --rbind "/$special" "$root/$special"
+done
+[ ! -d "$root/tmp" ] || mount -t tmpfs tmpfs "$root/tmp"
 if [ -n "$bound" ]; then
-    mkdir -p "$root/mnt" 2> /dev/null || true
     mount --bind "$bound" "$root/mnt"
 fi
 exec env -i "$@"
@@ -40,7 +43,7 @@ async def run_inside(
 ) -> Finished:
     """Runs `argv` (found by `env`'s PATH) in the read-only root file system that `layers` (uppermost first) form; needs root.
 
-    `bind` appears writable at /mnt, which the image must have."""
+    /tmp is writable and private. `bind` appears writable at /mnt, which the image must have."""
     with tempfile.TemporaryDirectory(prefix="stoker-rootfs-") as work:
         root = Path(work, "root")
         root.mkdir()

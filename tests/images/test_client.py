@@ -1,0 +1,94 @@
+"""Trees of the client and of its dependencies, made from packages and used by the interpreter they are for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.images.base import ImageConfig
+from stoker.images.client import ClientTrees
+from stoker.images.records import Records
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+CONFIG = ImageConfig(python_version=f"{PYTHON}.0", libc="glibc", libc_version="2.36", builder_version="2026.10")
+
+
+def trees(cache: Path) -> ClientTrees:
+    return ClientTrees(cache, Records(cache / "records"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def joined(layers: tuple[Path, ...], target: Path) -> Path:
+    for layer in reversed(layers):
+        shutil.copytree(layer, target, dirs_exist_ok=True)
+    return target
+
+
+@pytest.mark.parametrize("version", ["1.6.4", "1.4.2"])
+def test_the_entrypoint_starts(cache: Path, tmp_path: Path, version: str) -> None:
+    layers = asyncio.run(trees(cache).layers(version, CONFIG))
+    root = joined(layers, tmp_path / "root")
+    assert {path.name for path in (root / "pkg").iterdir()} >= {
+        "modal",
+        "modal_proto",
+        "modal_version",
+        "synchronicity",
+        "sitecustomize.py",
+    }
+    assert list((root / "pkg/modal/__pycache__").glob(f"app.cpython-{PYTHON.replace('.', '')}.pyc"))
+    # -I keeps this environment's own packages out; the dependencies are found where sitecustomize puts them in a container.
+    program = (
+        f"import sys; sys.path[:0] = [{str(root / 'pkg')!r}]; sys.path.append({str(root / '__modal/deps')!r})\n"
+        "import modal._container_entrypoint, aiohttp; print(modal.__version__, aiohttp.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, env={"HOME": "/"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [version, str(root / "__modal/deps/aiohttp/__init__.py")]
+    assert "/__modal/deps" in (root / "pkg/sitecustomize.py").read_text()
+
+
+def test_trees_are_made_once_also_by_many_at_once(cache: Path) -> None:
+    async def many() -> None:
+        first, second = trees(cache), trees(cache)
+        results = await asyncio.gather(*(t.layers("1.5.1", CONFIG) for t in (first, first, second)))
+        assert len(set(results)) == 1
+
+    asyncio.run(many())
+    assert not [name for name in os.listdir(cache / "clients") if name.startswith(".making")]
+    before = {path: path.stat().st_ino for path in (cache / "clients").iterdir()}
+    asyncio.run(trees(cache).layers("1.5.1+local", CONFIG))
+    assert before == {path: path.stat().st_ino for path in (cache / "clients").iterdir()}
+
+
+def test_old_image_builders_bring_their_own_dependencies(cache: Path) -> None:
+    config = ImageConfig(python_version=f"{PYTHON}.0", builder_version="2024.10")
+    (only,) = asyncio.run(trees(cache).layers("1.6.4", config))
+    assert (only / "pkg/modal").is_dir()
+    assert not (only / "__modal").exists()
+
+
+def test_what_cannot_be_had(cache: Path) -> None:
+    with pytest.raises(NotFound, match=r"Version 0\.0\.0\.1 of the modal client.*the server itself has 1\.6\.4"):
+        asyncio.run(trees(cache).layers("0.0.0.1", CONFIG))
+    with pytest.raises(NotFound, match="not a version"):
+        asyncio.run(trees(cache).layers("../etc", CONFIG))
+    with pytest.raises(FailedPrecondition, match="no `python`"):
+        asyncio.run(trees(cache).layers("1.6.4", ImageConfig()))
+    with pytest.raises(FailedPrecondition, match=r"'2031\.01' is not known"):
+        asyncio.run(trees(cache).layers("1.6.4", ImageConfig(python_version="3.11.1", builder_version="2031.01")))
+    with pytest.raises(FailedPrecondition, match=r"2026\.10 cannot be installed for Python 3\.7"):
+        asyncio.run(trees(cache).layers("1.6.4", ImageConfig(python_version="3.7.1", builder_version="2026.10")))
+    assert not [name for name in os.listdir(cache / "clients") if name.startswith(".making")]
