@@ -64,6 +64,10 @@ def reach(host: str, port: int) -> bytes:
         return connection.recv(9)
 
 
+def rules(table: str) -> str:
+    return subprocess.run(["nft", "list", "table", "ip", table], capture_output=True, text=True, check=True).stdout
+
+
 def host_addresses() -> list[str]:
     words = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout.split()
     return [words[i + 1].split("/")[0] for i, word in enumerate(words) if word == "inet"]
@@ -156,6 +160,43 @@ async def test_two_servers_do_not_disturb_each_other(
     with echo(gateway, GATEWAY_PORT):
         _, output = await sandboxes.python(PROBE, f"{gateway}:{GATEWAY_PORT}", f"{elsewhere[0]}:7")
     assert output.text == "reached hi\nreached hi\n"
+
+
+async def test_firewalls_that_drop_by_default_let_sandboxes_pass_and_keep_their_own_rules(
+    elsewhere: tuple[str, str], tmp_path: Path
+) -> None:
+    def nft(script: str) -> str:
+        return subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True, check=True).stdout
+
+    # Like Docker's and ufw's, but deaf to everything that does not concern this test.
+    nft(
+        f"""table ip stoker_test_other {{
+            chain FORWARD {{ type filter hook forward priority filter; policy drop; oifname != "sk-elsewhere" iifname != "sk-elsewhere" accept
+                ip daddr {elsewhere[0]} tcp dport 9 drop
+            }}
+            chain INPUT {{ type filter hook input priority filter; policy drop; tcp dport != {GATEWAY_PORT + 2} accept
+            }}
+        }}"""
+    )
+    layers, mounts = host_root(tmp_path)
+    runtime = runsc_runtime(tmp_path / "state", GATEWAY_PORT + 2)
+    try:
+        before = rules("stoker_test_other")
+        await runtime.open()
+        gateway = runtime.host_address()
+        assert gateway is not None
+        with echo(gateway, GATEWAY_PORT + 2):
+            bench = Bench(runtime, layers, mounts)
+            _, output = await bench.python(
+                PROBE, f"{gateway}:{GATEWAY_PORT + 2}", f"{elsewhere[0]}:7", f"{elsewhere[0]}:9"
+            )
+        await runtime.close()
+        after = rules("stoker_test_other")
+    finally:
+        await runtime.close()
+        nft("delete table ip stoker_test_other")
+    assert output.text.splitlines() == ["reached hi", "reached hi", "refused TimeoutError"]
+    assert before and before == after
 
 
 async def test_resolver_on_the_hosts_loopback_is_reached_on_port_53_only(needs_root: None) -> None:

@@ -1,9 +1,11 @@
-"""What sandboxes may reach, as one nftables table per server."""
+"""What sandboxes may reach, as one nftables table per server, next to whatever other firewalls the machine has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network
+from typing import Any
 
 from stoker.runtime.addresses import GATEWAY
 
@@ -69,3 +71,40 @@ table inet {name} {{
 def removal(name: str) -> str:
     """The nft script that removes table `name` whether or not it is there."""
     return f"table inet {name} {{}}\ndelete table inet {name}\n"
+
+
+def admissions(ruleset: str, name: str, prefix: str) -> str:
+    """The nft script that lets our traffic pass other firewalls that drop by default, as Docker and ufw set up (`ruleset`: what
+    `nft -j list ruleset` printed).
+
+    The rules go to the end of their chains, so whatever the administrator forbids by a rule stays forbidden; and they admit only what
+    our own table let through before. Each carries `name` as its comment."""
+    lines = []
+    for kind, chain in _entries(ruleset):
+        if (
+            kind != "chain"
+            or chain.get("policy") != "drop"
+            or chain["family"] not in ("ip", "inet")
+            or chain["table"] == name
+        ):
+            continue
+        matches = {"forward": ("iifname", "oifname"), "input": ("iifname",)}.get(chain.get("hook", ""), ())
+        lines += [
+            f'add rule {chain["family"]} {chain["table"]} {chain["name"]} {match} "{prefix}*" accept comment "{name}"\n'
+            for match in matches
+        ]
+    return "".join(lines)
+
+
+def withdrawals(ruleset: str, name: str) -> str:
+    """The nft script that takes back what `admissions` added."""
+    return "".join(
+        f"delete rule {rule['family']} {rule['table']} {rule['chain']} handle {rule['handle']}\n"
+        for kind, rule in _entries(ruleset)
+        if kind == "rule" and rule.get("comment") == name
+    )
+
+
+def _entries(ruleset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in json.loads(ruleset or "{}").get("nftables", []):
+        yield from entry.items()

@@ -65,6 +65,9 @@ class Network:
         routes = await _run("ip", "-4", "-j", "route", "show", "table", "all")
         self._block = Block.claim(routes, int(self._tag, 16))
         await _run("nft", "-f", "-", text=self._rules(self._block))
+        ruleset = await _run("nft", "-j", "list", "ruleset")
+        if script := firewall.admissions(ruleset, self._table, f"{self._prefix}-"):
+            await _run("nft", "-f", "-", text=script)
         _set_kernel("ip_forward", "1")
         # The gateway address must be there while no sandbox is, for the server to listen on it.
         await _run(
@@ -172,7 +175,8 @@ class Network:
                 "ip", "-force", "-batch", "-", text="".join(f"link delete {link}\n" for link in links), check=False
             )
         _unname_all(f"stoker-{self._tag}-")
-        await _run("nft", "-f", "-", text=firewall.removal(self._table))
+        script = firewall.withdrawals(await _run("nft", "-j", "list", "ruleset"), self._table)
+        await _run("nft", "-f", "-", text=script + firewall.removal(self._table))
 
 
 def _outside(namespace: Namespace) -> str:
