@@ -77,10 +77,13 @@ class AppServicer:
     ) -> api_pb2.AppGetByDeploymentNameResponse:
         environment = self._environments.resolve(request.environment_name)
         app = self._apps.by_name(environment.id, request.name)
+        previous = None if app or not request.name else self._apps.last_stopped(environment.id, request.name)
+        shown = app or previous
         return api_pb2.AppGetByDeploymentNameResponse(
             app_id=app.id if app else "",
+            previous_app_id=previous.id if previous else "",
             environment_name=environment.name,
-            lifecycle=self._lifecycle(app) if app else None,
+            lifecycle=self._lifecycle(shown) if shown else None,
         )
 
     @rpc("AppGetLifecycle")

@@ -121,6 +121,18 @@ class Apps:
                 return app
         return None
 
+    def last_stopped(self, environment_id: str, name: str) -> App | None:
+        """The app that had this name most recently, among those that are over."""
+        apps = tables.apps
+        query = (
+            sa.select(apps)
+            .where(apps.c.environment_id == environment_id, apps.c.name == name, apps.c.stopped_at.is_not(None))
+            .order_by(apps.c.stopped_at.desc())
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return _app(row) if row is not None else None
+
     def all(self, environment_id: str = "") -> list[App]:
         """Running and deployed apps, and those stopped within a day; newest first."""
         recent = time.time() - 86_400
