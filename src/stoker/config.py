@@ -91,6 +91,19 @@ class Settings(BaseSettings):
         512, ge=0, description="Below this much free space in the data directory, new work is refused."
     )
     drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
+    memory_snapshots: bool = Field(
+        True, description="Whether functions with enable_memory_snapshot are started from memory snapshots."
+    )
+    snapshot_quota_gib: float = Field(
+        50.0, ge=0, description="Disk space for memory snapshots; beyond it the least recently used ones are removed."
+    )
+    snapshot_reseed: bool = Field(
+        True,
+        description="Whether the random generators of `random`, numpy and torch are seeded anew in every restored container.",
+    )
+    snapshot_ephemeral: bool = Field(
+        False, description="Whether apps that are run and not deployed get memory snapshots too."
+    )
     client_lost_seconds: float = Field(
         60.0,
         gt=0,

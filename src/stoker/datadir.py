@@ -45,6 +45,7 @@ class DataDir:
         self.clients = path / "clients"
         self.mounts = path / "mounts"
         self.files = path / "files"
+        self.snapshots = path / "snapshots"
         self.run = path / "run"
         self.logs = path / "logs"
         self.server_log = self.logs / "server.log"
@@ -56,7 +57,10 @@ class DataDir:
 
     def create(self) -> None:
         """Makes the directory and its parts, readable by the owner alone. Raises PermissionDenied or FailedPrecondition."""
-        parts = (self.blobs, self.volumes, self.images, self.clients, self.mounts, self.files, self.run, self.logs)
+        parts = (
+            *(self.blobs, self.volumes, self.images, self.clients, self.mounts, self.files),
+            *(self.snapshots, self.run, self.logs),
+        )
         with self._explained():
             for directory in (self.path, *parts):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_proxy import ServerGateway
+from stoker.gateway.tokens import TokenRoutes, page_path
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.web import WebGateway
 from stoker.images.base import ImageBuilder
@@ -41,15 +42,17 @@ from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.servers import ServerServicer
+from stoker.protocol.tokens import TokenServicer
 from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.protocol.workspace import WorkspaceServicer
 from stoker.runtime.base import Runtime
-from stoker.services.apps import DETACHED_DISCONNECTED, App, Apps
+from stoker.services.apps import DEPLOYED, DETACHED_DISCONNECTED, App, Apps
 from stoker.services.blobs import Blobs
 from stoker.services.calls import WEB, Call, Calls, Limits
+from stoker.services.checkpoints import Checkpoints
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
@@ -60,11 +63,14 @@ from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.mounts import Mounts
+from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
+from stoker.services.snapshots import Snapshots
 from stoker.services.streams import Streams
+from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.upkeep import Upkeep
@@ -120,13 +126,19 @@ class Server:
         database = Database.open(settings.database_url or f"sqlite:///{data.database}", synchronous=settings.durability)
         self._cleanup.push_async_callback(database.close)
         tokens = Tokens(database)
-        if not tokens.exist():
-            self.new_token = await tokens.create("first")
-            data.write_token(*self.new_token)
+        if not tokens.works(*(data.read_token() or ("", ""))):
+            is_first = not tokens.all()
+            token = await tokens.create("first" if is_first else "administrator")
+            data.write_token(*token)
+            self.new_token = token if is_first else None
+        self._cleanup.push_async_callback(tokens.save_uses)
         environments = Environments(
             database=database, default=settings.environment, image_builder_version=settings.image_builder_version
         )
         await environments.load()
+
+        proxy_tokens = ProxyTokens(database=database, environments=environments)
+        flows = TokenFlows(tokens)
 
         gateway_port, container_port = self._free_port(settings.http_port), _any_port()
         runtime, builder = await self._runtime_and_builder(container_port)
@@ -153,7 +165,7 @@ class Server:
         volume_files = VolumeFiles(volumes=volumes, contents=contents)
         dicts = Dicts(database=database, environments=environments)
         queues = Queues(database=database, environments=environments)
-        upkeep = Upkeep([volumes.sweep, dicts.objects.sweep, queues.sweep])
+        upkeep = Upkeep([volumes.sweep, dicts.objects.sweep, queues.sweep, tokens.save_uses])
         upkeep.start()
         self._cleanup.push_async_callback(upkeep.close)
         functions = Functions(database, wire)
@@ -178,6 +190,15 @@ class Server:
         node = Node(runtime, builder, data.run / "tasks")
         engine = LocalEngine((*find_gpus(), *declared_gpus(settings.fake_gpus)))
         self._engine = engine
+        snapshots = Snapshots(
+            database=database,
+            directory=data.snapshots,
+            quota_bytes=int(settings.snapshot_quota_gib * (1 << 30)),
+            is_alive=lambda app_id: not apps.get(app_id).is_over,
+        )
+        self._cleanup.push_async_callback(snapshots.close)
+        await snapshots.load()
+        checkpoints = Checkpoints(snapshots)
         launcher = ContainerLauncher(
             database=database,
             engine=engine,
@@ -189,6 +210,10 @@ class Server:
             logs=logs,
             wire=wire,
             environment_of=environment_of,
+            snapshots=snapshots,
+            checkpoints=checkpoints,
+            snapshot_apps=partial(self._may_have_snapshots, apps),
+            reseed=settings.snapshot_reseed,
             data_dir=data.path,
             min_free_bytes=settings.min_free_disk_mib << 20,
         )
@@ -218,12 +243,17 @@ class Server:
         proxy = ServerGateway(servers)
         self._cleanup.push_async_callback(proxy.close)
         web = WebGateway(
-            make_gateway(transfer=transfer, status=self.status, authenticate=tokens.authenticate),
+            make_gateway(
+                transfer=transfer,
+                status=self.status,
+                authenticate=tokens.authenticate,
+                routes=TokenRoutes(tokens=tokens, flows=flows).routes(),
+            ),
             endpoints=endpoints,
             functions=FunctionGateway(web_calls, redirect_after=settings.web_redirect_seconds),
             servers=servers,
             proxy=proxy,
-            check_token=lambda key, secret: False,
+            check_token=lambda key, secret, app_id: proxy_tokens.check(key, secret, apps.get(app_id).environment_id),
         )
         await self._serve_http(web, settings.host, gateway_port)
         self.http_url = f"http://{_reachable(settings.host)}:{gateway_port}"
@@ -249,7 +279,7 @@ class Server:
                 scheduler=scheduler,
             ),
             call_servicer,
-            ContainerServicer(calls=calls, scheduler=scheduler),
+            ContainerServicer(calls=calls, scheduler=scheduler, checkpoints=checkpoints),
             ServerServicer(servers=servers, functions=functions),
             ImageServicer(images=images, mounts=mounts, secrets=secrets),
             WorkspaceServicer(
@@ -258,6 +288,7 @@ class Server:
                 apps=apps,
                 environments=environments,
                 scheduler=scheduler,
+                tokens=tokens,
             ),
             BlobServicer(blobs=blobs, urls=urls),
             MountServicer(mounts=mounts),
@@ -266,16 +297,26 @@ class Server:
             EnvironmentServicer(environments=environments),
             DictServicer(dicts=dicts, environments=environments),
             QueueServicer(queues=queues, environments=environments),
+            TokenServicer(
+                workspace=settings.workspace,
+                tokens=tokens,
+                flows=flows,
+                proxy_tokens=proxy_tokens,
+                environments=environments,
+                page_url=lambda page: self.http_url + page_path(page),
+            ),
         ]
         chores = (
             volumes.sweep,
             blobs.sweep,
+            snapshots.sweep,
             partial(forget_old_calls, database, settings.result_days),
             partial(forget_old_logs, database, settings.result_days),
         )
         self._cleanup.push_async_callback(Housekeeping(chores).close)
         transport = Transport(methods_of(servicers), tokens)
         launcher.sockets = transport
+        checkpoints.quiet = transport.quiet
         self._cleanup.push_async_callback(transport.close)
         self._cleanup.push_async_callback(self._drain)
         self._cleanup.push_async_callback(apps.close)
@@ -361,6 +402,10 @@ class Server:
         apps.on_publish = published
         apps.on_stop = end_app
         calls.on_call_finished = call_finished
+
+    def _may_have_snapshots(self, apps: Apps, app_id: str) -> bool:
+        settings = self.settings
+        return settings.memory_snapshots and (settings.snapshot_ephemeral or apps.get(app_id).state == DEPLOYED)
 
     async def _serve_http(self, app: Any, host: str, port: int) -> None:
         server = HttpServer(app)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from stoker.errors import InvalidArgument
 from stoker.images.base import ImageBuilder, ImageConfig
+from stoker.node import snapshots
 from stoker.node.lines import LineSplitter
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
 
@@ -51,6 +52,11 @@ class ContainerRequest:
     limits: Limits = field(default_factory=Limits)
     network: bool = True
     gpu_devices: tuple[int, ...] = ()
+    function_id: str = ""
+    snapshots: bool = False  # the container may be saved, or comes from a snapshot
+    restore_from: Path | None = None  # the snapshot it comes from
+    gpu_snapshot: bool = False
+    reseed: bool = True
 
 
 class Node:
@@ -58,6 +64,7 @@ class Node:
         self._runtime = runtime
         self._builder = builder
         self._run_dir = run_dir
+        self._hook_layer = run_dir.parent / "snapshot-hook"
 
     async def open(self) -> None:
         shutil.rmtree(self._run_dir, ignore_errors=True)
@@ -70,6 +77,7 @@ class Node:
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._run_dir.mkdir(mode=0o700)
         await self._runtime.open()
+        snapshots.make_hook_layer(self._hook_layer)
 
     async def close(self) -> None:
         await self._runtime.close()
@@ -84,12 +92,31 @@ class Node:
     def socket_path(self, task_id: str) -> Path:
         return self.task_dir(task_id) / "modal.sock"
 
-    async def start(self, request: ContainerRequest, write: Callable[[int, str], None]) -> Container:
+    def snapshot_identity(self, gpu: str) -> str:
+        """What must be equal for a snapshot to be usable on this machine, by a container with such a GPU. Empty: none can be taken."""
+        build = self._runtime.snapshot_build()
+        return snapshots.machine_identity(build, gpu) if build else ""
+
+    def gpu_snapshot_obstacle(self) -> str:
+        return self._runtime.gpu_snapshot_obstacle()
+
+    async def start(self, request: ContainerRequest, write: Callable[[int, str], None]) -> NodeContainer:
         """Starts a container; its output goes line by line to `write(fd, text)`. Raises StokerError."""
         spec = await self._spec(request)
         splitters = {fd: LineSplitter(lambda text, fd=fd: write(fd, text)) for fd in (1, 2)}  # type: ignore[misc]
-        container = await self._runtime.start(spec, lambda fd, chunk: splitters[fd].feed(chunk))
-        return _Watched(container, splitters, self.task_dir(request.task_id))
+        task_dir = self.task_dir(request.task_id)
+
+        def sink(fd: int, chunk: bytes) -> None:
+            splitters[fd].feed(chunk)
+
+        if request.snapshots:
+            snapshots.write_before(task_dir, spec.env, reseed=request.reseed)
+        if request.restore_from is not None:
+            snapshots.let_go(task_dir, request.task_id, request.function_id, spec.env)
+            container = await self._runtime.restore(spec, request.restore_from, sink)
+        else:
+            container = await self._runtime.start(spec, sink)
+        return NodeContainer(container, splitters, task_dir, spec.env, request.function_id)
 
     async def _spec(self, request: ContainerRequest) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
@@ -106,7 +133,12 @@ class Node:
             mounts.append(BindMount(volume.directory, target, volume.read_only))
         return ContainerSpec(
             id=request.task_id,
-            layers=(*reversed(request.mount_trees), *client_layers, *image_layers),
+            layers=(
+                *((self._hook_layer,) if request.snapshots else ()),
+                *reversed(request.mount_trees),
+                *client_layers,
+                *image_layers,
+            ),
             argv=(*request.image.entrypoint, *_ENTRYPOINT),
             env=_environment(request, inside, isolates=self._runtime.isolates),
             workdir=request.image.workdir or "/root",
@@ -114,21 +146,45 @@ class Node:
             limits=request.limits,
             network=request.network,
             gpu_devices=request.gpu_devices,
+            gpu_snapshot=request.gpu_snapshot,
         )
 
 
-class _Watched:
+class NodeContainer:
     """A container whose last unfinished line is passed on, and whose directory is removed, at its end."""
 
-    def __init__(self, container: Container, splitters: Mapping[int, LineSplitter], task_dir: Path) -> None:
+    def __init__(
+        self,
+        container: Container,
+        splitters: Mapping[int, LineSplitter],
+        task_dir: Path,
+        env: Mapping[str, str],
+        function_id: str,
+    ) -> None:
         self._container = container
         self._splitters = splitters
         self._task_dir = task_dir
+        self._env = env
+        self._function_id = function_id
         self.id = container.id
         self.address = container.address
         self.signal = container.signal
         self.kill = container.kill
         self.usage = container.usage
+        self.checkpoint = container.checkpoint
+
+    async def save(self, directory: Path) -> int:
+        """Saves the container and lets it go on, also when it could not be saved; returns the bytes on disk. Raises StokerError."""
+        try:
+            await self._container.checkpoint(directory)
+        finally:
+            self.let_go()
+        return await asyncio.to_thread(snapshots.size_of, directory)
+
+    def let_go(self) -> None:
+        """A container that asked to be saved goes on."""
+        if self._task_dir.is_dir():
+            snapshots.let_go(self._task_dir, self.id, self._function_id, self._env)
 
     async def wait(self) -> Exit:
         ended = await self._container.wait()
@@ -140,7 +196,8 @@ class _Watched:
 
 def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) -> dict[str, str]:
     image = dict(request.image.env)
-    path = ":".join(filter(None, ("/root", "/pkg", image.get("PYTHONPATH", ""))))
+    first = snapshots.HOOK_DIR if request.snapshots else ""
+    path = ":".join(filter(None, (first, "/root", "/pkg", image.get("PYTHONPATH", ""))))
     return {
         **(_SANDBOX_ENV if isolates else {}),
         "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
@@ -154,6 +211,7 @@ def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) ->
         "MODAL_IMAGE_ID": request.image_id,
         "MODAL_ENVIRONMENT": request.environment,
         "MODAL_IS_REMOTE": "1",
+        **({"MODAL_ENABLE_SNAP_RESTORE": "1"} if request.snapshots else {}),
     }
 
 

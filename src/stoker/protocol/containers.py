@@ -8,6 +8,7 @@ from modal_proto import api_pb2
 from stoker.errors import NotFound, PermissionDenied
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.calls import Calls, Report
+from stoker.services.checkpoints import Checkpoints
 from stoker.services.scheduler import Scheduler
 
 _HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
@@ -15,8 +16,9 @@ _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 
 
 class ContainerServicer:
-    def __init__(self, *, calls: Calls, scheduler: Scheduler) -> None:
+    def __init__(self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints) -> None:
         self._calls = calls
+        self._checkpoints = checkpoints
         self._scheduler = scheduler
 
     @rpc("ContainerHello")
@@ -82,6 +84,15 @@ class ContainerServicer:
     async def task_result(self, request: api_pb2.TaskResultRequest, caller: Caller) -> Empty:
         """Importing the app or an @enter method failed; the container exits with code 0 after this."""
         self._scheduler.init_failed(_task(caller), request.result.SerializeToString(), request.result.status)
+        return Empty()
+
+    @rpc("ContainerCheckpoint")
+    async def checkpoint(self, request: api_pb2.ContainerCheckpointRequest, caller: Caller) -> Empty:
+        """It may be saved now: after the answer it closes its connections and waits for the file that lets it go on."""
+        task = self._scheduler.task(_task(caller))
+        if task is None:
+            raise NotFound("This container is stopping.")
+        self._checkpoints.request(task, request.checkpoint_id)
         return Empty()
 
     @rpc("FunctionGetDynamicConcurrency")

@@ -52,6 +52,8 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         scaling=scaling_settings(function),
         startup_timeout=_startup_timeout(function),
         network=not function.block_network,
+        memory_snapshot=function.checkpointing_enabled,
+        gpu_snapshot=function._experimental_enable_gpu_snapshot,
         web=web_specs(function),
         server=_server(function),
         unsupported=_unsupported(function),

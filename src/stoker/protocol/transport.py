@@ -27,6 +27,7 @@ from stoker.protocol.http2.headers import Headers
 from stoker.protocol.replay import ReplayCache
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
+from stoker.services.waiting import settled
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
 _PREFIX = struct.Struct(">BI")
@@ -71,6 +72,11 @@ class Transport:
         listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
         self._containers[task_id] = listener
 
+    async def quiet(self, task_id: str, timeout: float) -> bool:
+        """Waits until the container `task_id` has closed all its connections, at most `timeout` seconds; whether it has."""
+        listener = self._containers.get(task_id)
+        return listener is None or await listener.quiet(timeout)
+
     async def close_container(self, task_id: str) -> None:
         listener = self._containers.pop(task_id, None)
         if listener is not None:
@@ -90,11 +96,23 @@ class _Listener:
         self.server: asyncio.AbstractServer | None = None
         self._rpcs = rpcs
         self._connections: set[Connection] = set()
+        self._empty: asyncio.Future[None] | None = None
 
     def connection(self) -> Connection:
-        connection = Connection(self._rpcs, self._connections.discard)
+        connection = Connection(self._rpcs, self._gone)
         self._connections.add(connection)
         return connection
+
+    async def quiet(self, timeout: float) -> bool:
+        if self._connections:
+            self._empty = asyncio.get_running_loop().create_future()
+            await settled(self._empty, timeout)
+        return not self._connections
+
+    def _gone(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self._empty is not None and not self._connections and not self._empty.done():
+            self._empty.set_result(None)
 
     def close(self) -> None:
         if self.server is not None:

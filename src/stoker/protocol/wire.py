@@ -34,8 +34,18 @@ class ModalWire:
             return replace(spec, scaling=replace(spec.scaling, max_containers=1))
         return spec
 
-    def container_arguments(self, function: Function, task_id: str, environment: str) -> bytes:
+    def container_arguments(
+        self,
+        function: Function,
+        task_id: str,
+        environment: str,
+        checkpoint_id: str = "",
+        *,
+        gpu_snapshot: bool = False,
+    ) -> bytes:
         definition = self.function_proto(function)
+        definition.is_checkpointing_function = bool(checkpoint_id)
+        definition._experimental_enable_gpu_snapshot = gpu_snapshot
         parameters = b""
         if function.binding:
             parameters = api_pb2.FunctionBindParamsRequest.FromString(function.binding).serialized_params
@@ -47,9 +57,10 @@ class ModalWire:
             function_def=definition,
             serialized_params=parameters,
             environment_name=environment,
+            checkpoint_id=checkpoint_id,
             app_layout=self.metadata.layout(function.app_id, dependencies),
         )
-        encoded: bytes = arguments.SerializeToString()
+        encoded: bytes = arguments.SerializeToString(deterministic=True)
         return encoded
 
     def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:
@@ -62,5 +73,4 @@ class ModalWire:
         request = api_pb2.FunctionCreateRequest.FromString(function.active.content)
         definition = api_pb2.Function()
         definition.CopyFrom(with_options(ranked_functions(request)[0], function.binding))
-        definition.is_checkpointing_function = False  # set for a task that takes or uses a memory snapshot
         return definition

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,16 +77,6 @@ async def save(command: Sequence[str], flags: Sequence[str], id: str, files: Pat
     finally:
         with anyio.CancelScope(shield=True):
             await _run(*command, "resume", id)
-
-
-def size_of(snapshot: Path) -> int:
-    """Bytes on disk."""
-    return sum(path.lstat().st_blocks * 512 for path in snapshot.rglob("*"))
-
-
-def discard(snapshot: Path) -> None:
-    """Deletes a snapshot that no container uses. Blocks."""
-    shutil.rmtree(snapshot, ignore_errors=True)
 
 
 async def _run(*command: str) -> None:

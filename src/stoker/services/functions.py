@@ -67,6 +67,8 @@ class FunctionSpec:
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     startup_timeout: float = 300.0
     network: bool = True
+    memory_snapshot: bool = False
+    gpu_snapshot: bool = False  # with the memory of its GPUs
     web: tuple[WebSpec, ...] = ()
     server: ServerSpec | None = None
     unsupported: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import shutil
 import time
@@ -19,12 +20,14 @@ from stoker.ids import is_id
 from stoker.node.agent import ContainerRequest, Node, VolumeDir
 from stoker.node.processors import Processors
 from stoker.runtime.base import Container
+from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
 from stoker.services.images import Images
 from stoker.services.logs import INFO, Logs
 from stoker.services.mounts import Mounts
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
+from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -37,6 +40,8 @@ class Sockets(Protocol):
     async def listen_container(self, task_id: str, path: Path) -> None: ...
 
     async def close_container(self, task_id: str) -> None: ...
+
+    async def quiet(self, task_id: str, timeout: float) -> bool: ...
 
 
 class ContainerLauncher:
@@ -53,9 +58,14 @@ class ContainerLauncher:
         logs: Logs,
         wire: Wire,
         environment_of: Callable[[str], str],
+        snapshots: Snapshots,
+        checkpoints: Checkpoints,
+        snapshot_apps: Callable[[str], bool],
+        reseed: bool,
         data_dir: Path,
         min_free_bytes: int,
     ) -> None:
+        """snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
         self._processors = Processors()
         self.sockets: Sockets | None = None
         self._database = database
@@ -68,6 +78,10 @@ class ContainerLauncher:
         self._logs = logs
         self._wire = wire
         self._environment_of = environment_of
+        self._snapshots = snapshots
+        self._checkpoints = checkpoints
+        self._snapshot_apps = snapshot_apps
+        self._reseed = reseed
         self._data_dir = data_dir
         self._min_free_bytes = min_free_bytes
         self._leases: dict[str, Granted] = {}
@@ -99,6 +113,9 @@ class ContainerLauncher:
     async def land(self, task: Task) -> None:
         assert self.sockets is not None
         await self.sockets.close_container(task.id)
+        await self._checkpoints.settle(task)
+        if task.snapshot is not None:
+            self._snapshots.left(task.snapshot, task.id)
         shutil.rmtree(self._node.task_dir(task.id), ignore_errors=True)
         if self._leases.pop(task.id, None) is not None:
             self._record(
@@ -107,6 +124,21 @@ class ContainerLauncher:
                 .values(started_at=task.started_at, finished_at=time.time(), detail=task.stop_reason)
             )
             await self._engine.release(task.id)
+
+    def ready(self, task: Task) -> None:
+        use = task.snapshot
+        if use is not None and use.restores:
+            self._snapshots.started(use, time.time() - task.enqueued_at)
+
+    def blames_snapshot(self, task: Task, reason: str) -> bool:
+        use = task.snapshot
+        if use is None:
+            return False
+        if use.restores:
+            self._snapshots.not_started(use, reason)
+            self.say(task, "It came from a memory snapshot; its inputs are run by another container.\n")
+            return True
+        return self._snapshots.broke(use)
 
     def say(self, task: Task, text: str) -> None:
         self._logs.write(task.app_id, INFO, text, function_id=task.function_id, task_id=task.id)
@@ -132,12 +164,18 @@ class ContainerLauncher:
             else:
                 trees.append(await self._mounts.tree(mount_id))
         environment = self._environment_of(task.app_id)
+        gpu = "" if lease.gpu_declared else lease.gpu_model
+        saves_gpu = bool(gpu) and spec.gpu_snapshot and not self._node.gpu_snapshot_obstacle()
+        task.snapshot = self._snapshot(function, definition, task, (client_version, environment, gpu, str(saves_gpu)))
+        checkpoint_id = task.snapshot.snapshot_id if task.snapshot else ""
         return ContainerRequest(
             task_id=task.id,
             image_id=spec.image_id,
             image=image,
             client_version=client_version,
-            arguments=self._wire.container_arguments(function, task.id, environment),
+            arguments=self._wire.container_arguments(
+                function, task.id, environment, checkpoint_id, gpu_snapshot=saves_gpu
+            ),
             environment=environment,
             mount_trees=tuple(trees),
             env=_thread_settings(spec.resources.cpu_milli) | await self._secrets.values(list(spec.secret_ids)),
@@ -145,7 +183,28 @@ class ContainerLauncher:
             limits=spec.limits,
             network=spec.network,
             gpu_devices=() if lease.gpu_declared else lease.gpu_devices,
+            function_id=function.id,
+            snapshots=task.snapshot is not None,
+            restore_from=task.snapshot.directory if task.snapshot and task.snapshot.restores else None,
+            gpu_snapshot=task.snapshot is not None and saves_gpu,
+            reseed=self._reseed,
         )
+
+    def _snapshot(
+        self, function: Function, definition: Definition, task: Task, circumstances: tuple[str, str, str, str]
+    ) -> SnapshotUse | None:
+        """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved."""
+        if not definition.spec.memory_snapshot or not self._snapshot_apps(task.app_id):
+            return None
+        client_version, environment, gpu, saves_gpu = circumstances
+        machine = self._node.snapshot_identity(gpu)
+        if not machine:
+            return None
+        # Everything the container is told but its own id: definition with image, mounts and volumes, parameters, layout of the app.
+        told = self._wire.container_arguments(function, "", environment)
+        parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), told)
+        key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        return self._snapshots.choose(key, task.app_id, function.id, definition.id, task.id)
 
     def _volume(self, volume_id: str, mount_path: str, read_only: bool, sub_path: str) -> VolumeDir:
         if not is_id(volume_id, "vo"):

@@ -29,6 +29,7 @@ from stoker.errors import StokerError
 from stoker.ids import new_id
 from stoker.runtime.base import Container, Exit, ExitKind
 from stoker.services.functions import Function
+from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
 _MAX_START_FAILURES = 3  # in a row, before waiting inputs are failed
@@ -68,6 +69,7 @@ class Task:
     init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
     cancellations: list[str] = field(default_factory=list)
     heartbeat: asyncio.Future[None] | None = None
+    snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
     job: asyncio.Task[None] | None = None
 
 
@@ -82,6 +84,14 @@ class Launcher(Protocol):
 
     async def land(self, task: Task) -> None:
         """Gives everything back after a container's end (or failed start)."""
+        ...
+
+    def ready(self, task: Task) -> None:
+        """A container asks for its first input."""
+        ...
+
+    def blames_snapshot(self, task: Task, reason: str) -> bool:
+        """Whether a container that ended before its first input did so because of a memory snapshot, so that the next may do better."""
         ...
 
     def say(self, task: Task, text: str) -> None:
@@ -161,6 +171,7 @@ class Runner:
             self._mean_start = _mean(self._mean_start, _now() - container.started_at)
             self._start_failures = 0
             self.tasks[task_id].started_at = time.time()
+            self._launcher.ready(self.tasks[task_id])
         self._apply(self.pool.poll(_now(), task_id, capacity))
         self.rescale()
         try:
@@ -365,7 +376,8 @@ class Runner:
         if not expected and not self._stopped:
             if task.init_result is None:
                 self._launcher.say(task, reason + "\n")
-            if not was_ready:
+            blameless = task.init_result is None and not was_ready and self._launcher.blames_snapshot(task, reason)
+            if not was_ready and not blameless:
                 self._start_failed(now, task, reason)
         self.rescale()
 

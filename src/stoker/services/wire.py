@@ -19,8 +19,17 @@ class Wire(Protocol):
         """What a stored definition (with the options of a binding, when there is one) means. Raises InvalidArgument."""
         ...
 
-    def container_arguments(self, function: Function, task_id: str, environment: str) -> bytes:
-        """The file a container reads at its start."""
+    def container_arguments(
+        self,
+        function: Function,
+        task_id: str,
+        environment: str,
+        checkpoint_id: str = "",
+        *,
+        gpu_snapshot: bool = False,
+    ) -> bytes:
+        """The file a container reads at its start, equal for equal arguments. checkpoint_id: of the memory snapshot that it becomes or
+        comes from. gpu_snapshot: whether the memory of its GPUs is part of that."""
         ...
 
     def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:

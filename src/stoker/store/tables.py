@@ -314,3 +314,22 @@ logs = sa.Table(
     sa.Column("timestamp", sa.Float, nullable=False),
     sa.Index("logs_by_app", "app_id", "timestamp"),
 )
+
+snapshots = sa.Table(
+    "snapshots",  # memory snapshots of functions; their files are on the machine
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key", sa.String(64), nullable=False),  # digest of all that must be equal for it to be usable
+    sa.Column("app_id", sa.String(32), nullable=False),
+    sa.Column("function_id", sa.String(32), nullable=False),
+    sa.Column("definition_id", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # creating, ready, failed, dropped
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("size", sa.BigInteger, nullable=False, default=0),
+    sa.Column("hits", sa.Integer, nullable=False, default=0),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),  # in a row
+    sa.Column("all_failures", sa.Integer, nullable=False, default=0),
+    sa.Column("restore_seconds", sa.JSON, nullable=False, default=list),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("used_at", sa.Float, nullable=False),
+)

@@ -1,0 +1,71 @@
+"""The node's part in memory snapshots: what lies in a container's directory for it, and what must be equal for a snapshot to be usable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+HOOK_DIR = "/__modal/snapshot"
+"""Inside; first on PYTHONPATH of containers that take or use snapshots."""
+
+_HOOK = Path(__file__).with_name("snapshot_hook.py")
+
+
+def make_hook_layer(directory: Path) -> Path:
+    """A layer of the root file system with the hook in its place."""
+    target = directory / HOOK_DIR.lstrip("/")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "sitecustomize.py").write_bytes(_HOOK.read_bytes())
+    return directory
+
+
+def machine_identity(runtime_build: str, gpu: str) -> str:
+    """What a snapshot depends on besides its function: the sandbox's build, the processor's features, the GPU and its driver, our hook."""
+    parts = (runtime_build, platform.machine(), _processor(), gpu, _driver() if gpu else "", _HOOK.read_text())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def write_before(task_dir: Path, env: Mapping[str, str], *, reseed: bool) -> None:
+    """What the hook reads, before and after the snapshot."""
+    (task_dir / "snapshot.json").write_text(json.dumps({"env": dict(env), "reseed": reseed}))
+
+
+def let_go(task_dir: Path, task_id: str, function_id: str, env: Mapping[str, str]) -> None:
+    """Writes the file for which a container waits after it was saved or restored."""
+    # The client reads keys in any case and writes names in capitals; "" would mean "as it was". The rest is the hook's.
+    state = {name: value for name, value in env.items() if value and name == name.upper()}
+    state |= {"task_id": task_id, "function_id": function_id}
+    # In one step: the client reads it the moment it exists.
+    scratch = task_dir / ".restore-state.json"
+    scratch.write_text(json.dumps(state))
+    os.replace(scratch, task_dir / "restore-state.json")
+
+
+def size_of(snapshot: Path) -> int:
+    """Bytes on disk."""
+    return sum(path.lstat().st_blocks * 512 for path in snapshot.rglob("*"))
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """Vendor and features of the first processor, the same on machines of one kind."""
+    found: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("vendor_id", "flags", "Features", "CPU implementer"):
+            found.setdefault(name.strip(), " ".join(sorted(value.split())))
+        if not line.strip():
+            break
+    return json.dumps(found, sort_keys=True)
+
+
+def _driver() -> str:
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return ""

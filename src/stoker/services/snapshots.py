@@ -1,0 +1,269 @@
+"""Memory snapshots: which function has one, who makes it, who starts from it, and when it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import sqlalchemy as sa
+import structlog
+
+from stoker.errors import NotFound
+from stoker.ids import new_id
+from stoker.store import tables
+from stoker.store.database import Database
+
+CREATING, READY, FAILED, DROPPED = "creating", "ready", "failed", "dropped"
+MAX_FAILURES = 3
+"""In a row; a snapshot that failed this often is dropped, and not made again before the next deployment."""
+
+_KEPT_TIMES = 200
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Snapshot:
+    """One row. `failures` counts those in a row, `all_failures` every one. `restore_seconds`: from the start to the first poll."""
+
+    id: str
+    key: str
+    app_id: str
+    function_id: str
+    definition_id: str
+    state: str
+    created_at: float
+    used_at: float
+    size: int = 0
+    hits: int = 0
+    failures: int = 0
+    all_failures: int = 0
+    reason: str = ""
+    restore_seconds: list[float] = field(default_factory=list)
+    users: set[str] = field(default_factory=set)  # tasks that run on its files
+
+
+@dataclass(frozen=True)
+class SnapshotUse:
+    """What a container has to do with a snapshot: it comes from it, or is to be saved as it."""
+
+    snapshot_id: str
+    directory: Path
+    restores: bool
+
+
+class Snapshots:
+    """All snapshots of this machine, at most one for each key. The files of one lie in `directory`/<its id>."""
+
+    def __init__(
+        self, *, database: Database, directory: Path, quota_bytes: int, is_alive: Callable[[str], bool]
+    ) -> None:
+        """is_alive: whether the app of this id still runs or is deployed."""
+        self._database = database
+        self._directory = directory
+        self._quota = quota_bytes
+        self._is_alive = is_alive
+        self._by_id: dict[str, Snapshot] = {}
+        self._by_key: dict[str, Snapshot] = {}
+        self._doomed: dict[str, Snapshot] = {}  # removed, but containers still run on its files
+        self._work: set[asyncio.Future[Any]] = set()
+
+    async def load(self) -> None:
+        """Reads what an earlier server left, and deletes what it left unfinished."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(tables.snapshots)).mappings().all()
+        for row in rows:
+            snapshot = Snapshot(**row)
+            if snapshot.state == CREATING or (snapshot.state == READY and not self._path(snapshot).is_dir()):
+                self._forget_row(snapshot)
+            else:
+                self._by_id[snapshot.id] = self._by_key[snapshot.key] = snapshot
+        known = {self._path(s) for s in self._by_id.values() if s.state == READY}
+        for path in self._directory.iterdir():
+            if path not in known:
+                self._delete(path)
+
+    async def close(self) -> None:
+        while self._work:
+            await asyncio.wait(self._work)
+
+    # What containers do
+
+    def choose(self, key: str, app_id: str, function_id: str, definition_id: str, task_id: str) -> SnapshotUse | None:
+        """What a new container does about the snapshot `key`: starts from it, becomes it, or (None) has nothing to do with it."""
+        snapshot = self._by_key.get(key)
+        now = time.time()
+        if snapshot is not None and snapshot.state == DROPPED and snapshot.definition_id != definition_id:
+            self.remove(snapshot.id)  # deployed again: a new chance
+            snapshot = None
+        if snapshot is None:
+            snapshot = Snapshot(new_id("ch"), key, app_id, function_id, definition_id, CREATING, now, now)
+            self._by_id[snapshot.id] = self._by_key[key] = snapshot
+        elif snapshot.state in (CREATING, DROPPED):
+            return None
+        elif snapshot.state == FAILED:
+            snapshot.state = CREATING
+        changed = snapshot.definition_id != definition_id
+        snapshot.definition_id = definition_id
+        snapshot.used_at = now
+        restores = snapshot.state == READY
+        if restores:
+            snapshot.hits += 1
+        snapshot.users.add(task_id)
+        if changed or not restores:
+            self._store(snapshot)
+            self._drop_outdated(function_id, definition_id)
+        return SnapshotUse(snapshot.id, self._path(snapshot), restores)
+
+    def scratch(self, use: SnapshotUse) -> Path:
+        """Where a snapshot is put together."""
+        return use.directory.with_name(f"{use.directory.name}.partial")
+
+    async def created(self, use: SnapshotUse, size: int) -> None:
+        """The files are complete in `scratch`."""
+        snapshot = self._by_id.get(use.snapshot_id)
+        if snapshot is None:  # removed meanwhile
+            self._delete(self.scratch(use))
+            return
+        self.scratch(use).rename(use.directory)
+        snapshot.state, snapshot.size, snapshot.reason = READY, size, ""
+        snapshot.created_at = snapshot.used_at = time.time()
+        self._store(snapshot)
+        self._keep_quota()
+
+    def not_created(self, use: SnapshotUse, reason: str) -> None:
+        """The container could not be saved."""
+        self._delete(self.scratch(use))
+        self._count_failure(use, reason)
+
+    def started(self, use: SnapshotUse, seconds: float) -> None:
+        """A restored container asks for its first input."""
+        snapshot = self._by_id.get(use.snapshot_id)
+        if snapshot is not None:
+            snapshot.failures = 0
+            snapshot.restore_seconds = [*snapshot.restore_seconds, round(seconds, 4)][-_KEPT_TIMES:]
+            self._store(snapshot)
+
+    def not_started(self, use: SnapshotUse, reason: str) -> None:
+        """A restored container ended before it asked for an input."""
+        self._count_failure(use, reason)
+
+    def broke(self, use: SnapshotUse) -> bool:
+        """A container that was to be saved ended before its first input. Whether it was saving that ended it."""
+        snapshot = self._by_id.get(use.snapshot_id)
+        return snapshot is not None and snapshot.state in (FAILED, DROPPED)
+
+    def left(self, use: SnapshotUse, task_id: str) -> None:
+        """A container is gone."""
+        snapshot = self._by_id.get(use.snapshot_id) or self._doomed.get(use.snapshot_id)
+        if snapshot is None:
+            return
+        snapshot.users.discard(task_id)
+        if snapshot.id in self._doomed:
+            del self._doomed[snapshot.id]
+            self._release(snapshot)
+        elif snapshot.state == DROPPED:
+            self._release(snapshot)
+        elif snapshot.state == CREATING and not use.restores:
+            # It ended before it could be saved, which is not the snapshot's fault: the next one may try.
+            self.remove(snapshot.id)
+
+    # What people see and do
+
+    def all(self) -> list[Snapshot]:
+        return sorted(self._by_id.values(), key=lambda s: -s.used_at)
+
+    def get(self, snapshot_id: str) -> Snapshot:
+        """Raises NotFound."""
+        snapshot = self._by_id.get(snapshot_id)
+        if snapshot is None:
+            raise NotFound(f"There is no snapshot {snapshot_id!r}; `stoker snapshots list` shows all.")
+        return snapshot
+
+    def remove(self, snapshot_id: str) -> None:
+        """Forgets a snapshot; its files go when the last container that runs on them has ended. Raises NotFound."""
+        snapshot = self.get(snapshot_id)
+        del self._by_id[snapshot.id]
+        del self._by_key[snapshot.key]
+        self._forget_row(snapshot)
+        self._release(snapshot)
+
+    async def sweep(self) -> None:
+        """Removes the snapshots of apps that are over, and the least recently used ones beyond the quota."""
+        for snapshot in self.all():
+            if not self._is_alive(snapshot.app_id):
+                self.remove(snapshot.id)
+        self._keep_quota()
+
+    # How it is done
+
+    def _count_failure(self, use: SnapshotUse, reason: str) -> None:
+        snapshot = self._by_id.get(use.snapshot_id)
+        if snapshot is None:
+            return
+        snapshot.failures += 1
+        snapshot.all_failures += 1
+        snapshot.reason = reason
+        if snapshot.failures >= MAX_FAILURES:
+            snapshot.state, snapshot.size = DROPPED, 0
+            _log.warning("snapshot dropped", snapshot=snapshot.id, function=snapshot.function_id, reason=reason)
+            self._release(snapshot)
+        elif snapshot.state == CREATING:
+            snapshot.state = FAILED
+        self._store(snapshot)
+
+    def _drop_outdated(self, function_id: str, definition_id: str) -> None:
+        for snapshot in self.all():
+            if snapshot.function_id == function_id and snapshot.definition_id != definition_id:
+                self.remove(snapshot.id)
+
+    def _keep_quota(self) -> None:
+        ready = [s for s in self.all() if s.state == READY]
+        total = 0
+        for snapshot in ready:
+            total += snapshot.size
+            if total > self._quota:
+                _log.info("snapshot removed to keep the quota", snapshot=snapshot.id, function=snapshot.function_id)
+                self.remove(snapshot.id)
+
+    def _release(self, snapshot: Snapshot) -> None:
+        """Deletes the files, or leaves that to the last container that runs on them."""
+        if not snapshot.users:
+            self._delete(self._path(snapshot))
+        elif snapshot.id not in self._by_id:
+            self._doomed[snapshot.id] = snapshot
+
+    def _path(self, snapshot: Snapshot) -> Path:
+        return self._directory / snapshot.id
+
+    def _delete(self, path: Path) -> None:
+        self._later(anyio.to_thread.run_sync(lambda: shutil.rmtree(path, ignore_errors=True)))
+
+    def _store(self, snapshot: Snapshot) -> None:
+        row = {column.name: getattr(snapshot, column.name) for column in tables.snapshots.columns}
+
+        def write(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(tables.snapshots).where(tables.snapshots.c.id == row["id"]))
+            connection.execute(sa.insert(tables.snapshots), [row])
+
+        self._later(self._database.write(write))
+
+    def _forget_row(self, snapshot: Snapshot) -> None:
+        statement = sa.delete(tables.snapshots).where(tables.snapshots.c.id == snapshot.id)
+        self._later(self._database.write(lambda connection: connection.execute(statement)))
+
+    def _later(self, work: Any) -> None:
+        """Files and rows are cleaned up beside the work of containers."""
+        job = asyncio.ensure_future(work)
+        self._work.add(job)
+        job.add_done_callback(self._done)
+
+    def _done(self, job: asyncio.Future[Any]) -> None:
+        self._work.discard(job)
+        if not job.cancelled() and job.exception() is not None:
+            _log.error("cleaning up snapshots failed", error=str(job.exception()))
