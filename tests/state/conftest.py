@@ -17,6 +17,7 @@ from modal.client import Client
 
 from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.serve import HttpServer
+from stoker.gateway.tokens import TokenRoutes, page_path
 from stoker.gateway.transfer import Transfer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.dicts import DictServicer
@@ -25,6 +26,7 @@ from stoker.protocol.mounts import MountServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.tokens import TokenServicer
 from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
 from stoker.services.blobs import Blobs
@@ -32,8 +34,10 @@ from stoker.services.dicts import Dicts
 from stoker.services.environments import Environments
 from stoker.services.keys import load_or_create_key
 from stoker.services.mounts import Mounts
+from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.secrets import Secrets
+from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.volume_files import VolumeFiles
@@ -76,10 +80,17 @@ class StateServer:
         self.secrets = Secrets(database=self.database, environments=self.environments, key=key)
         self.dicts = Dicts(database=self.database, environments=self.environments)
         self.queues = Queues(database=self.database, environments=self.environments)
+        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
+        self.flows = TokenFlows(self.tokens)
 
         transfer = Transfer(blobs=self.blobs, files=self.files, signer=self.signer)
         self.http = HttpServer(
-            make_gateway(transfer=transfer, status=self.status, authenticate=self.tokens.authenticate)
+            make_gateway(
+                transfer=transfer,
+                status=self.status,
+                authenticate=self.tokens.authenticate,
+                routes=TokenRoutes(tokens=self.tokens, flows=self.flows).routes(),
+            )
         )
         self.http_port = await self.http.start(["127.0.0.1"], 0)
         self.container_http = HttpServer(make_container_gateway(transfer=transfer))
@@ -96,6 +107,14 @@ class StateServer:
             EnvironmentServicer(environments=self.environments),
             MountServicer(mounts=self.mounts),
             QueueServicer(queues=self.queues, environments=self.environments),
+            TokenServicer(
+                workspace="local",
+                tokens=self.tokens,
+                flows=self.flows,
+                proxy_tokens=self.proxy_tokens,
+                environments=self.environments,
+                page_url=lambda page: self.http_url + page_path(page),
+            ),
             SecretServicer(secrets=self.secrets, environments=self.environments),
             VolumeServicer(volumes=self.volumes, files=self.files, environments=self.environments, urls=self.urls),
         ]

@@ -196,18 +196,20 @@ def queues_environment(database: Database) -> str:
 def test_many_getters_and_putters_share_every_item_once(tmp_path: Path) -> None:
     async def scenario(queues: Queues, queue_id: str) -> None:
         got: list[bytes] = []
+        complete = asyncio.Event()
 
         async def take() -> None:
             while True:
                 values = await queues.get(queue_id, b"", 3, 5, key="taker")
                 got.extend(values)
+                if len(got) >= 1_000:
+                    complete.set()
                 if b"end" in values:
                     return
 
         takers = [asyncio.ensure_future(take()) for _ in range(20)]
         await asyncio.gather(*(queues.put(queue_id, b"", [b"%d" % n]) for n in range(1_000)))
-        while len(got) < 1_000:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(complete.wait(), 60)
         for _ in takers:
             await queues.put(queue_id, b"", [b"end"])
             await queues.put(queue_id, b"", [b"end"])  # a taker may get two of them
@@ -262,8 +264,7 @@ def test_a_caller_that_goes_takes_nothing_along(tmp_path: Path) -> None:
         third.cancel()
         with pytest.raises(asyncio.CancelledError):
             await third
-        while queues.length(queue_id, b"") < 2:
-            await asyncio.sleep(0.001)
+        await asyncio.wait(set(queues._background))
         assert await queues.get(queue_id, b"", 1, 0) == [b"c"]
         # A put whose caller goes is stored and found.
         put = asyncio.ensure_future(queues.put(queue_id, b"", [b"e"]))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stoker.datadir import DataDir, ServerInfo
-from stoker.errors import FailedPrecondition, NotFound, Unauthenticated, Unavailable
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError, Unauthenticated, Unavailable
 
 _TIMEOUT = 10.0
+_FAMILY: dict[int, type[StokerError]] = {400: InvalidArgument, 401: Unauthenticated, 404: NotFound}
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,18 @@ class Connection:
         }
 
     def get(self, path: str) -> Any:
-        """A JSON document of the server's own HTTP interface. Raises Unavailable, Unauthenticated or FailedPrecondition."""
-        request = urllib.request.Request(
-            self.server.http_url + path,
-            headers={"Modal-Token-Id": self.token_id, "Modal-Token-Secret": self.token_secret},
-        )
+        """A JSON document of the server's own HTTP interface. Raises StokerError as `request` does."""
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Sends a JSON body (none for None); the JSON document that is the answer.
+
+        Raises Unavailable when there is none, else an error that has the server's sentence."""
+        headers = {"Modal-Token-Id": self.token_id, "Modal-Token-Secret": self.token_secret}
+        data = None
+        if body is not None:
+            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        request = urllib.request.Request(self.server.http_url + path, data, headers, method=method)
         # Without the environment's proxies: the server is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -45,8 +53,8 @@ class Connection:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace").strip()
-            family = Unauthenticated if error.code == 401 else FailedPrecondition
-            raise family(f"The server answered {error.code} to {path}: {text or error.reason}") from None
+            family = _FAMILY.get(error.code, FailedPrecondition)
+            raise family(text or f"The server answered {error.code} ({error.reason}) to {path}.") from None
         except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise Unavailable(

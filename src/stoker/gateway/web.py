@@ -16,11 +16,12 @@ from stoker.services.endpoints import Endpoints, Place
 from stoker.services.functions import ServerSpec
 from stoker.services.servers import Servers
 
-CheckToken = Callable[[str, str], bool]
-"""Called with the values of Modal-Key and Modal-Secret; whether they are a proxy token."""
+CheckToken = Callable[[str, str, str], bool]
+"""Called with the id and the secret of a proxy token and the id of an app; whether the token opens that app's endpoints."""
 
 _NO_TOKEN = (
-    "This endpoint wants a proxy token: send its parts in the headers Modal-Key and Modal-Secret. "
+    "This endpoint wants a proxy token: send its parts in the headers Modal-Key and Modal-Secret, or as "
+    "`Authorization: Bearer ID.SECRET`. "
     "`modal workspace proxy-tokens create` makes one."
 )
 _STATUS: tuple[tuple[type[errors.StokerError], int], ...] = (
@@ -93,7 +94,10 @@ class WebGateway:
         if bearer and isinstance(endpoint.target, ServerSpec):
             return self._servers.is_token(endpoint.function_id, bearer)
         key, secret = (headers.get(name, b"").decode("latin-1") for name in (b"modal-key", b"modal-secret"))
-        return bool(key and secret) and self._check_token(key, secret)
+        scheme, _, pair = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if not key and scheme.lower() == "bearer":
+            key, _, secret = pair.strip().partition(".")
+        return bool(key and secret) and self._check_token(key, secret, endpoint.app_id)
 
 
 async def _refuse(exchange: Exchange, error: errors.StokerError) -> None:

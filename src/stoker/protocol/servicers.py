@@ -14,6 +14,7 @@ from stoker.protocol.mounts import MountServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.servers import ServerServicer
+from stoker.protocol.tokens import TokenServicer
 from stoker.protocol.volumes import VolumeServicer
 from stoker.protocol.workspace import WorkspaceServicer
 
@@ -32,4 +33,5 @@ SERVICERS: tuple[type, ...] = (
     ServerServicer,
     DictServicer,
     QueueServicer,
+    TokenServicer,
 )

@@ -13,14 +13,23 @@ from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import Apps
 from stoker.services.environments import Environments
 from stoker.services.scheduler import Scheduler
+from stoker.services.tokens import Tokens
 
 _TOKEN_LIFETIME = 1200
 
 
 class WorkspaceServicer:
     def __init__(
-        self, *, workspace: str, dashboard_url: str, apps: Apps, environments: Environments, scheduler: Scheduler
+        self,
+        *,
+        workspace: str,
+        dashboard_url: str,
+        apps: Apps,
+        environments: Environments,
+        scheduler: Scheduler,
+        tokens: Tokens,
     ) -> None:
+        self._tokens = tokens
         self._workspace = workspace
         self._dashboard_url = dashboard_url
         self._apps = apps
@@ -35,12 +44,6 @@ class WorkspaceServicer:
     async def name(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceNameLookupResponse:
         return api_pb2.WorkspaceNameLookupResponse(workspace_name=self._workspace, username=self._workspace)
 
-    @rpc("TokenInfoGet")
-    async def token_info(self, request: api_pb2.TokenInfoGetRequest, caller: Caller) -> api_pb2.TokenInfoGetResponse:
-        response = api_pb2.TokenInfoGetResponse(token_id=caller.token_id, workspace_name=self._workspace)
-        response.user_identity.username = self._workspace
-        return response
-
     @rpc("AuthTokenGet")
     async def auth_token(self, request: api_pb2.AuthTokenGetRequest, caller: Caller) -> api_pb2.AuthTokenGetResponse:
         """A token for planes this server does not have; the client wants one of the right shape and a lifetime."""
@@ -53,6 +56,43 @@ class WorkspaceServicer:
         self, request: api_pb2.WorkspaceDashboardUrlRequest, caller: Caller
     ) -> api_pb2.WorkspaceDashboardUrlResponse:
         return api_pb2.WorkspaceDashboardUrlResponse(url=self._dashboard_url)
+
+    @rpc("WorkspaceMembersList", containers=False)
+    async def members(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceMembersListResponse:
+        """One member, who is everybody that has a token."""
+        tokens = self._tokens.all()
+        response = api_pb2.WorkspaceMembersListResponse()
+        response.members.add(
+            member_id=self._workspace,
+            member_displayname=self._workspace,
+            member_role=api_pb2.MEMBER_ROLE_OWNER,
+            joined_at=min((t.created_at for t in tokens), default=0.0),
+            last_active_at=max((t.last_used_at or 0.0 for t in tokens), default=0.0),
+            user_id=self._workspace,
+        )
+        return response
+
+    @rpc("WorkspaceSettings")
+    async def settings(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceSettingsResponse:
+        default = self._environments.default()
+        return api_pb2.WorkspaceSettingsResponse(
+            default_environment_name=default.name,
+            image_builder_version=self._environments.image_builder_version(default, caller.client_version),
+        )
+
+    @rpc("WorkspaceSetDefaultEnvironment", containers=False)
+    async def set_default_environment(
+        self, request: api_pb2.WorkspaceSetDefaultEnvironmentRequest, caller: Caller
+    ) -> Empty:
+        await self._environments.set_default(request.environment_name)
+        return Empty()
+
+    @rpc("WorkspaceSetImageBuilderVersion", containers=False)
+    async def set_image_builder_version(
+        self, request: api_pb2.WorkspaceSetImageBuilderVersionRequest, caller: Caller
+    ) -> api_pb2.WorkspaceSetImageBuilderVersionResponse:
+        await self._environments.set_image_builder_version(request.new_image_builder_version)
+        return api_pb2.WorkspaceSetImageBuilderVersionResponse(image_builder_version=request.new_image_builder_version)
 
     @rpc("TaskList")
     async def tasks(self, request: api_pb2.TaskListRequest, caller: Caller) -> api_pb2.TaskListResponse:

@@ -16,6 +16,7 @@ from stoker.store.database import Database
 
 BUILDER_VERSIONS = ("2023.12", "2024.04", "2024.10", "2025.06", "2026.10", "PREVIEW")
 _NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9\-_]{0,63}$")
+_SETTINGS = ("default_environment", "image_builder_version")  # of the workspace, in the table of settings
 _WEB_SUFFIX = re.compile(r"^[a-z0-9\-]{0,63}$")
 
 
@@ -43,10 +44,16 @@ class Environments:
         """Each called with the id of an environment that is being deleted, to delete what is in it."""
 
     async def load(self) -> None:
-        """Reads all environments; makes the default one on the first start."""
+        """Reads all environments; makes the default one on the first start. What clients chose for the workspace goes before the
+        server's settings."""
+        chosen = sa.select(tables.settings).where(tables.settings.c.key.in_(_SETTINGS))
         with self._database.read() as connection:
             rows = connection.execute(sa.select(tables.environments)).all()
+            settings = {row.key: row.value.decode() for row in connection.execute(chosen)}
         self._by_id = {row.id: Environment(**row._asdict()) for row in rows}
+        if self._find(settings.get("default_environment", "")) is not None:
+            self._default = settings["default_environment"]
+        self._image_builder_version = settings.get("image_builder_version", self._image_builder_version)
         if self._find(self._default) is None:
             await self.create(self._default)
 
@@ -73,6 +80,21 @@ class Environments:
 
     def is_default(self, environment: Environment) -> bool:
         return environment.name == self._default
+
+    def default(self) -> Environment:
+        return self.resolve("")
+
+    async def set_default(self, name: str) -> None:
+        """Makes an environment the default one, also after restarts. Raises NotFound."""
+        environment = self.resolve(name)
+        await self._set("default_environment", environment.name)
+        self._default = environment.name
+
+    async def set_image_builder_version(self, version: str) -> None:
+        """Sets what environments without a version of their own build images with; "" leaves it to the client. Raises InvalidArgument."""
+        _check_builder_version(version)
+        await self._set("image_builder_version", version)
+        self._image_builder_version = version
 
     def image_builder_version(self, environment: Environment, client_version: str) -> str:
         """What a client builds images with: the environment's version, or the server's, or the newest that this client knows."""
@@ -108,7 +130,7 @@ class Environments:
             _check_name(new_name)
             if self.is_default(old):
                 raise FailedPrecondition(
-                    f"{old.name!r} is the default environment; its name is set by `environment` in the server's settings."
+                    f"{old.name!r} is the default environment; make another the default first (`modal workspace settings set`)."
                 )
             if self._find(new_name) is not None:
                 raise AlreadyExists(f"The environment {new_name!r} exists already.")
@@ -118,10 +140,7 @@ class Environments:
                 raise InvalidArgument(f"{web_suffix!r} cannot be a web suffix: use lower-case letters, digits and '-'.")
             new = replace(new, web_suffix=web_suffix)
         if image_builder_version is not None:
-            if image_builder_version and image_builder_version not in BUILDER_VERSIONS:
-                raise InvalidArgument(
-                    f"{image_builder_version!r} is not an image builder version. There are: {', '.join(BUILDER_VERSIONS)}."
-                )
+            _check_builder_version(image_builder_version)
             new = replace(new, image_builder_version=image_builder_version)
         values = {key: value for key, value in asdict(new).items() if key != "id"}
         statement = sa.update(tables.environments).where(tables.environments.c.id == old.id).values(**values)
@@ -133,12 +152,22 @@ class Environments:
         """Deletes an environment and all that is in it. Raises NotFound, or FailedPrecondition for the default one."""
         environment = self.resolve(name)
         if self.is_default(environment):
-            raise FailedPrecondition(f"{environment.name!r} is the default environment and cannot be deleted.")
+            raise FailedPrecondition(
+                f"{environment.name!r} is the default environment and cannot be deleted. "
+                "Make another the default first (`modal workspace settings set`)."
+            )
         for delete_contents in self.on_delete:
             await delete_contents(environment.id)
         statement = sa.delete(tables.environments).where(tables.environments.c.id == environment.id)
         await self._database.write(lambda connection: connection.execute(statement))
         self._by_id.pop(environment.id, None)
+
+    async def _set(self, key: str, value: str) -> None:
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
+            connection.execute(sa.insert(tables.settings), [{"key": key, "value": value.encode()}])
+
+        await self._database.write(work)
 
     def _find(self, name: str) -> Environment | None:
         return next((e for e in self._by_id.values() if e.name == name), None)
@@ -148,6 +177,11 @@ def newest_builder_version(client_version: str) -> str:
     """The newest image builder that a client of this version knows; an unreadable version counts as new."""
     match = re.match(r"^(\d+)\.(\d+)", client_version)
     return "2025.06" if match and (int(match[1]), int(match[2])) < (1, 6) else "2026.10"
+
+
+def _check_builder_version(version: str) -> None:
+    if version and version not in BUILDER_VERSIONS:
+        raise InvalidArgument(f"{version!r} is not an image builder version. There are: {', '.join(BUILDER_VERSIONS)}.")
 
 
 def _check_name(name: str) -> None:

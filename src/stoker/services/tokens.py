@@ -6,11 +6,12 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from stoker.errors import Unauthenticated
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
 from stoker.ids import new_id
 from stoker.store import tables
 from stoker.store.database import Database
@@ -18,25 +19,37 @@ from stoker.store.database import Database
 _HELP = (
     "Run `stoker env` on the server's machine for a token that works, or check MODAL_TOKEN_ID and MODAL_TOKEN_SECRET."
 )
+_LONGEST_NAME = 64
 
 
 @dataclass
-class _Token:
-    secret_sha256: str
+class Token:
+    """Everything of a token but its secret. Times in seconds since the epoch; `expires_at` None for never."""
+
+    id: str
+    name: str
     enabled: bool
+    created_at: float
+    last_used_at: float | None
+    expires_at: float | None
+    secret_sha256: str = field(repr=False)
+
+    def is_expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 class Tokens:
-    """All tokens, cached: each request of a client is checked."""
+    """All tokens, in memory: each request of a client is checked. When one was last used is written by `save_uses`, in one go."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.read() as connection:
             rows = connection.execute(sa.select(tables.tokens)).all()
-        self._tokens = {row.id: _Token(row.secret_sha256, row.enabled) for row in rows}
+        self._tokens = {row.id: Token(**row._asdict()) for row in rows}
+        self._used: set[str] = set()
 
     def authenticate(self, token_id: str, token_secret: str) -> None:
-        """Raises Unauthenticated unless the token is known, enabled and its secret right."""
+        """Raises Unauthenticated unless the token is known, enabled, not expired, and its secret right."""
         if not token_id:
             raise Unauthenticated(f"No token was sent. {_HELP}")
         token = self._tokens.get(token_id)
@@ -46,26 +59,100 @@ class Tokens:
             raise Unauthenticated(
                 f"The token {token_id!r} is not known to this server, or its secret is wrong. {_HELP}"
             )
+        now = time.time()
         if not token.enabled:
-            raise Unauthenticated(f"The token {token_id!r} is disabled.")
+            raise Unauthenticated(f"The token {token_id!r} is disabled. `stoker token enable` enables it.")
+        if token.is_expired(now):
+            raise Unauthenticated(f"The token {token_id!r} has expired. `stoker token new` makes another.")
+        token.last_used_at = now
+        self._used.add(token_id)
 
-    def exist(self) -> bool:
-        return bool(self._tokens)
+    def works(self, token_id: str, token_secret: str) -> bool:
+        """Whether `authenticate` would let it pass."""
+        try:
+            self.authenticate(token_id, token_secret)
+        except Unauthenticated:
+            return False
+        return True
 
-    async def create(self, name: str = "") -> tuple[str, str]:
-        """A new token as (id, secret). The secret cannot be read again."""
-        token_id, secret = new_id("ak"), "as-" + secrets.token_urlsafe(24)
-        row = {
-            "id": token_id,
-            "name": name,
-            "secret_sha256": _hash(secret),
-            "enabled": True,
-            "created_at": time.time(),
-            "last_used_at": None,
-        }
-        await self._database.insert(tables.tokens, [row])
-        self._tokens[token_id] = _Token(row["secret_sha256"], True)  # type: ignore[arg-type]
-        return token_id, secret
+    def all(self) -> list[Token]:
+        """Oldest first."""
+        return sorted(self._tokens.values(), key=lambda t: (t.created_at, t.id))
+
+    def find(self, name_or_id: str) -> Token:
+        """Raises NotFound, or InvalidArgument for a name that several have."""
+        token = self._tokens.get(name_or_id)
+        if token is not None:
+            return token
+        named = [t for t in self._tokens.values() if name_or_id and t.name == name_or_id]
+        if not named:
+            raise NotFound(f"There is no token {name_or_id!r} on this server. `stoker token list` shows all.")
+        if len(named) > 1:
+            raise InvalidArgument(
+                f"{len(named)} tokens have the name {name_or_id!r}. Say which by its id: {', '.join(t.id for t in named)}."
+            )
+        return named[0]
+
+    async def create(self, name: str = "", lifetime: float | None = None) -> tuple[str, str]:
+        """A new token as (id, secret), good for `lifetime` seconds or for ever. The secret cannot be read again. Raises InvalidArgument."""
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise InvalidArgument(
+                f"A token's name may have {_LONGEST_NAME} printable characters; {name!r} is no such name."
+            )
+        if lifetime is not None and lifetime <= 0:
+            raise InvalidArgument(f"A token must be good for more than {lifetime:g} seconds.")
+        now = time.time()
+        secret = "as-" + secrets.token_urlsafe(24)
+        expires_at = None if lifetime is None else now + lifetime
+        token = Token(new_id("ak"), name, True, now, None, expires_at, secret_sha256=_hash(secret))
+        await self._database.insert(tables.tokens, [vars(token)])
+        self._tokens[token.id] = token
+        return token.id, secret
+
+    async def enable(self, token_ids: Sequence[str]) -> None:
+        """Raises NotFound; then nothing is changed."""
+        await self._set_enabled([self.find(i) for i in token_ids], True)
+
+    async def disable(self, token_ids: Sequence[str]) -> None:
+        """Raises NotFound, or FailedPrecondition when no token that works would be left; then nothing is changed."""
+        tokens = [self.find(i) for i in token_ids]
+        self._check_others(tokens)
+        await self._set_enabled(tokens, False)
+
+    async def delete(self, token_id: str) -> None:
+        """Raises NotFound, or FailedPrecondition when no token that works would be left."""
+        token = self.find(token_id)
+        self._check_others([token])
+        del self._tokens[token.id]
+        self._used.discard(token.id)
+        statement = sa.delete(tables.tokens).where(tables.tokens.c.id == token.id)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def save_uses(self) -> None:
+        """Writes down when tokens were last used. To be called now and then."""
+        used, self._used = self._used, set()
+        rows = [{"b_id": t.id, "b_used": t.last_used_at} for t in map(self._tokens.get, used) if t is not None]
+        if rows:
+            statement = (
+                sa.update(tables.tokens)
+                .where(tables.tokens.c.id == sa.bindparam("b_id"))
+                .values(last_used_at=sa.bindparam("b_used"))
+            )
+            await self._database.write(lambda connection: connection.execute(statement, rows))
+
+    async def _set_enabled(self, tokens: Sequence[Token], enabled: bool) -> None:
+        for token in tokens:
+            token.enabled = enabled
+        statement = sa.update(tables.tokens).where(tables.tokens.c.id.in_([t.id for t in tokens]))
+        await self._database.write(lambda connection: connection.execute(statement.values(enabled=enabled)))
+
+    def _check_others(self, leaving: Sequence[Token]) -> None:
+        """Nobody shall lock everybody out."""
+        now, gone = time.time(), {t.id for t in leaving}
+        if not any(t.enabled and not t.is_expired(now) and t.id not in gone for t in self._tokens.values()):
+            raise FailedPrecondition(
+                "No token that works would be left. Make another first: `stoker token new` on the server's machine."
+            )
 
 
 def _hash(secret: str) -> str:

@@ -1,0 +1,152 @@
+"""Proxy tokens: what calls of protected web endpoints show. They open nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from stoker.errors import InvalidArgument, NotFound
+from stoker.ids import new_id
+from stoker.services.environments import Environments
+from stoker.store import tables
+from stoker.store.database import Database
+
+_LONGEST_NAME = 64
+
+
+@dataclass
+class ProxyToken:
+    """scoped: good for `environment_ids` alone, else for every environment. `created_at` in seconds since the epoch."""
+
+    id: str
+    name: str
+    scoped: bool
+    created_by: str
+    created_at: float
+    secret_sha256: str = field(repr=False)
+    environment_ids: set[str] = field(default_factory=set)
+
+    def is_good_for(self, environment_id: str) -> bool:
+        return not self.scoped or environment_id in self.environment_ids
+
+
+class ProxyTokens:
+    """All proxy tokens, in memory: each request to a protected endpoint is checked."""
+
+    def __init__(self, *, database: Database, environments: Environments) -> None:
+        self._database = database
+        self._environments = environments
+        with database.read() as connection:
+            rows = connection.execute(sa.select(tables.proxy_tokens)).all()
+            pairs = connection.execute(sa.select(tables.proxy_token_environments)).all()
+        self._tokens = {row.id: ProxyToken(**row._asdict()) for row in rows}
+        for token_id, environment_id in pairs:
+            if token_id in self._tokens:
+                self._tokens[token_id].environment_ids.add(environment_id)
+        environments.on_delete.append(self._forget_environment)
+
+    def check(self, token_id: str, token_secret: str, environment_id: str) -> bool:
+        """Whether this is a token that opens endpoints of the environment."""
+        token = self._tokens.get(token_id)
+        # The hash is compared even for an unknown id, so that timing tells nothing about which ids exist.
+        matches = hmac.compare_digest(_hash(token_secret), token.secret_sha256 if token else _hash(""))
+        return token is not None and matches and token.is_good_for(environment_id)
+
+    def all(self, environment_id: str = "") -> list[ProxyToken]:
+        """Oldest first; those that are good for one environment, when it is given."""
+        chosen = [t for t in self._tokens.values() if not environment_id or t.is_good_for(environment_id)]
+        return sorted(chosen, key=lambda t: (t.created_at, t.id))
+
+    def get(self, token_id: str) -> ProxyToken:
+        """Raises NotFound."""
+        token = self._tokens.get(token_id)
+        if token is None:
+            raise NotFound(
+                f"There is no proxy token {token_id!r} on this server. `modal workspace proxy-tokens list` shows all."
+            )
+        return token
+
+    async def create(self, name: str, *, scoped: bool = False, created_by: str = "") -> tuple[str, str]:
+        """A new token as (id, secret). The secret cannot be read again. Raises InvalidArgument."""
+        _check_name(name)
+        secret = "ws-" + secrets.token_urlsafe(24)
+        token = ProxyToken(new_id("wk"), name, scoped, created_by, time.time(), secret_sha256=_hash(secret))
+        row = {key: value for key, value in vars(token).items() if key != "environment_ids"}
+        await self._database.insert(tables.proxy_tokens, [row])
+        self._tokens[token.id] = token
+        return token.id, secret
+
+    async def rename(self, token_id: str, name: str) -> ProxyToken:
+        """Raises NotFound or InvalidArgument."""
+        _check_name(name)
+        token = self.get(token_id)
+        token.name = name
+        await self._update(token_id, name=name)
+        return token
+
+    async def allow(self, token_id: str, environment_id: str) -> None:
+        """Makes a token good for an environment; one that was good for all is then good for this one alone. Raises NotFound."""
+        token = self.get(token_id)
+        self._environments.get(environment_id)
+        if not token.scoped:
+            token.scoped = True
+            await self._update(token_id, scoped=True)
+        if environment_id not in token.environment_ids:
+            token.environment_ids.add(environment_id)
+            row = {"token_id": token_id, "environment_id": environment_id}
+            await self._database.insert(tables.proxy_token_environments, [row])
+
+    async def revoke(self, token_id: str, environment_id: str) -> None:
+        """Makes a token no good for an environment; one that was good for all is then good for the others. Raises NotFound."""
+        token = self.get(token_id)
+        self._environments.get(environment_id)
+        if not token.scoped:
+            for other in self._environments.all():
+                if other.id != environment_id:
+                    await self.allow(token_id, other.id)
+            if not token.scoped:  # there is no other
+                token.scoped = True
+                await self._update(token_id, scoped=True)
+        token.environment_ids.discard(environment_id)
+        pairs = tables.proxy_token_environments
+        chosen = sa.and_(pairs.c.token_id == token_id, pairs.c.environment_id == environment_id)
+        await self._database.write(lambda connection: connection.execute(sa.delete(pairs).where(chosen)))
+
+    async def delete(self, token_id: str) -> None:
+        """Raises NotFound."""
+        self.get(token_id)
+        del self._tokens[token_id]
+
+        def work(connection: sa.Connection) -> None:
+            pairs = tables.proxy_token_environments
+            connection.execute(sa.delete(pairs).where(pairs.c.token_id == token_id))
+            connection.execute(sa.delete(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id))
+
+        await self._database.write(work)
+
+    async def _forget_environment(self, environment_id: str) -> None:
+        for token in self._tokens.values():
+            token.environment_ids.discard(environment_id)
+        pairs = tables.proxy_token_environments
+        statement = sa.delete(pairs).where(pairs.c.environment_id == environment_id)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def _update(self, token_id: str, **values: object) -> None:
+        statement = sa.update(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id).values(**values)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+
+def _check_name(name: str) -> None:
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise InvalidArgument(
+            f"A token's name may have {_LONGEST_NAME} printable characters; {name!r} is no such name."
+        )
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
