@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import modal
 
@@ -47,6 +46,28 @@ async def main():
     await server.serve_forever()
 
 asyncio.run(main())
+"""
+
+SOCKETS = """
+import uvicorn
+from fastapi import FastAPI, WebSocket
+
+web = FastAPI()
+
+@web.websocket("/echo")
+async def echo(socket: WebSocket):
+    await socket.accept()
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            print("socket closed", message.get("code"), flush=True)
+            return
+        if message.get("text") == "close":
+            await socket.close(4002)
+            return
+        await socket.send_text(message["text"].upper())
+
+uvicorn.run(web, host="0.0.0.0", port=8305, log_level="warning")
 """
 
 
@@ -100,9 +121,8 @@ class Deaf:
         pass
 
 
-@app.server(image=image, port=8305, unauthenticated=True)
+@app.server(image=image.pip_install("fastapi[standard]"), port=8305, unauthenticated=True)
 class Sockets:
     @modal.enter()
     def start(self):
-        program = Path(__file__).with_name("socket_server.py")
-        self.process = subprocess.Popen([sys.executable, str(program), "8305"])
+        self.process = subprocess.Popen([sys.executable, "-c", SOCKETS])

@@ -198,7 +198,8 @@ class Servers:
             if waiting is None or waiting.done():
                 continue
             if finish.outcome is Outcome.INIT_FAILED:
-                waiting.set_exception(FailedPrecondition(finish.detail))
+                # Why is for the owner of the app, not for whoever calls its server.
+                waiting.set_exception(FailedPrecondition("The server could not start; `modal app logs` shows why."))
             else:
                 waiting.set_exception(Unavailable(finish.detail))
 

@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._peer_frame_size = 16_384
         self._unconfirmed = 0
         self._odd_frames = 0
+        self._peer_is_slow = False
         self._blocked: dict[int, Stream] = {}  # streams with data that waits for window
         self._headers: tuple[int, int, bytearray] | None = (
             None  # a header block whose end has not come: stream, flags, block
@@ -144,6 +145,13 @@ class Connection(asyncio.Protocol):
             self._drop(stream)
         self._on_close(self)
 
+    def pause_writing(self) -> None:
+        self._peer_is_slow = True
+
+    def resume_writing(self) -> None:
+        self._peer_is_slow = False
+        self._flush_blocked()
+
     # What streams use
 
     def write(self, data: bytes) -> None:
@@ -177,11 +185,11 @@ class Connection(asyncio.Protocol):
         self._finish(stream)
 
     def flush(self, stream: Stream) -> None:
-        """Sends as much of a stream's data as the windows allow."""
+        """Sends as much of a stream's data as the windows allow, and as the peer reads: windows are often far larger than what should lie here."""
         while stream._pending and not stream.closed:
             data = stream._pending[0]
             size = min(len(data), stream.window, self._window, self._peer_frame_size)
-            if size <= 0 and data:
+            if data and (size <= 0 or self._peer_is_slow):
                 self._blocked[stream.id] = stream
                 return
             self.write(frames.frame(frames.DATA, 0, stream.id, data[:size]))
@@ -195,6 +203,10 @@ class Connection(asyncio.Protocol):
         if stream._end and not stream.closed:
             self.send_end(stream, stream._end)
         stream._wake()
+
+    def _flush_blocked(self) -> None:
+        for stream in list(self._blocked.values()):
+            self.flush(stream)
 
     def shut_down(self) -> None:
         """Tells the peer that no new calls are taken; open ones go on."""
@@ -318,8 +330,7 @@ class Connection(asyncio.Protocol):
             self._window += amount
             if self._window > 0x7FFFFFFF or not amount:
                 raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window that cannot be")
-            for stream in list(self._blocked.values()):
-                self.flush(stream)
+            self._flush_blocked()
         else:
             blocked = self._streams.get(id)
             if blocked is not None:

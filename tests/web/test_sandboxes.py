@@ -1,0 +1,34 @@
+"""The same apps in real sandboxes, with images that install FastAPI."""
+
+from __future__ import annotations
+
+import json
+
+from websockets.sync.client import connect
+
+from tests.conftest import RunningServer
+from tests.web.conftest import MIB, Web
+
+
+def test_endpoints(sandboxes: RunningServer) -> None:
+    sandboxes.modal("deploy", "web.py", timeout=280)
+    web = Web(sandboxes, "web")
+    body = json.dumps({"prompt": "cat", "steps": 7})
+    answer = web.ask("POST", web.path("inference-api"), body, {"Content-Type": "application/json"})
+    assert answer.json() == {"filename": "/outputs/cat-7.mp4"}
+    assert web.get("inference-api", "/docs").status == 200
+    assert web.get("site", "/events?n=2&pause=0.1").text == "data: 0\n\ndata: 1\n\n"
+    assert web.ask("POST", web.path("site", "/upload"), b"u" * (20 * MIB)).json() == {"size": 20 * MIB}
+    assert len(web.get("bare", "/whole?50").body) == 50 * MIB
+    with connect(web.base.replace("http", "ws") + web.path("site", "/echo")) as socket:
+        socket.send("hello")
+        assert socket.recv() == "HELLO"
+    assert web.ask("POST", web.path("flasky", "/p"), b"w").text == "POST w"
+    assert web.get("files", "/hostname").status == 200
+
+
+def test_servers(sandboxes: RunningServer) -> None:
+    sandboxes.modal("deploy", "server.py", timeout=280)
+    servers = Web(sandboxes, "server")
+    assert servers.get("open", "/a?b=c").text.startswith("GET /a?b=c 0 ")
+    assert len(servers.get("open", "/download=50").body) == 50 * MIB

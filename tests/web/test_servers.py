@@ -1,0 +1,137 @@
+"""@app.server classes: HTTP goes straight to the port of a container."""
+
+from __future__ import annotations
+
+import http.client
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.web.conftest import MIB, Web, until
+
+_TOKEN = """
+import asyncio, modal
+from modal.client import _Client
+from modal_proto import api_pb2
+
+async def main():
+    client = await _Client.from_env()
+    server = modal.Server.from_name("server", "Guarded")
+    await server.hydrate.aio()
+    print(await server.get_url.aio())
+    request = api_pb2.FunctionGetFlashAuthTokenRequest(function_id=server.object_id)
+    print((await client.stub.FunctionGetFlashAuthToken(request)).token)
+
+asyncio.run(main())
+"""
+
+
+def test_requests_reach_the_server_as_they_are(servers: Web) -> None:
+    answer = servers.ask("GET", servers.path("open", "/a%2Fb/%20c?x=1&x=2"))
+    method, target, size, _, host, forwarded = answer.text.split()
+    assert (method, target, size) == ("GET", "/a%2Fb/%20c?x=1&x=2", "0")
+    assert host == servers.base.removeprefix("http://")
+    assert forwarded == "127.0.0.1"
+    assert answer.headers["x-answered-by"] == "app"
+    assert servers.ask("DELETE", servers.path("open")).text.startswith("DELETE / 0 ")
+
+
+def test_large_bodies_flow(servers: Web) -> None:
+    servers.get("open")
+    before, peak = servers.memory(), 0
+
+    def body() -> object:
+        nonlocal peak
+        for _ in range(100):
+            peak = max(peak, servers.memory())
+            yield b"u" * MIB
+
+    sent = servers.ask("PUT", servers.path("open", "/up"), body(), {"Content-Length": str(100 * MIB)})
+    assert sent.text.startswith(f"PUT /up {100 * MIB} ")
+    connection, response = servers.open("GET", servers.path("open", "/download=100"))
+    size = 0
+    while chunk := response.read(MIB):
+        size += len(chunk)
+        peak = max(peak, servers.memory())
+    connection.close()
+    assert size == 100 * MIB
+    assert peak - before < 40 * MIB
+
+
+def test_a_server_that_breaks_off(servers: Web) -> None:
+    answer = servers.get("open", "/break")
+    assert answer.status == 502
+    assert servers.get("open").status == 200
+
+
+def test_a_full_server_says_so_and_a_client_that_leaves_makes_room(servers: Web) -> None:
+    assert servers.get("narrow").status == 200
+    slow = [http.client.HTTPConnection(*servers.address) for _ in range(2)]
+    for connection in slow:
+        connection.request("GET", servers.path("narrow", "/slow=30"))
+    until(lambda: servers.get("narrow").status == 429)
+    full = servers.get("narrow")
+    assert "Narrow" in full.text
+    assert int(full.headers["retry-after"]) >= 1
+    for connection in slow:
+        connection.close()
+    until(lambda: servers.get("narrow").status == 200)
+
+
+def test_a_guarded_server_wants_a_token(servers: Web) -> None:
+    assert servers.get("guarded").status == 401
+    url, token = servers.server.python(_TOKEN).stdout.split()
+    assert url == servers.base + servers.path("guarded")
+    allowed = {"Modal-Authorization": f"Bearer {token}"}
+    assert servers.ask("GET", servers.path("guarded"), headers=allowed).status == 200
+    for wrong in (token[:-1] + ("0" if token[-1] != "0" else "1"), "9" + token, "1.x", "x"):
+        headers = {"Modal-Authorization": f"Bearer {wrong}"}
+        assert servers.ask("GET", servers.path("guarded"), headers=headers).status == 401
+
+
+def test_a_server_that_never_listens(servers: Web) -> None:
+    answer = servers.get("deaf")
+    assert answer.status == 503
+    assert "could not start" in answer.text
+
+
+def test_websockets(servers: Web) -> None:
+    url = servers.base.replace("http", "ws") + servers.path("sockets", "/echo")
+    with connect(url, open_timeout=60) as socket:
+        socket.send("hello")
+        assert socket.recv() == "HELLO"
+        socket.send("close")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4002
+    with connect(url) as socket:
+        socket.send("x")
+        socket.recv()
+        socket.close(4003)
+    until(lambda: "socket closed 4003" in servers.server.modal("app", "logs", "server", check=False).stdout)
+
+
+def test_an_idle_server_goes_and_comes_back(servers: Web) -> None:
+    first = servers.get("open").text.split()[3]
+    until(lambda: "exit hook ran" in servers.server.modal("app", "logs", "server", check=False).stdout)
+    assert servers.get("open").text.split()[3] != first
+
+
+def test_what_cannot_be_served_is_told_at_deployment(servers: Web, tmp_path: object) -> None:
+    program = (
+        "import modal\n"
+        "app = modal.App('h2')\n"
+        "@app.server(port=8999, h2_enabled=True, serialized=True)\n"
+        "class S:\n"
+        "    @modal.enter()\n"
+        "    def start(self):\n"
+        "        pass\n"
+        "with modal.enable_output():\n"
+        "    app.deploy()\n"
+    )
+    done = servers.server.python(program)
+    assert "h2_enabled" in done.stdout + done.stderr
+    answer = servers.ask("GET", "/w/local--h2-s", headers={"Modal-Key": "x", "Modal-Secret": "y"})
+    assert answer.status == 401
