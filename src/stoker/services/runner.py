@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from stoker.core.autoscaler import PoolView, desired_containers
+from stoker.core.crashloop import CrashLoop
 from stoker.core.pool import (
     Action,
     CancelRunning,
@@ -32,8 +33,7 @@ from stoker.services.functions import Function
 from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
-_MAX_START_FAILURES = 3  # in a row, before waiting inputs are failed
-_BACKOFF = (0.5, 60.0)  # seconds before another start after a failed one: doubled each time, up to the second
+_KILLED = 128 + 9  # exit code
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
@@ -105,7 +105,12 @@ class Runner:
     """All of one function at run time. Every method is called from the event loop; nothing here blocks."""
 
     def __init__(
-        self, function: Function, launcher: Launcher, on_finish: FinishSink, by_task: dict[str, Runner]
+        self,
+        function: Function,
+        launcher: Launcher,
+        on_finish: FinishSink,
+        by_task: dict[str, Runner],
+        is_deployed: Callable[[], bool],
     ) -> None:
         """by_task: an index shared by all runners, in which this one keeps its containers."""
         self.function = function
@@ -114,12 +119,12 @@ class Runner:
         self.starved = False  # a container could not be placed; try again when something is released
         self._launcher = launcher
         self._by_task = by_task
+        self._is_deployed = is_deployed
         self._on_finish = on_finish
         self._polls: dict[str, asyncio.Future[Delivery]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._start_failures = 0
-        self._not_before = 0.0
+        self._crash_loop = CrashLoop()
         self._mean_runtime: float | None = None
         self._mean_start: float | None = None
         self._stopped = False
@@ -169,7 +174,7 @@ class Runner:
         container = self.pool.containers[task_id]
         if container.state is ContainerState.STARTING:
             self._mean_start = _mean(self._mean_start, _now() - container.started_at)
-            self._start_failures = 0
+            self._crash_loop.succeeded()
             self.tasks[task_id].started_at = time.time()
             self._launcher.ready(self.tasks[task_id])
         self._apply(self.pool.poll(_now(), task_id, capacity))
@@ -218,7 +223,7 @@ class Runner:
     def redefine(self) -> None:
         """The function has a new definition: new containers run it, those of the old one finish their inputs."""
         self.pool.settings = self.function.active.spec.pool
-        self._start_failures, self._not_before = 0, 0.0
+        self._crash_loop.succeeded()
         for container in list(self.pool.containers.values()):
             if container.definition_id != self.function.active.id:
                 self.drain(container.id)
@@ -270,7 +275,7 @@ class Runner:
             mean_start=self._mean_start,
         )
         wanted = desired_containers(view, self.function.scaling, self._launcher.start_slots())
-        if wanted > len(live) and now >= self._not_before and not self.starved:
+        if wanted > len(live) and now >= self._crash_loop.not_before and not self.starved:
             for _ in range(wanted - len(live)):
                 self._start()
         elif wanted < len(live):
@@ -378,17 +383,16 @@ class Runner:
                 self._launcher.say(task, reason + "\n")
             blameless = task.init_result is None and not was_ready and self._launcher.blames_snapshot(task, reason)
             if not was_ready and not blameless:
-                self._start_failed(now, task, reason)
+                self._start_failed(now, task, ended, reason)
         self.rescale()
 
-    def _start_failed(self, now: float, task: Task, reason: str) -> None:
+    def _start_failed(self, now: float, task: Task, ended: Exit, reason: str) -> None:
         """A container ended before it took inputs. What the user's code said is final at once; other failures after some tries."""
-        self._start_failures += 1
-        self._not_before = now + min(_BACKOFF[1], _BACKOFF[0] * 2 ** (self._start_failures - 1))
+        self._crash_loop.failed(now, killed=ended.kind is ExitKind.EXITED and ended.code == _KILLED)
         if task.init_result is not None:
             finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]
             self._on_finish(finishes, task.init_result)
-        elif self._start_failures >= _MAX_START_FAILURES or not self._worth_repeating(reason):
+        elif self._crash_loop.hopeless(deployed=self._is_deployed()) or not self._worth_repeating(reason):
             words = self._launcher.last_words(task)
             detail = f"{reason} Its last output:\n{words}" if words else reason
             self._apply(self.pool.fail_waiting(now, detail))
@@ -409,8 +413,8 @@ class Runner:
         if len(live) > wanted:
             window = self.function.scaling.scaledown_window
             times += [c.idle_since + window for c in live if c.ready_at and not c.running]
-        if wanted > len(live) and self._not_before > now:
-            times.append(self._not_before)
+        if wanted > len(live) and self._crash_loop.not_before > now:
+            times.append(self._crash_loop.not_before)
         if self.pool.backlog and live:
             times.append(now + _RECONSIDER)
         startup = self.function.active.spec.startup_timeout

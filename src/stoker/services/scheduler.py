@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, NotFound
-from stoker.services.apps import App, Apps
+from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.functions import Function, Functions
 from stoker.services.runner import Delivery, FinishSink, Launcher, Runner, Task
 
@@ -156,7 +156,14 @@ class Scheduler:
     def _runner(self, function_id: str) -> Runner:
         runner = self._runners.get(function_id)
         if runner is None:
-            runner = Runner(self._functions.get(function_id), self._launcher, self._finish, self._by_task)
+            function = self._functions.get(function_id)
+            runner = Runner(
+                function,
+                self._launcher,
+                self._finish,
+                self._by_task,
+                lambda: self._apps.get(function.app_id).state == DEPLOYED,
+            )
             self._runners[function_id] = runner
         return runner
 
