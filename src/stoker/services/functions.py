@@ -213,7 +213,13 @@ class Functions:
             self._functions.pop(function.id, None)
 
     async def create_class(self, app_id: str, existing_id: str) -> str:
+        """Raises NotFound for an existing id that is not one of the app."""
         if existing_id:
+            classes = tables.classes.c
+            query = sa.select(classes.id).where(classes.id == existing_id, classes.app_id == app_id)
+            with self._database.read() as connection:
+                if connection.execute(query).first() is None:
+                    raise NotFound(f"The app has no class {existing_id!r}.")
             return existing_id
         class_id = new_id("cs")
         await self._database.insert(tables.classes, [{"id": class_id, "app_id": app_id, "created_at": time.time()}])
