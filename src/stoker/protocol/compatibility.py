@@ -54,7 +54,6 @@ CLOUD_ONLY = frozenset(
         "ProxyRemoveIp",
         "FlashSetTargetSlotsMetrics",
         "TemplateList",
-        "WebhookTokenEnvironmentList",
         "WorkspaceSetDefaultEnvironmentSettings",
     ]
 )
