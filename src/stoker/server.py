@@ -32,9 +32,11 @@ from stoker.protocol.apps import AppServicer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.calls import CallServicer
 from stoker.protocol.containers import ContainerServicer
+from stoker.protocol.deployments import DeploymentServicer
 from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.functions import FunctionServicer
+from stoker.protocol.history import HistoryServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.mounts import MountServicer
@@ -42,6 +44,7 @@ from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.servers import ServerServicer
+from stoker.protocol.suggestions import SuggestionServicer
 from stoker.protocol.tokens import TokenServicer
 from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
@@ -53,10 +56,12 @@ from stoker.services.apps import DEPLOYED, DETACHED_DISCONNECTED, App, Apps
 from stoker.services.blobs import Blobs
 from stoker.services.calls import WEB, Call, Calls, Limits
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
+from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
 from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key
@@ -261,6 +266,8 @@ class Server:
         if address is not None:
             await self._serve_http(make_container_gateway(transfer=transfer), address, container_port)
 
+        deployments = Deployments(database=database, apps=apps, functions=functions)
+        history = History(database=database, functions=functions, scheduler=scheduler)
         servicers = [
             AppServicer(
                 apps=apps,
@@ -297,6 +304,16 @@ class Server:
             EnvironmentServicer(environments=environments),
             DictServicer(dicts=dicts, environments=environments),
             QueueServicer(queues=queues, environments=environments),
+            DeploymentServicer(
+                deployments=deployments,
+                apps=apps,
+                functions=functions,
+                environments=environments,
+                workspace=settings.workspace,
+                page_url=lambda app: f"{self.http_url}/apps/{app.id}",
+            ),
+            HistoryServicer(history=history, functions=functions, apps=apps, deployments=deployments),
+            SuggestionServicer(apps=apps, environments=environments),
             TokenServicer(
                 workspace=settings.workspace,
                 tokens=tokens,

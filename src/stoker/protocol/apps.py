@@ -26,7 +26,7 @@ _STATES = {
     api_pb2.APP_STATE_INITIALIZING: states.INITIALIZING,
     api_pb2.APP_STATE_DETACHED_DISCONNECTED: states.DETACHED_DISCONNECTED,
 }
-_WIRE_STATES = {state: number for number, state in _STATES.items()}
+WIRE_STATES = {state: number for number, state in _STATES.items()}
 _LONGEST_STREAM = 55.0  # seconds; the client opens the next one
 
 
@@ -140,7 +140,7 @@ class AppServicer:
                 app_id=app.id,
                 description=app.description,
                 name=app.name,
-                state=_WIRE_STATES[app.state],
+                state=WIRE_STATES[app.state],
                 created_at=app.created_at,
                 stopped_at=app.stopped_at or 0.0,
                 n_running_tasks=len(self._scheduler.tasks(app.id)),
@@ -191,7 +191,7 @@ class AppServicer:
         return f"{self._page_url}/apps/{app.id}"
 
     def _lifecycle(self, app: App) -> Any:
-        lifecycle = api_pb2.AppLifecycle(app_state=_WIRE_STATES[app.state], created_at=app.created_at)
+        lifecycle = api_pb2.AppLifecycle(app_state=WIRE_STATES[app.state], created_at=app.created_at)
         if app.deployed_at and app.state == states.DEPLOYED:
             lifecycle.deployed_at = app.deployed_at
         if app.stopped_at:

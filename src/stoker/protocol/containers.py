@@ -110,14 +110,6 @@ class ContainerServicer:
         self._scheduler.stop_task(request.task_id, graceful=request.graceful or caller.kind == "container")
         return api_pb2.ContainerStopResponse()
 
-    @rpc("TaskGetInfo")
-    async def info(self, request: api_pb2.TaskGetInfoRequest, caller: Caller) -> api_pb2.TaskGetInfoResponse:
-        task = self._scheduler.task(request.task_id)
-        if task is None:
-            raise NotFound(f"There is no running container {request.task_id!r}.")
-        info = api_pb2.TaskInfo(id=task.id, started_at=task.started_at or 0.0, enqueued_at=task.enqueued_at)
-        return api_pb2.TaskGetInfoResponse(app_id=task.app_id, info=info)
-
 
 def _task(caller: Caller) -> str:
     if caller.kind != "container":

@@ -179,6 +179,13 @@ class Apps:
         self.on_publish(app, [f.id for f in changed])
         return app
 
+    async def set_tags(self, app_id: str, tags: dict[str, str]) -> None:
+        """Replaces the tags of an app. Raises NotFound."""
+        app = self.get(app_id)
+        app.tags = tags
+        statement = sa.update(tables.apps).where(tables.apps.c.id == app_id).values(tags=tags)
+        await self._database.write(lambda connection: connection.execute(statement))
+
     async def disconnect(self, app_id: str, reason: str) -> None:
         """The client of an app says goodbye. An ephemeral app ends; a detached one lives until its calls are done."""
         app = self.get(app_id)

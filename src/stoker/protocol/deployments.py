@@ -1,0 +1,135 @@
+"""RPCs about an app as a whole: its versions, its functions, its tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from stoker.protocol.apps import WIRE_STATES
+from stoker.protocol.definitions import ranked_functions
+from stoker.protocol.rpc import Caller, rpc
+from stoker.services import deployments as kinds
+from stoker.services.apps import App, Apps
+from stoker.services.deployments import Deployment, Deployments
+from stoker.services.environments import Environments
+from stoker.services.functions import Function, Functions
+
+_KINDS = {
+    kinds.STANDARD: api_pb2.DEPLOYMENT_TYPE_STANDARD,
+    kinds.ROLLBACK: api_pb2.DEPLOYMENT_TYPE_ROLLBACK,
+    kinds.ROLLOVER: api_pb2.DEPLOYMENT_TYPE_ROLLOVER,
+}
+
+
+class DeploymentServicer:
+    def __init__(
+        self,
+        *,
+        deployments: Deployments,
+        apps: Apps,
+        functions: Functions,
+        environments: Environments,
+        workspace: str,
+        page_url: Callable[[App], str],
+    ) -> None:
+        self._deployments = deployments
+        self._apps = apps
+        self._functions = functions
+        self._environments = environments
+        self._workspace = workspace
+        self._page_url = page_url
+
+    @rpc("AppDeploymentHistory")
+    async def history(
+        self, request: api_pb2.AppDeploymentHistoryRequest, caller: Caller
+    ) -> api_pb2.AppDeploymentHistoryResponse:
+        found = self._deployments.history(request.app_id)
+        return api_pb2.AppDeploymentHistoryResponse(
+            app_deployment_histories=[self._entry(d) for d in found],
+            production_app_version=found[0].version if found else 0,
+        )
+
+    @rpc("AppRollback", once=True, containers=False)
+    async def roll_back(self, request: api_pb2.AppRollbackRequest, caller: Caller) -> api_pb2.AppRollbackResponse:
+        app = await self._deployments.roll_back(request.app_id, request.version)
+        return api_pb2.AppRollbackResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
+
+    @rpc("AppRollover", once=True, containers=False)
+    async def roll_over(self, request: api_pb2.AppRolloverRequest, caller: Caller) -> api_pb2.AppRolloverResponse:
+        app = await self._deployments.roll_over(request.app_id)
+        return api_pb2.AppRolloverResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
+
+    @rpc("AppGetInfo")
+    async def info(self, request: api_pb2.AppGetInfoRequest, caller: Caller) -> api_pb2.AppGetInfoResponse:
+        app = self._apps.get(request.app_id)
+        response = api_pb2.AppGetInfoResponse()
+        info = response.info
+        info.app_id, info.description = app.id, app.description or app.name
+        info.environment_name = self._environments.get(app.environment_id).name
+        info.lifecycle.CopyFrom(self._lifecycle(app))
+        for name, function_id in app.function_ids.items():
+            function = self._functions.get(function_id)
+            definitions = _definitions(function)
+            is_server = bool(definitions) and definitions[0].is_server
+            (info.servers if is_server else info.functions)[name] = function_id
+            if definitions:
+                response.function_info_summaries[function_id].CopyFrom(_summary(definitions))
+        return response
+
+    @rpc("AppGetTags")
+    async def tags(self, request: api_pb2.AppGetTagsRequest, caller: Caller) -> api_pb2.AppGetTagsResponse:
+        return api_pb2.AppGetTagsResponse(tags=self._apps.get(request.app_id).tags)
+
+    @rpc("AppSetTags", containers=False)
+    async def set_tags(self, request: api_pb2.AppSetTagsRequest, caller: Caller) -> Empty:
+        await self._apps.set_tags(request.app_id, dict(request.tags))
+        return Empty()
+
+    def _entry(self, deployment: Deployment) -> api_pb2.AppDeploymentHistory:
+        commit = bytes.fromhex(str(deployment.details.get("commit", "")))
+        return api_pb2.AppDeploymentHistory(
+            app_id=deployment.app_id,
+            version=deployment.version,
+            client_version=deployment.client_version,
+            deployed_at=deployment.deployed_at,
+            deployed_by=self._workspace,
+            tag=deployment.tag,
+            rollback_version=deployment.from_version,
+            rollback_allowed=True,
+            commit_info=api_pb2.CommitInfo.FromString(commit) if commit else None,
+            deployment_type=_KINDS[deployment.kind],
+        )
+
+    def _lifecycle(self, app: App) -> api_pb2.AppLifecycle:
+        newest = next(iter(self._deployments.history(app.id)), None)
+        return api_pb2.AppLifecycle(
+            app_state=WIRE_STATES[app.state],
+            created_at=app.created_at,
+            created_by=self._workspace,
+            deployed_at=newest.deployed_at if newest else 0.0,
+            deployed_by=self._workspace if newest else "",
+            version=newest.version if newest else 0,
+            stopped_at=app.stopped_at or 0.0,
+        )
+
+
+def _definitions(function: Function) -> list[Any]:
+    """The definitions of a function by rank, none before it has one."""
+    latest = function.latest
+    return ranked_functions(api_pb2.FunctionCreateRequest.FromString(latest.content)) if latest else []
+
+
+def _summary(definitions: list[Any]) -> Any:
+    first = definitions[0]
+    is_web = first.webhook_config.type != api_pb2.WEBHOOK_TYPE_UNSPECIFIED
+    summary = api_pb2.AppGetInfoResponse.FunctionInfoSummary(
+        gpu_config=[d.resources.gpu_config for d in definitions if d.resources.HasField("gpu_config")],
+        schedule=first.schedule if first.HasField("schedule") else None,
+        web_function=is_web,
+    )
+    if is_web:
+        summary.requires_proxy_auth = first.webhook_config.requires_proxy_auth
+    return summary

@@ -1,0 +1,101 @@
+"""The versions of deployed apps: what they were, and how to go back to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.services.apps import DEPLOYED, App, Apps, Publication
+from stoker.services.functions import Functions
+from stoker.store import tables
+from stoker.store.database import Database
+
+STANDARD, ROLLBACK, ROLLOVER = "standard", "rollback", "rollover"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One version. `kind` is one of the three above; `from_version` is what a rollback went back to, 0 for others."""
+
+    app_id: str
+    version: int
+    deployed_at: float
+    client_version: str
+    tag: str
+    function_ids: dict[str, str]
+    class_ids: dict[str, str]
+    definition_ids: dict[str, str]  # function id -> definition id
+    details: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.details.get("kind", STANDARD))
+
+    @property
+    def from_version(self) -> int:
+        return int(self.details.get("from_version", 0))
+
+
+class Deployments:
+    def __init__(self, *, database: Database, apps: Apps, functions: Functions) -> None:
+        self._database = database
+        self._apps = apps
+        self._functions = functions
+
+    def history(self, app_id: str) -> list[Deployment]:
+        """All versions of an app, newest first; none for one that was never deployed. Raises NotFound for an unknown app."""
+        self._apps.get(app_id)
+        deployments = tables.deployments
+        query = sa.select(deployments).where(deployments.c.app_id == app_id).order_by(deployments.c.version.desc())
+        with self._database.read() as connection:
+            return [Deployment(**row._asdict()) for row in connection.execute(query)]
+
+    async def roll_back(self, app_id: str, version: int) -> App:
+        """Makes an earlier version the newest one; a negative version counts back from now. Raises NotFound or FailedPrecondition."""
+        app = self._deployed(app_id)
+        known = {d.version: d for d in self.history(app_id)}
+        newest = max(known)
+        wanted = newest + version if version < 0 else version
+        if wanted == newest:
+            raise FailedPrecondition(
+                f"v{newest} is what runs. `modal app rollover` starts its containers anew; `modal app history` shows other versions."
+            )
+        target = known.get(wanted)
+        if target is None:
+            raise NotFound(
+                f"The app {app.name!r} has no version v{wanted}; it has v{min(known)} to v{newest}."
+                if version >= 0
+                else f"The app {app.name!r} has only {len(known)} version(s), so there is none to go back to."
+            )
+        return await self._publish(app, target, {"kind": ROLLBACK, "from_version": wanted})
+
+    async def roll_over(self, app_id: str) -> App:
+        """Deploys the newest version again, so that new containers replace all that run. Raises NotFound or FailedPrecondition."""
+        app = self._deployed(app_id)
+        return await self._publish(app, self.history(app_id)[0], {"kind": ROLLOVER})
+
+    async def _publish(self, app: App, target: Deployment, details: dict[str, object]) -> App:
+        definition_ids = {}
+        for function_id in sorted(set(target.function_ids.values())):
+            definition = await self._functions.restage(function_id, target.definition_ids.get(function_id, ""))
+            definition_ids[function_id] = definition.id
+        publication = Publication(
+            state=DEPLOYED,
+            name=app.name,
+            function_ids=target.function_ids,
+            class_ids=target.class_ids,
+            definition_ids=definition_ids,
+            client_version=target.client_version,
+            tag=target.tag,
+            details=details | {"commit": target.details.get("commit", "")},
+        )
+        return await self._apps.publish(app.id, publication)
+
+    def _deployed(self, app_id: str) -> App:
+        app = self._apps.get(app_id)
+        if app.state != DEPLOYED or not self.history(app_id):
+            raise FailedPrecondition(f"The app {app.description or app.id} is not deployed, so it has no versions.")
+        return app
