@@ -23,6 +23,7 @@ from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_proxy import ServerGateway
+from stoker.gateway.snapshots import SnapshotRoutes
 from stoker.gateway.tokens import TokenRoutes, page_path
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.web import WebGateway
@@ -252,7 +253,14 @@ class Server:
                 transfer=transfer,
                 status=self.status,
                 authenticate=tokens.authenticate,
-                routes=TokenRoutes(tokens=tokens, flows=flows).routes(),
+                routes=[
+                    *TokenRoutes(tokens=tokens, flows=flows).routes(),
+                    *SnapshotRoutes(
+                        snapshots=snapshots,
+                        authenticate=tokens.authenticate,
+                        names=lambda app_id, function_id: (apps.get(app_id).name, functions.get(function_id).name),
+                    ).routes(),
+                ],
             ),
             endpoints=endpoints,
             functions=FunctionGateway(web_calls, redirect_after=settings.web_redirect_seconds),

@@ -49,7 +49,7 @@ class Model:
         self.heap = bytes(range(256)) * 4096
         random.seed(7)
         Path("/root/weights.bin").write_bytes(self.heap)
-        self.open_file = open("/root/weights.bin", "rb")
+        self.open_file = open("/root/weights.bin", "rb")  # noqa: SIM115
         self.open_file.seek(100)
         db = sqlite3.connect("/root/shop.db")
         db.execute("create table lines (text)")
@@ -77,7 +77,7 @@ class Model:
             "task": self.task,
             "env_task": os.environ["MODAL_TASK_ID"],
             "word": os.environ.get("WORD"),
-            "extra": os.environ.get("extra_word"),
+            "extra": os.environ.get("extra_word"),  # noqa: SIM112
             "removed": os.environ.get("REMOVED"),
             "version": os.environ["VERSION"],
             "name": self.name,

@@ -45,6 +45,7 @@ class Snapshot:
     all_failures: int = 0
     reason: str = ""
     restore_seconds: list[float] = field(default_factory=list)
+    fall_back: bool = False  # the next start does without it, for a start from it has just failed
     users: set[str] = field(default_factory=set)  # tasks that run on its files
 
 
@@ -98,6 +99,9 @@ class Snapshots:
         """What a new container does about the snapshot `key`: starts from it, becomes it, or (None) has nothing to do with it."""
         snapshot = self._by_key.get(key)
         now = time.time()
+        if snapshot is not None and snapshot.fall_back:
+            snapshot.fall_back = False
+            return None
         if snapshot is not None and snapshot.state == DROPPED and snapshot.definition_id != definition_id:
             self.remove(snapshot.id)  # deployed again: a new chance
             snapshot = None
@@ -152,6 +156,9 @@ class Snapshots:
     def not_started(self, use: SnapshotUse, reason: str) -> None:
         """A restored container ended before it asked for an input."""
         self._count_failure(use, reason)
+        snapshot = self._by_id.get(use.snapshot_id)
+        if snapshot is not None:
+            snapshot.fall_back = True
 
     def broke(self, use: SnapshotUse) -> bool:
         """A container that was to be saved ended before its first input. Whether it was saving that ended it."""
@@ -242,7 +249,13 @@ class Snapshots:
         return self._directory / snapshot.id
 
     def _delete(self, path: Path) -> None:
-        self._later(anyio.to_thread.run_sync(lambda: shutil.rmtree(path, ignore_errors=True)))
+        # Out of the way at once: the next attempt may want the same name.
+        aside = self._directory / f"{new_id('ch')}.old"
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        self._later(anyio.to_thread.run_sync(lambda: shutil.rmtree(aside, ignore_errors=True)))
 
     def _store(self, snapshot: Snapshot) -> None:
         row = {column.name: getattr(snapshot, column.name) for column in tables.snapshots.columns}

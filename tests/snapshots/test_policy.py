@@ -1,0 +1,216 @@
+"""Who makes a snapshot, who starts from it, and when it goes: the service on a real database and real files, without sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from stoker.errors import NotFound
+from stoker.services.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
+from stoker.store.database import Database
+
+Body = Callable[["House"], Awaitable[None]]
+
+
+class House:
+    """The service on one data directory; opened again by `again`, as after a restart of the server."""
+
+    def __init__(self, path: Path, quota: int = 1 << 40) -> None:
+        self.path, self.quota = path, quota
+        self.alive = {"ap-1"}
+        self.directory = path / "snapshots"
+        self.directory.mkdir(exist_ok=True)
+
+    async def open(self) -> None:
+        self.database = Database.open(f"sqlite:///{self.path}/db")
+        self.snapshots = Snapshots(
+            database=self.database,
+            directory=self.directory,
+            quota_bytes=self.quota,
+            is_alive=lambda app_id: app_id in self.alive,
+        )
+        await self.snapshots.load()
+
+    async def again(self) -> None:
+        await self.snapshots.close()
+        await self.database.close()
+        await self.open()
+
+    def choose(
+        self, key: str = "k", task: str = "ta-1", definition: str = "de-1", function: str = "fu-1"
+    ) -> SnapshotUse | None:
+        return self.snapshots.choose(key, "ap-1", function, definition, task)
+
+    async def make(self, key: str = "k", size: int = 1, **changes: str) -> SnapshotUse:
+        """A complete snapshot, whose maker has ended."""
+        use = self.choose(key, "ta-maker", **changes)
+        assert use is not None and not use.restores
+        self.snapshots.scratch(use).mkdir()
+        await self.snapshots.created(use, size)
+        self.snapshots.left(use, "ta-maker")
+        return use
+
+    async def files(self) -> set[str]:
+        await self.snapshots.close()
+        return {path.name for path in self.directory.iterdir()}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Body], None]:
+    def start(body: Body) -> None:
+        async def all_() -> None:
+            house = House(tmp_path)
+            await house.open()
+            await body(house)
+            await house.snapshots.close()
+            await house.database.close()
+
+        asyncio.run(all_())
+
+    return start
+
+
+def test_one_makes_it_the_others_meanwhile_do_without(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        first = house.choose(task="ta-1")
+        assert first is not None and not first.restores
+        assert house.choose(task="ta-2") is None
+        house.snapshots.scratch(first).mkdir()
+        await house.snapshots.created(first, 5)
+        later = house.choose(task="ta-3")
+        assert later is not None and later.restores and later.directory.is_dir()
+        house.snapshots.started(later, 0.25)
+        await house.again()
+        (row,) = house.snapshots.all()
+        assert (row.state, row.size, row.hits, row.restore_seconds) == (READY, 5, 1, [0.25])
+        after = house.choose(task="ta-4")
+        assert after is not None and after.restores
+
+    run(body)
+
+
+def test_a_maker_that_ends_early_leaves_the_task_to_the_next(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        first = house.choose(task="ta-1")
+        assert first is not None
+        house.snapshots.left(first, "ta-1")
+        second = house.choose(task="ta-2")
+        assert second is not None and not second.restores and second.snapshot_id != first.snapshot_id
+
+    run(body)
+
+
+def test_a_failed_start_is_followed_by_one_without_and_three_in_a_row_drop_it(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        await house.make()
+        for number in range(MAX_FAILURES):
+            use = house.choose(task=f"ta-{number}")
+            assert use is not None and use.restores
+            house.snapshots.left(use, f"ta-{number}")
+            house.snapshots.not_started(use, f"broken {number}")
+            assert house.choose(task="ta-fallback") is None
+        (row,) = house.snapshots.all()
+        assert (row.state, row.reason, row.all_failures) == (DROPPED, "broken 2", MAX_FAILURES)
+        assert await house.files() == set()
+        await house.again()
+        assert house.choose(task="ta-9") is None, "not made again before a deployment"
+        fresh = house.choose(task="ta-10", definition="de-2")
+        assert fresh is not None and not fresh.restores
+        assert [s.state for s in house.snapshots.all()] == [CREATING]
+
+    run(body)
+
+
+def test_a_success_forgives_earlier_failures(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        await house.make()
+        for _ in range(5):
+            use = house.choose()
+            assert use is not None
+            house.snapshots.not_started(use, "broken")
+            assert house.choose() is None
+            use = house.choose()
+            assert use is not None
+            house.snapshots.started(use, 0.1)
+        (row,) = house.snapshots.all()
+        assert (row.state, row.failures, row.all_failures) == (READY, 0, 5)
+
+    run(body)
+
+
+def test_what_cannot_be_saved_is_given_up(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        for number in range(MAX_FAILURES):
+            use = house.choose(task=f"ta-{number}")
+            assert use is not None and not use.restores
+            house.snapshots.scratch(use).mkdir()
+            house.snapshots.not_created(use, "it holds a GPU")
+            assert house.snapshots.broke(use)
+            house.snapshots.left(use, f"ta-{number}")
+            assert house.snapshots.all()[0].state == (FAILED if number + 1 < MAX_FAILURES else DROPPED)
+        assert house.choose() is None
+        assert await house.files() == set()
+
+    run(body)
+
+
+def test_files_in_use_stay_until_their_last_container_ends(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        use = await house.make()
+        first, second = house.choose(task="ta-1"), house.choose(task="ta-2")
+        assert first is not None and second is not None
+        house.snapshots.remove(use.snapshot_id)
+        with pytest.raises(NotFound):
+            house.snapshots.get(use.snapshot_id)
+        fresh = await house.make()
+        house.snapshots.left(first, "ta-1")
+        assert await house.files() == {use.snapshot_id, fresh.snapshot_id}
+        house.snapshots.left(second, "ta-2")
+        assert await house.files() == {fresh.snapshot_id}
+
+    run(body)
+
+
+def test_a_deployment_replaces_the_snapshots_of_its_function_only(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        await house.make("old")
+        other = await house.make("other", function="fu-2")
+        new = await house.make("new", definition="de-2")
+        assert {s.id for s in house.snapshots.all()} == {other.snapshot_id, new.snapshot_id}
+        assert await house.files() == {other.snapshot_id, new.snapshot_id}
+
+    run(body)
+
+
+def test_the_least_recently_used_go_beyond_the_quota(run: Callable[[Body], None], tmp_path: Path) -> None:
+    async def body(house: House) -> None:
+        house.quota = 10
+        await house.again()
+        first = await house.make("a", 4, function="fu-a")
+        second = await house.make("b", 4, function="fu-b")
+        assert house.choose("a", function="fu-a") is not None  # now the second is the older one
+        third = await house.make("c", 4, function="fu-c")
+        assert {s.id for s in house.snapshots.all()} == {first.snapshot_id, third.snapshot_id}
+        assert second.snapshot_id not in await house.files()
+
+    run(body)
+
+
+def test_apps_that_are_over_and_unfinished_work_leave_nothing(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        await house.make()
+        house.choose("unfinished", function="fu-2")
+        (house.directory / "ch-unknown").mkdir()
+        await house.again()
+        (row,) = house.snapshots.all()
+        assert await house.files() == {row.id}
+        house.alive.clear()
+        await house.snapshots.sweep()
+        assert house.snapshots.all() == [] and await house.files() == set()
+        await house.again()
+        assert house.snapshots.all() == []
+
+    run(body)
