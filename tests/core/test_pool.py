@@ -170,6 +170,7 @@ class PoolMachine(RuleBasedStateMachine):
     def drop(self, container: str) -> None:
         self.held.pop(container, None)
         self.polls.discard(container)
+        self.leaving.discard(container)
 
 
 TestPool = PoolMachine.TestCase
