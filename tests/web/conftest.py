@@ -71,6 +71,12 @@ class Web:
     def raw(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=30)
 
+    def status(self) -> Any:
+        """What `stoker status` shows."""
+        token = json.loads((self.server.data / "token.json").read_text())
+        headers = {"Modal-Token-Id": token["id"], "Modal-Token-Secret": token["secret"]}
+        return self.ask("GET", "/_stoker/status", headers=headers).json()
+
     def memory(self) -> int:
         """Resident bytes of the server now."""
         return int(psutil.Process(self.server.pid).memory_info().rss)

@@ -192,14 +192,16 @@ def test_a_guarded_endpoint_wants_a_token(web: Web) -> None:
         answer = web.ask("GET", "/w/local--chosen-name/", headers=headers)
         assert answer.status == 401
         assert "Modal-Key" in answer.text
+    made = json.loads(web.server.modal("workspace", "proxy-tokens", "create", "--name", "ci", "--json").stdout)
+    key, secret = made["Modal-Key"], made["Modal-Secret"]
+    good = {"Modal-Key": key, "Modal-Secret": secret}
+    bearer = {"Authorization": made["Authorization"]}
+    assert web.ask("GET", "/w/local--chosen-name/", headers=bearer).status == 200
+    assert web.ask("GET", "/w/local--chosen-name/", headers=good).json() == "secret"
+    assert web.ask("GET", "/w/local--chosen-name/", headers=good | {"Modal-Secret": secret[:-1]}).status == 401
+    web.server.modal("workspace", "proxy-tokens", "delete", key, "--yes")
+    assert web.ask("GET", "/w/local--chosen-name/", headers=good).status == 401
 
 
 def _is_running(web: Web, function: str) -> bool:
-    return any(f["name"] == function and f["running"] for f in _status(web)["functions"])
-
-
-def _status(web: Web) -> dict[str, list[dict[str, object]]]:
-    token = json.loads((web.server.data / "token.json").read_text())
-    headers = {"Modal-Token-Id": token["id"], "Modal-Token-Secret": token["secret"]}
-    status: dict[str, list[dict[str, object]]] = web.ask("GET", "/_stoker/status", headers=headers).json()
-    return status
+    return any(f["name"] == function and f["running"] for f in web.status()["functions"])

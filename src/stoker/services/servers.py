@@ -17,7 +17,7 @@ import structlog
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.ids import new_id
-from stoker.services.functions import ServerSpec
+from stoker.services.functions import Function, ServerSpec
 from stoker.services.runner import Runner, Task
 from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
@@ -27,6 +27,8 @@ _CONNECT_AGAIN = (
     0.2,
 )  # seconds between attempts to reach a port that does not listen yet: doubled, up to the second
 _EXIT_HOOKS = 30.0  # seconds
+_STARTS_WAITED_FOR = 2  # a request waits as long as so many containers may need to start, and this many seconds:
+_MARGIN = 5.0
 _TOKEN_SECONDS = 86_400
 _log = structlog.get_logger(__name__)
 
@@ -63,14 +65,19 @@ class Servers:
     async def slot(self, function_id: str, server: ServerSpec) -> AsyncIterator[Slot]:
         """A slot for as long as the context is open; waits for a container when none has room.
 
-        Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start, Unavailable."""
-        self._check_room(function_id, server)
+        Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start,
+        Unavailable when none did in time."""
+        function = self._scheduler.check(function_id)
+        self._check_room(function, server)
         input_id = new_id("in")
         granted: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._waiting[input_id] = granted
         try:
             self._scheduler.add(function_id, [PooledInput(input_id, "", pinned=True)])
-            task = await granted
+            longest = _STARTS_WAITED_FOR * function.active.spec.startup_timeout + _MARGIN
+            if not await settled(granted, longest):
+                raise Unavailable(f"No container of {server.name} took the request within {longest:.0f} s.")
+            task = granted.result()
             assert task.container is not None
             yield Slot(task.id, task.container.address or "", server.port)
         finally:
@@ -113,9 +120,8 @@ class Servers:
 
     # How it is done
 
-    def _check_room(self, function_id: str, server: ServerSpec) -> None:
-        function = self._scheduler.check(function_id)
-        runner = self._scheduler.runner(function_id)
+    def _check_room(self, function: Function, server: ServerSpec) -> None:
+        runner = self._scheduler.runner(function.id)
         if runner is None:
             return
         live = [c for c in runner.pool.containers.values() if c.state is not ContainerState.DRAINING]

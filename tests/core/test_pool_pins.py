@@ -1,0 +1,45 @@
+"""Inputs that must not run twice, and pools that spread their inputs."""
+
+from __future__ import annotations
+
+from stoker.core.pool import Deliver, Finish, Outcome, Pool, PooledInput, PoolSettings
+from stoker.core.retries import RetryPolicy
+
+
+def _pool_running(settings: PoolSettings, *inputs: PooledInput) -> Pool:
+    """A pool with one container `a` that runs `inputs`."""
+    pool = Pool(settings)
+    pool.launch(0.0, "a", "de")
+    pool.add(0.0, inputs)
+    for _ in inputs:
+        pool.poll(0.0, "a", 1)
+    assert pool.running == len(inputs)
+    return pool
+
+
+def test_a_pinned_input_ends_with_its_container() -> None:
+    pool = _pool_running(PoolSettings(max_concurrent_inputs=2), PooledInput("seen", "fc"), PooledInput("unseen", "fc"))
+    pool.pin("seen")
+    pool.pin("unknown")
+    assert pool.remove(1.0, "a", "It died.") == [Finish("seen", "fc", Outcome.LOST, "It died.")]
+    assert list(pool.waiting) == ["unseen"]
+
+
+def test_a_pinned_input_is_not_retried() -> None:
+    pool = _pool_running(PoolSettings(retry=RetryPolicy(5)), PooledInput("seen", "fc"))
+    pool.pin("seen")
+    accepted, _ = pool.fail(1.0, "a", "seen")
+    assert accepted
+    assert not pool.inputs
+
+
+def test_inputs_are_packed_or_spread() -> None:
+    for spread, expected in ((False, "a"), (True, "b")):
+        settings = PoolSettings(max_concurrent_inputs=5, spread=spread)
+        pool = _pool_running(settings, PooledInput("one", "fc"))
+        pool.launch(0.0, "b", "de")
+        pool.poll(0.0, "a", 1)
+        pool.poll(0.0, "b", 1)
+        [action] = pool.add(1.0, [PooledInput("two", "fc")])
+        assert isinstance(action, Deliver)
+        assert action.container_id == expected
