@@ -92,6 +92,15 @@ class BaseImages:
             record.write_text(json.dumps({"name": name, "from": origin}))
         return local
 
+    async def uv_file(self, name: str) -> Path:
+        """The program in the official image of uv, `name` (`ghcr.io/astral-sh/uv:latest`)."""
+        match = _UV.match(name)
+        if match is None:
+            raise ImageBuildFailed(
+                f"`{name}` is not an image of uv that this server can supply; use `:latest` or a version."
+            )
+        return await uv_binary(match["version"] or "", self._cache)
+
     async def _bring(self, name: str, local: str, log: LogSink, auth: RegistryAuth | None) -> str:
         if match := _UV.match(name):
             await self._make_uv(match["version"] or "", local)
@@ -191,8 +200,7 @@ class BaseImages:
         if (bundle := hostconfig.certificate_bundle()) is not None:
             shutil.copy(bundle, run / "ca-certificates.crt")
         (run / "prepare").write_text(_PREPARE)
-        document = json.loads(await self._buildah.check("inspect", "--type", "image", image))
-        settings = (document.get("Docker") or {}).get("config") or {}
+        settings = await self._buildah.settings(image)
         known = {entry.partition("=")[0] for entry in settings.get("Env") or ()}
         lines = [f"FROM {image}", "USER 0", "RUN sh /run/stoker/prepare", f"USER {settings.get('User') or '0'}"]
         if certificates:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from stoker.errors import FailedPrecondition, ImageBuildFailed
 from stoker.images.processes import Finished, capture, private, stream
@@ -29,6 +30,7 @@ class Buildah:
         self.directory = directory
         self.storage = directory / "storage"
         self._settings = directory / "settings"
+        self._temporary = directory / "temporary"
         self._running = 0
         self._cleaning = asyncio.Lock()
 
@@ -42,6 +44,8 @@ class Buildah:
             if shutil.which(program) is None:
                 raise FailedPrecondition(f"`{program}` is needed to build images and was not found; {_INSTALL}")
         self._settings.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._temporary, True)
+        self._temporary.mkdir()
         (self._settings / "containers.conf").write_text("")
         # None of the host's own settings: storage options such as metacopy would make layers useless outside of buildah.
         graph, run = json.dumps(str(self.storage)), json.dumps(str(self.directory / "run"))
@@ -80,6 +84,12 @@ class Buildah:
             if not self._running and _has_containers(self.storage):
                 await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
 
+    async def settings(self, image: str) -> dict[str, Any]:
+        """Docker's settings of an image: `Env`, `Cmd`, `Entrypoint`, `WorkingDir`, `User`, `Shell`, ..."""
+        document = json.loads(await self.check("inspect", "--type", "image", image))
+        found: dict[str, Any] = (document.get("Docker") or {}).get("config") or {}
+        return found
+
     async def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
         """Any other command of buildah."""
         return await capture(self._argv(arguments), env=self._env(env or {}))
@@ -92,12 +102,12 @@ class Buildah:
         return result.output
 
     def layers(self, image: str) -> tuple[Path, ...]:
-        """The directories (uppermost first) whose overlay is the file system of the image with the full id `image`.
+        """The directories (uppermost first) whose overlay is the file system of `image` (a full id or a full name).
 
         Raises ImageBuildFailed when the storage does not have it."""
         for entry in _read(self.storage / "overlay-images" / "images.json"):
-            if entry["id"] == image:
-                top = entry.get("layer", "")
+            if entry["id"] == image or image in (entry.get("names") or ()):
+                top = str(entry.get("layer", ""))
                 break
         else:
             raise ImageBuildFailed(f"The image {image} vanished from {self.storage}; build it again.")
@@ -114,6 +124,8 @@ class Buildah:
         async with self._cleaning:
             if not self._running:
                 await self.run("rm", "--all")
+                for path in self._temporary.iterdir():
+                    await asyncio.to_thread(shutil.rmtree, path, True)
 
     def _argv(self, arguments: Sequence[str]) -> tuple[str, ...]:
         return private(("buildah", *arguments))
@@ -124,6 +136,7 @@ class Buildah:
             "CONTAINERS_STORAGE_CONF": str(self._settings / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(self._settings / "registries.conf"),
             "BUILDAH_ISOLATION": "chroot",
+            "TMPDIR": str(self._temporary),
         }
         return {**os.environ, **extra, **own}
 
@@ -132,9 +145,9 @@ def _has_containers(storage: Path) -> bool:
     return any(_read(storage / "overlay-containers" / name) for name in ("containers.json", "volatile-containers.json"))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        document: list[dict[str, str]] = json.loads(path.read_bytes())
+        document: list[dict[str, Any]] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return []
     return document

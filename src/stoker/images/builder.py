@@ -1,26 +1,30 @@
-"""Images built by buildah, one Dockerfile per layer; a built image is a list of directories that an overlay puts together."""
+"""Images, one Dockerfile per layer; a built image is a list of directories that an overlay puts together.
+
+buildah keeps them and understands every Dockerfile. What the client itself writes (commands and copies as root on a base) is carried
+out here, since that spares packing and unpacking the layer; see layering.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stoker.errors import ImageBuildFailed
 from stoker.images import context as build_context
-from stoker.images import dockerfile, hostconfig, inspection, recipe
+from stoker.images import dockerfile, hostconfig, inspection, plan, recipe
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
 from stoker.images.bases import BaseImages, Origin
-from stoker.images.buildah import Buildah
+from stoker.images.buildah import PLAIN, Buildah
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
+from stoker.images.layering import Mount, NewLayer
 from stoker.images.records import Record, Records
-from stoker.images.steplog import StepLog
+from stoker.images.steplog import BuildahLog, Transcript
 
 _TAG = "localhost/stoker"
 _NEVER_FROM_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "GODEBUG")
@@ -66,28 +70,54 @@ class BuildahImageBuilder:
 
     async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
         source = dockerfile.parse(spec.commands, spec.build_args)
-        started = time.time()
         async with self._slots, self._workspace() as work:
+            job = _Job(image_id, spec, context, source, work, log)
             sources = hostconfig.package_sources()
-            variables = self._run_environment(work, sources.environment) | dict(context.secret_env)
-
-            async def resolve(name: str) -> str:
-                return await self._local_image(name, spec, context, log)
-
-            steps = await recipe.write(source, resolve, variables, started)
-            self._fill(work / "run", steps.run_files)
-            files = {**spec.context_files, **steps.context_files}
-            tree = await asyncio.to_thread(build_context.materialise, work / "context", files, context.mount_tree)
-            (work / "Dockerfile").write_text(steps.text)
-            output = StepLog(steps, log)
-            mounts = self._mounts(work, sources.paths)
-            arguments, env = _arguments(work, variables, spec.build_args, mounts)
-            tag = f"{_TAG}:{image_id}"
-            code = await self._buildah.build((*arguments, "--tag", tag, str(tree)), env=env, line=output)
-            if code:
-                raise ImageBuildFailed(output.failure(code))
-            image = (work / "image").read_text().removeprefix("sha256:")
+            job.variables = self._run_environment(work, sources.environment)
+            job.mounts = self._mounts(work, sources.paths)
+            image = await self._by_layering(job) or await self._by_buildah(job)
         return await self._record(image_id, image, source, spec)
+
+    async def _by_layering(self, job: _Job) -> str:
+        """Builds without packing and unpacking the layer; empty when this image needs buildah."""
+        spec, source = job.spec, job.source
+        if len(source.stages) != 1 or source.final.image == "scratch" or not recipe.changes_files(source):
+            return ""
+        base = await self._local_image(source.final.image, job)
+        steps = plan.make(source, await self._buildah.settings(base), spec.build_args)
+        if steps is None or not NewLayer.suits(self._buildah.layers(base)):
+            return ""
+        self._fill(job.work / "run", {**steps.scripts, recipe.COMPILE: recipe.COMPILE_SOURCE})
+        tree = await job.tree({})
+        layer = NewLayer(self._buildah, base, job.work)
+        transcript = Transcript(len(steps.steps) + 1, job.log)
+        transcript.begin(f"FROM {source.final.image}")
+        images = {image: await self._bases.uv_file(image) for image in steps.images}
+        secrets = job.context.secret_env
+        await layer.carry_out(
+            steps, transcript, context=tree, images=images, mounts=job.mounts, defaults=job.variables, secrets=secrets
+        )
+        if steps.environment:
+            await layer.compile(steps.environment, job.started, job.mounts)
+        return await layer.seal(steps.settings, spec.build_args, f"{_TAG}:{job.image_id}")
+
+    async def _by_buildah(self, job: _Job) -> str:
+        async def resolve(name: str) -> str:
+            return await self._local_image(name, job)
+
+        variables = job.variables | dict(job.context.secret_env)
+        steps = await recipe.write(job.source, resolve, variables, job.started)
+        self._fill(job.work / "run", steps.run_files)
+        tree = await job.tree(steps.context_files)
+        file, result = job.work / "Dockerfile", job.work / "image"
+        file.write_text(steps.text)
+        output = BuildahLog(steps, job.log)
+        arguments, env = _arguments(variables, job.spec.build_args, job.mounts)
+        arguments += ("--iidfile", str(result), "--file", str(file), "--tag", f"{_TAG}:{job.image_id}", str(tree))
+        code = await self._buildah.build(arguments, env=env, line=output)
+        if code:
+            raise ImageBuildFailed(output.failure(code))
+        return result.read_text().removeprefix("sha256:")
 
     async def layers(self, image_id: str) -> tuple[Path, ...]:
         return self._records.read(image_id).layers
@@ -136,9 +166,8 @@ class BuildahImageBuilder:
             env |= hostconfig.certificate_environment(f"{inside}/ca-certificates.crt")
         return env
 
-    def _mounts(self, work: Path, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
-        """(host path, path in RUN steps, "ro" or "rw")."""
-        mounts = [(work / "run", recipe.INSIDE, "ro")]
+    def _mounts(self, work: Path, paths: Sequence[Path]) -> list[Mount]:
+        mounts: list[Mount] = [(work / "run", recipe.INSIDE, "ro")]
         mounts += [(self._cache / "downloads" / name, f"{recipe.INSIDE}/{name}", "rw") for name in ("pip", "uv")]
         return mounts + [(path, str(path), "ro") for path in paths]
 
@@ -151,17 +180,15 @@ class BuildahImageBuilder:
         run.chmod(0o755)
         run.parent.chmod(0o755)
 
-    async def _local_image(self, name: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> str:
-        if (base := spec.bases.get(name)) is not None:
+    async def _local_image(self, name: str, job: _Job) -> str:
+        if (base := job.spec.bases.get(name)) is not None:
             self._records.read(base)
             return f"{_TAG}:{base}"
-        return await self._bases.ensure(name, log, auth=context.registry_auth, refresh=bool(spec.nonce))
+        return await self._bases.ensure(name, job.log, auth=job.context.registry_auth, refresh=bool(job.spec.nonce))
 
     async def _record(self, image_id: str, image: str, source: dockerfile.Dockerfile, spec: ImageSpec) -> ImageConfig:
         layers = self._buildah.layers(image)
-        settings = inspection.settings(
-            json.loads(await self._buildah.check("inspect", "--type", "image", f"{_TAG}:{image_id}"))
-        )
+        settings = inspection.known_settings(await self._buildah.settings(image))
         base = spec.bases.get(source.final.image)
         if base is not None and not recipe.changes_files(source):
             known = self._records.read(base).config
@@ -182,23 +209,31 @@ class BuildahImageBuilder:
         return config
 
 
+@dataclass
+class _Job:
+    """One build on its way."""
+
+    image_id: str
+    spec: ImageSpec
+    context: BuildContext
+    source: dockerfile.Dockerfile
+    work: Path
+    log: LogSink
+    variables: dict[str, str] = field(default_factory=dict)  # of the host, for RUN steps
+    mounts: list[Mount] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+
+    async def tree(self, more: Mapping[str, bytes]) -> Path:
+        """The build context, with the files `more`."""
+        files = {**self.spec.context_files, **more}
+        return await asyncio.to_thread(build_context.materialise, self.work / "context", files, self.context.mount_tree)
+
+
 def _arguments(
-    work: Path,
-    variables: Mapping[str, str],
-    build_args: Mapping[str, str],
-    mounts: Sequence[tuple[Path, str, str]],
+    variables: Mapping[str, str], build_args: Mapping[str, str], mounts: Sequence[Mount]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """(arguments of `buildah build`, environment for it). Values of variables stay out of the command line, which others can see."""
-    arguments = [
-        "--pull-never",
-        "--layers=false",
-        "--format",
-        "docker",
-        "--isolation",
-        "chroot",
-        "--omit-history",
-    ]
-    arguments += ["--iidfile", str(work / "image"), "--file", str(work / "Dockerfile")]
+    arguments = [*PLAIN, "--omit-history"]
     for source, target, mode in mounts:
         arguments += ["--volume", f"{source}:{target}:{mode}"]
     env: dict[str, str] = {}

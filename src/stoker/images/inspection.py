@@ -35,12 +35,10 @@ class PythonInside:
     packages: Mapping[str, str] | None = None
 
 
-def settings(document: Mapping[str, Any]) -> dict[str, Any]:
-    """env, entrypoint, cmd and workdir of an image from what `buildah inspect --type image` prints."""
-    config = document.get("Docker", {}).get("config") or document.get("OCIv1", {}).get("config") or {}
-    env = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+def known_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """env, entrypoint, cmd and workdir of an image with docker's settings `config`."""
     return {
-        "env": env,
+        "env": dict(entry.partition("=")[::2] for entry in config.get("Env") or ()),
         "entrypoint": tuple(config.get("Entrypoint") or ()),
         "cmd": tuple(config.get("Cmd") or ()),
         "workdir": config.get("WorkingDir") or "",

@@ -94,6 +94,15 @@ def changes_files(source: Dockerfile) -> bool:
     return any(instruction.keyword in ("RUN", "COPY", "ADD") for instruction in source.final.instructions)
 
 
+def heredoc_script(instruction: Instruction) -> str:
+    """A RUN step with here-documents as the text of a script."""
+    first = instruction.heredocs[0]
+    if instruction.arguments == first.token:
+        return first.body
+    documents = (f"{heredoc.body}{heredoc.name}\n" for heredoc in instruction.heredocs)
+    return "".join((instruction.arguments, "\n", *documents))
+
+
 def _runs(stage: Stage) -> bool:
     return any(instruction.keyword == "RUN" for instruction in stage.instructions)
 
@@ -152,15 +161,7 @@ async def _rewritten(
 
 def _run_heredoc(instruction: Instruction, flags: str, name: str, recipe: Recipe) -> str:
     """The step as a file that the step's own shell reads, or that is run when it says by what."""
-    first = instruction.heredocs[0]
-    if instruction.arguments == first.token:
-        script = first.body
-    else:
-        parts = [instruction.arguments + "\n"]
-        for heredoc in instruction.heredocs:
-            parts.append(f"{heredoc.body}{heredoc.name}\n")
-        script = "".join(parts)
-    recipe.run_files[name] = script
+    recipe.run_files[name] = script = heredoc_script(instruction)
     rewritten = f"RUN {flags}{'' if script.startswith('#!') else '. '}{INSIDE}/{name}"
     recipe.shown[rewritten] = f"RUN {instruction.value}"
     return rewritten
