@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stoker.engine.base import Granted, GpuRequest, Never, NotNow, ResourceRequest
+from stoker.engine.base import GpuRequest, Granted, Never, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus, model_of
 from stoker.engine.local import LocalEngine
 from stoker.errors import InvalidArgument
