@@ -449,3 +449,91 @@ def test_an_image_without_python(workshop: Workshop, tmp_path: Path) -> None:
 def test_a_missing_base(workshop: Workshop) -> None:
     with pytest.raises(NotFound, match="im-gone"):
         workshop.build(["FROM base", "RUN true"], base="im-gone")
+
+
+def test_where_copies_go(workshop: Workshop, base: str, tmp_path: Path) -> None:
+    for name, text in {"one": "1", "two": "2", "deep/er/three": "3", "lib/four": "4"}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "deep/link").symlink_to("er/three")
+    (tmp_path / "one").chmod(0o640)
+    context = BuildContext(mount_tree=tmp_path)
+    image_id, _ = workshop.build(
+        [
+            "FROM base",
+            "RUN mkdir -p /there && echo old > /there/three && ln -s /there /linked && mkdir /taken",
+            "ENV WHERE=/by/variable",
+            "WORKDIR /work",
+            "WORKDIR /work",
+            "COPY one renamed",
+            "COPY one two many/",
+            'COPY ["two", "/json/"]',
+            "COPY deep/er /there",
+            "COPY deep /whole",
+            "COPY lib /linked",
+            "COPY one $WHERE/x",
+            "COPY two /taken",
+        ],
+        base=base,
+        context=context,
+    )
+    found = {
+        name: workshop.text(image_id, name)
+        for name in (
+            *("/work/renamed", "/work/many/one", "/work/many/two", "/json/two", "/there/three", "/whole/er/three"),
+            *("/whole/link", "/there/four", "/by/variable/x", "/taken/two"),
+        )
+    }
+    assert list(found.values()) == ["1", "1", "2", "2", "3", "3", "3", "4", "1", "2"]
+    renamed, link = workshop.find(image_id, "/work/renamed"), workshop.find(image_id, "/whole/link")
+    assert renamed is not None
+    assert (renamed.stat().st_mode & 0o777, renamed.stat().st_uid) == (0o640, 0)
+    assert link is not None
+    assert link.is_symlink()
+
+
+def test_a_layer_holds_what_was_written_and_nothing_else(workshop: Workshop, base: str) -> None:
+    image_id, _ = workshop.build(["FROM base", "RUN echo x > /x"], base=base)
+    top = workshop.run(workshop.builder.layers(image_id))[0]
+    written = {str(path.relative_to(top)) for path in top.rglob("*") if path.suffix != ".pyc" and not path.is_dir()}
+    assert written == {"x"}
+    # Mount points of the build are gone, those inside directories that the image already has.
+    assert not (top / "run/stoker").exists()
+    for path in hostconfig.package_sources().paths:
+        assert not (top / str(path).lstrip("/")).exists()
+    assert top.stat().st_mode & 0o777 == 0o755
+
+
+def test_links_of_an_image_lead_nowhere_else(workshop: Workshop, base: str, tmp_path: Path) -> None:
+    """An image whose directories point at paths of the host: neither mounts nor copies may follow them there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    trap, _ = workshop.build(
+        [
+            "FROM base",
+            f"RUN ln -s {outside} /trap && rm -rf /run && ln -s {outside}/run /run && ln -sf {outside}/r /etc/resolv.conf || true",
+        ],
+        base=base,
+    )
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("x")
+    image_id, _ = workshop.build(
+        ["FROM base", "COPY file /trap/file", "RUN test -e /run/stoker/compile.py && echo y > /trap/other"],
+        base=trap,
+        context=BuildContext(mount_tree=tmp_path / "tree"),
+    )
+    assert list(outside.iterdir()) == []
+    assert workshop.text(image_id, f"{outside}/other") == "y\n"
+
+
+def test_steps_cannot_touch_the_host(workshop: Workshop, base: str) -> None:
+    workshop.build(
+        [
+            "FROM base",
+            "RUN ! mount -t tmpfs tmpfs /mnt",
+            "RUN ! hostname changed",
+            "RUN test $$ -lt 100 && ls /proc | grep -qx 1",
+        ],
+        base=base,
+    )

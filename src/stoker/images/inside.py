@@ -49,7 +49,7 @@ def main(path: str) -> int:
         sources = [(os.open(directory, os.O_RDONLY | os.O_DIRECTORY), item) for directory, item in job["items"]]
         return int(_in_root(root, lambda: _copy(sources, job["target"])))
     if job["do"] == "mkdir":
-        return int(_in_root(root, lambda: _missing(job["target"]) and 0))
+        return int(_in_root(root, lambda: len(_missing(job["target"])) * 0))
     return _run(root, job)
 
 
@@ -154,9 +154,10 @@ def _mount_point(target: str, is_file: bool) -> tuple[str, list[str]]:
 def _missing(directory: str) -> list[str]:
     """Makes `directory` and returns what did not exist, outermost first."""
     made: list[str] = []
+    directory = os.path.realpath(directory)
     while directory not in ("", "/") and not os.path.isdir(directory):
         made.insert(0, directory)
-        directory = os.path.dirname(directory.rstrip("/"))
+        directory = os.path.dirname(directory)
     for path in made:
         os.mkdir(path, 0o755)
     return made
