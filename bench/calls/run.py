@@ -51,6 +51,8 @@ def measure(data: Path, inputs: int) -> dict[str, dict[str, float]]:
     command = [sys.executable, str(HERE / "measure.py"), str(info["pid"]), str(inputs)]
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     results: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    floor = subprocess.run([sys.executable, str(HERE / "floor.py")], check=True, stdout=subprocess.PIPE, text=True)
+    results["floor"] = json.loads(floor.stdout.splitlines()[-1])
     return results
 
 
@@ -59,7 +61,7 @@ def show(results: dict[str, dict[str, float]], runtime: str) -> None:
     for column in ("what", "calls/s", "p50 ms", "p99 ms", "server CPU ms/call", "client CPU ms/call"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for name, row in results.items():
-        if "seconds" in row:
+        if "per_second" not in row:
             continue
         keys = ("per_second", "p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
         table.add_row(name, *(f"{row[key]:.2f}" if key in row else "" for key in keys))
@@ -68,7 +70,13 @@ def show(results: dict[str, dict[str, float]], runtime: str) -> None:
     firsts = ", ".join(
         f"{n.removeprefix('first call of ')} {r['seconds']:.2f} s" for n, r in results.items() if "seconds" in r
     )
-    console.print(f"First call after deployment: {firsts}")
+    console.print(f"First call after deployment (boot to first output): {firsts}")
+    client, container = results["floor"]["client_ms"], results["floor"]["container_ms"]
+    ratio = results["sequential .remote"]["p50_ms"] / (client + container)
+    console.print(
+        f"Floor of the client {client:.2f} ms and of a container as a process {container:.2f} ms per call: "
+        f"a sequential .remote takes {ratio:.2f} times their sum."
+    )
 
 
 if __name__ == "__main__":
