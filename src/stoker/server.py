@@ -321,7 +321,7 @@ class Server:
                 page_url=lambda app: f"{self.http_url}/apps/{app.id}",
             ),
             HistoryServicer(history=history, functions=functions, apps=apps, deployments=deployments),
-            SuggestionServicer(apps=apps, environments=environments),
+            SuggestionServicer(apps=apps, functions=functions, environments=environments),
             TokenServicer(
                 workspace=settings.workspace,
                 tokens=tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from stoker.protocol.commands import COMMANDS, LOCAL, UNTESTED
 from stoker.protocol.rpc import SERVICE, declared_by
 from stoker.protocol.servicers import SERVICERS
 
@@ -71,6 +72,15 @@ An RPC that is not offered answers `UNIMPLEMENTED` with one sentence, which the 
 |---|---|
 """
 
+_COMMANDS_HEAD = """
+## Commands of the client
+
+A command that is not offered ends with a code other than 0 and the server's sentence.
+
+| Command | State | Run in the tests of the command line |
+|---|---|---|
+"""
+
 
 def compatibility_table() -> str:
     """The whole page."""
@@ -89,7 +99,15 @@ def compatibility_table() -> str:
         cloud=counts["cloud only"],
         missing=counts["not yet"],
     )
-    return head + "".join(f"| {name} | {states[name]} |\n" for name in names)
+    rpcs = "".join(f"| {name} | {states[name]} |\n" for name in names)
+    commands = "".join(f"| `modal {name}` | {COMMANDS[name]} | {_shown(name)} |\n" for name in sorted(COMMANDS))
+    return head + rpcs + _COMMANDS_HEAD + commands
+
+
+def _shown(name: str) -> str:
+    if COMMANDS[name] == LOCAL:
+        return ""
+    return f"no: {UNTESTED[name]}" if name in UNTESTED else "yes"
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ from modal_proto import api_pb2
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.environments import Environments
+from stoker.services.functions import Functions
 
 _LIKE_ENOUGH = 0.5
 _KIND = api_pb2.ObjectSuggestRequest
 
 
 class SuggestionServicer:
-    def __init__(self, *, apps: Apps, environments: Environments) -> None:
+    def __init__(self, *, apps: Apps, functions: Functions, environments: Environments) -> None:
         self._apps = apps
+        self._functions = functions
         self._environments = environments
 
     @rpc("ObjectSuggest")
@@ -27,7 +29,13 @@ class SuggestionServicer:
         if request.kind == _KIND.OBJECT_SUGGEST_KIND_APP:
             names = {a.name: ("", a.name) for a in apps}
         else:
-            names = {f"{a.name}/{f}": (a.name, f) for a in apps for f in a.function_ids}
+            servers = request.kind == _KIND.OBJECT_SUGGEST_KIND_SERVER
+            names = {
+                f"{a.name}/{name}": (a.name, name)
+                for a in apps
+                for name, function_id in a.function_ids.items()
+                if (self._functions.get(function_id).active.spec.server is not None) == servers
+            }
         for found in difflib.get_close_matches(request.query, names, n=request.limit or 4, cutoff=_LIKE_ENOUGH):
             app_name, object_name = names[found]
             response.suggestions.add(app_name=app_name, object_name=object_name)
