@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a shell: what the tests start must still be able to get a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 APPS = Path(__file__).parent / "apps"
 
 
