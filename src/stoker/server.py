@@ -341,7 +341,7 @@ class Server:
         self._cleanup.push_async_callback(Housekeeping(chores).close)
         transport = Transport(methods_of(servicers), tokens)
         launcher.sockets = transport
-        checkpoints.quiet = transport.quiet
+        checkpoints.connections = transport
         self._cleanup.push_async_callback(transport.close)
         self._cleanup.push_async_callback(self._drain)
         self._cleanup.push_async_callback(apps.close)

@@ -94,3 +94,13 @@ class Model:
 @app.function(enable_memory_snapshot=True, scaledown_window=2)
 def plain(x: int) -> int:
     return x + 1
+
+
+@app.function(
+    gpu="H100",
+    enable_memory_snapshot=True,
+    experimental_options={"enable_gpu_snapshot": True},
+    scaledown_window=2,
+)
+def on_gpu() -> str:
+    return os.environ["MODAL_TASK_ID"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import NotFound
+from stoker.services import checkpoints
+from stoker.services.runner import Task
 from stoker.services.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
 from stoker.store.database import Database
 
@@ -195,6 +197,38 @@ def test_the_least_recently_used_go_beyond_the_quota(run: Callable[[Body], None]
         third = await house.make("c", 4, function="fu-c")
         assert {s.id for s in house.snapshots.all()} == {first.snapshot_id, third.snapshot_id}
         assert second.snapshot_id not in await house.files()
+
+    run(body)
+
+
+@pytest.mark.parametrize("calls", [False, True])
+def test_a_restored_container_that_says_nothing_is_ended(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch, calls: bool
+) -> None:
+    monkeypatch.setattr(checkpoints, "_SILENCE", (0.0, 1 << 60))
+
+    class Connections:
+        async def quiet(self, task_id: str, timeout: float) -> bool:
+            return True
+
+        def has_called(self, task_id: str) -> bool:
+            return calls
+
+    class Container:
+        killed = False
+
+        async def kill(self) -> None:
+            self.killed = True
+
+    async def body(house: House) -> None:
+        await house.make()
+        use, container, task = house.choose(), Container(), Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
+        assert use is not None and use.restores
+        service = checkpoints.Checkpoints(house.snapshots)
+        service.connections = Connections()
+        service.watch(task, use, container)  # type: ignore[arg-type]
+        await asyncio.wait(service._watchers.values())
+        assert container.killed is not calls and bool(task.stop_reason) is not calls
 
     run(body)
 

@@ -128,6 +128,18 @@ def test_apps_that_only_run_get_none(app: App) -> None:
     assert app.snapshots("plain") == []
 
 
+def test_declared_gpus_have_no_memory_to_save(app: App) -> None:
+    code = 'import modal\nprint(modal.Function.from_name("snapshots", "on_gpu").remote())'
+    tasks = set()
+    for _ in range(2):
+        app.stop_containers()
+        tasks.add(app.server.python(code).stdout)
+    (snapshot,) = app.snapshots("on_gpu")
+    assert len(tasks) == 2 and (snapshot["state"], snapshot["hits"], snapshot["failures"]) == ("ready", 1, 0)
+    app.stop_containers()
+    app.stoker("snapshots", "rm", snapshot["id"])
+
+
 def test_parameters_have_snapshots_of_their_own(app: App) -> None:
     code = 'import modal\nprint(modal.Cls.from_name("snapshots", "Model")(name="other").look.remote()["name"])'
     assert app.server.python(code).stdout == "other\n"

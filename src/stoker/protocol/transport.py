@@ -77,6 +77,11 @@ class Transport:
         listener = self._containers.get(task_id)
         return listener is None or await listener.quiet(timeout)
 
+    def has_called(self, task_id: str) -> bool:
+        """Whether the container `task_id` has ever connected."""
+        listener = self._containers.get(task_id)
+        return listener is not None and listener.called
+
     async def close_container(self, task_id: str) -> None:
         listener = self._containers.pop(task_id, None)
         if listener is not None:
@@ -94,11 +99,13 @@ class _Listener:
 
     def __init__(self, rpcs: _Rpcs) -> None:
         self.server: asyncio.AbstractServer | None = None
+        self.called = False
         self._rpcs = rpcs
         self._connections: set[Connection] = set()
         self._empty: asyncio.Future[None] | None = None
 
     def connection(self) -> Connection:
+        self.called = True
         connection = Connection(self._rpcs, self._gone)
         self._connections.add(connection)
         return connection

@@ -1,9 +1,9 @@
-"""What happens when a container says that it may be saved."""
+"""Containers that become or come from a memory snapshot: saves the ones, and ends those of the others that never come to life."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 
@@ -13,19 +13,33 @@ from stoker.services.runner import Task
 from stoker.services.snapshots import Snapshots, SnapshotUse
 
 _DISCONNECT = 10.0  # seconds a container may take to close its connections
-Quiet = Callable[[str, float], Awaitable[bool]]
-"""Waits until the container of this task has no connection to the server, at most so many seconds; whether it has none."""
-
+_SILENCE = (
+    30.0,
+    20 << 20,
+)  # seconds in which a restored container must say something, and bytes for which it gets one more
 _log = structlog.get_logger(__name__)
 
 
+class Connections(Protocol):
+    """Containers' connections to the server; implemented by `protocol/transport.py`."""
+
+    async def quiet(self, task_id: str, timeout: float) -> bool:
+        """Waits until the container has no connection, at most `timeout` seconds; whether it has none."""
+        ...
+
+    def has_called(self, task_id: str) -> bool:
+        """Whether the container ever connected."""
+        ...
+
+
 class Checkpoints:
-    """Saves containers as the snapshots they were started for."""
+    """`connections` is set by the composition root."""
 
     def __init__(self, snapshots: Snapshots) -> None:
-        self.quiet: Quiet | None = None
+        self.connections: Connections | None = None
         self._snapshots = snapshots
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def request(self, task: Task, checkpoint_id: str) -> None:
         """The container `task` is ready and waits; it goes on when it was saved, or when that failed. Raises InvalidArgument."""
@@ -37,17 +51,36 @@ class Checkpoints:
             self._jobs[task.id] = job
             job.add_done_callback(lambda _: self._jobs.pop(task.id, None))
 
+    def watch(self, task: Task, use: SnapshotUse, container: NodeContainer) -> None:
+        """A container was restored. The client connects at once; one that is silent for long hangs and is ended, so that another starts."""
+        assert self.connections is not None
+        connections, (least, bytes_a_second) = self.connections, _SILENCE
+        limit = least + self._snapshots.size(use) / bytes_a_second
+
+        async def look() -> None:
+            await asyncio.sleep(limit)
+            if not connections.has_called(task.id):
+                task.stop_reason = task.stop_reason or f"It was restored and then said nothing for {limit:.0f} s."
+                await container.kill()
+
+        watcher = asyncio.get_running_loop().create_task(look())
+        self._watchers[task.id] = watcher
+        watcher.add_done_callback(lambda _: self._watchers.pop(task.id, None))
+
     async def settle(self, task: Task) -> None:
-        """Waits until the saving of `task`, whose container has ended, is over."""
+        """Ends what is done about `task`, whose container has ended: waits until saving it is over."""
+        watcher = self._watchers.pop(task.id, None)
+        if watcher is not None:
+            watcher.cancel()
         job = self._jobs.get(task.id)
         if job is not None:
             await asyncio.wait([job])
 
     async def _save(self, task: Task, use: SnapshotUse) -> None:
         container = task.container
-        assert isinstance(container, NodeContainer) and self.quiet is not None
+        assert isinstance(container, NodeContainer) and self.connections is not None
         # The answer to ContainerCheckpoint is still on its way; the client closes its connections when it has it.
-        if not await self.quiet(task.id, _DISCONNECT):
+        if not await self.connections.quiet(task.id, _DISCONNECT):
             self._snapshots.not_created(use, "It kept a connection to the server open, so it could not be saved.")
             container.let_go()
             return

@@ -41,8 +41,6 @@ class Sockets(Protocol):
 
     async def close_container(self, task_id: str) -> None: ...
 
-    async def quiet(self, task_id: str, timeout: float) -> bool: ...
-
 
 class ContainerLauncher:
     def __init__(
@@ -108,7 +106,10 @@ class ContainerLauncher:
                 id=task.id, app_id=task.app_id, function_id=task.function_id, enqueued_at=task.enqueued_at
             )
         )
-        return await self._node.start(request, lambda fd, text: self._write(task, fd, text))
+        container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
+        if task.snapshot is not None and task.snapshot.restores:
+            self._checkpoints.watch(task, task.snapshot, container)
+        return container
 
     async def land(self, task: Task) -> None:
         assert self.sockets is not None

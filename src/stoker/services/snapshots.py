@@ -182,6 +182,11 @@ class Snapshots:
 
     # What people see and do
 
+    def size(self, use: SnapshotUse) -> int:
+        """Bytes on disk; 0 when it was removed."""
+        snapshot = self._by_id.get(use.snapshot_id)
+        return snapshot.size if snapshot is not None else 0
+
     def all(self) -> list[Snapshot]:
         return sorted(self._by_id.values(), key=lambda s: -s.used_at)
 
