@@ -149,7 +149,8 @@ async def sandboxes(needs_root: None, tmp_path_factory: pytest.TempPathFactory) 
 def elsewhere(needs_root: None) -> Iterator[tuple[str, str]]:
     """Another machine, so to speak: a namespace that echoes on TCP port 7 at the two addresses given, one of them link-local."""
     name, public, local = "stoker-test-elsewhere", "198.51.100.2", "169.254.77.77"
-    subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+    for leftover in (["link", "delete", "sk-elsewhere"], ["netns", "delete", name]):
+        subprocess.run(["ip", *leftover], capture_output=True)
     host = (
         f"netns add {name}\nlink add sk-elsewhere type veth peer name far netns {name}\naddr add 198.51.100.1/30 dev sk-elsewhere\n"
         f"link set sk-elsewhere up\n"
