@@ -46,16 +46,15 @@ def list_(data: Data = None, json: Json = False) -> None:
         )
         return
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("Snapshot", no_wrap=True)
-    for column in ("Function", "State", "Size", "Age", "Hits", "Restore p50/p95", "Failed"):
-        table.add_column(column, overflow="fold")
+    table.add_column("Snapshot", min_width=25)
+    for column in ("State", "Size", "Age", "Hits", "p50/p95 s", "Failed"):
+        table.add_column(column, no_wrap=True)
     for snapshot in snapshots:
         table.add_row(
-            snapshot["id"],
-            Text(f"{snapshot['app']}, {snapshot['function']}"),
+            Text(f"{snapshot['id']}\n{snapshot['app']}, {snapshot['function']}"),
             snapshot["state"],
             size(snapshot["size_bytes"]),
-            duration(time.time() - snapshot["created_at"]),
+            " ".join(duration(time.time() - snapshot["created_at"]).split()[:2]),
             str(snapshot["hits"]),
             _times(snapshot),
             str(snapshot["failures"]),
@@ -83,7 +82,7 @@ def show(snapshot: Which, data: Data = None, json: Json = False) -> None:
         "made": f"{duration(now - document['created_at'])} ago",
         "last used": f"{duration(now - document['used_at'])} ago",
         "starts": str(document["hits"]),
-        "restore": f"{_times(document)} (p50/p95 of the last {document['restore_seconds']['n']})",
+        "restore": f"{_times(document)} s (p50/p95 of the last {document['restore_seconds']['n']})",
         "failures": f"{document['failures']}, {document['failures_in_a_row']} of them since the last success",
         "in use by": ", ".join(document["containers"]),
         "key": document["key"],
@@ -105,4 +104,4 @@ def rm(snapshot: Which, data: Data = None, json: Json = False) -> None:
 
 def _times(snapshot: dict[str, Any]) -> str:
     p50, p95 = snapshot["restore_seconds"]["p50"], snapshot["restore_seconds"]["p95"]
-    return "-" if p50 is None else f"{p50:.2f}/{p95:.2f} s"
+    return "-" if p50 is None else f"{p50:.2f}/{p95:.2f}"

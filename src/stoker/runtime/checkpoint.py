@@ -7,7 +7,9 @@ A snapshot is a directory with the image that runsc wrote (`image/`) and the con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from stoker.errors import FailedPrecondition
 from stoker.runtime import gpu_snapshot
 
 _IMAGE, _FILES = "image", "files"
+_DIRECT = "--direct"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class Abilities:
             _help(runsc, *topic) for topic in (("help", "checkpoint"), ("help", "restore"), ("flags",))
         )
         # The default compresses, which makes restores twice as slow.
-        wanted = {"-compression": "--compression=none", "-exclude-committed": "--exclude-committed-zero-pages"}
+        wanted = {
+            "-compression": "--compression=none",
+            "-exclude-committed": "--exclude-committed-zero-pages",
+            "-direct": _DIRECT,
+        }
         return Abilities(
             build=hashlib.sha256(runsc.read_bytes()).hexdigest(),
             # Newer builds compare the configurations of the saved and the restored container; ours differ on purpose.
@@ -69,6 +76,8 @@ async def save(command: Sequence[str], flags: Sequence[str], id: str, files: Pat
     command: runsc with its global flags. flags: those of `runsc checkpoint`. files: the writable layer."""
     image = snapshot / _IMAGE
     image.mkdir(parents=True)
+    if not _takes_direct_writes(image):
+        flags = [flag for flag in flags if flag != _DIRECT]
     # Paused around both, so that the files are those that the saved processes know.
     await _run(*command, "pause", id)
     try:
@@ -77,6 +86,8 @@ async def save(command: Sequence[str], flags: Sequence[str], id: str, files: Pat
     finally:
         with anyio.CancelScope(shield=True):
             await _run(*command, "resume", id)
+    # Not waited for: the container goes on.
+    asyncio.get_running_loop().run_in_executor(None, _read_ahead, image)
 
 
 async def _run(*command: str) -> None:
@@ -91,6 +102,26 @@ async def _run(*command: str) -> None:
     if process.returncode:
         detail = errors.decode(errors="replace").strip() or f"exit code {process.returncode}"
         raise FailedPrecondition(f"The container cannot be saved: {detail.splitlines()[-1]}")
+
+
+def _takes_direct_writes(directory: Path) -> bool:
+    """Whether files there can be written past the page cache: a caller waits for it, and filling the cache takes longer than the disk."""
+    probe = directory / "probe"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600))
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def _read_ahead(directory: Path) -> None:
+    """Asks for the files to be read into the page cache, where restores want them."""
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        for path in directory.iterdir():
+            with path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _help(runsc: Path, *topic: str) -> str:
