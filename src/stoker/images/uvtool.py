@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -54,13 +53,6 @@ async def uv_binary(version: str, cache: Path) -> Path:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return kept
-
-
-def without_dist_info(directory: Path, keep: Sequence[str]) -> None:
-    """Removes all of `directory` but the names in `keep`."""
-    for path in directory.iterdir():
-        if path.name not in keep:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

@@ -50,7 +50,6 @@ class Method:
     name: str
     handler: Callable[[Any, Caller], Any]
     request_type: type[Any]
-    response_type: type[Any]
     streams: bool
     once: bool
     open: bool
@@ -101,7 +100,6 @@ def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
                 name=name,
                 handler=getattr(servicer, attribute),
                 request_type=message_class(descriptor.input_type.full_name),
-                response_type=message_class(descriptor.output_type.full_name),
                 streams=descriptor.server_streaming,
                 once=declared.once,
                 open=declared.open,

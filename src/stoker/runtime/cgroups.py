@@ -177,10 +177,6 @@ class Cgroup:
             > 0
         )
 
-    def ran_out_of_tasks(self) -> bool:
-        """Whether a fork was refused."""
-        return self._event(self._paths["pids"] / "pids.events", "max") > 0
-
     def usage(self) -> Usage | None:
         """None when the group is gone. Memory without the page cache that the kernel may drop."""
         try:

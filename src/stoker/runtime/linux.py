@@ -8,14 +8,12 @@ import os
 import platform
 import select
 import signal
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
 CLONE_FS = 0x200
 MNT_DETACH = 2
-PR_SET_CHILD_SUBREAPER = 36
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
@@ -35,11 +33,6 @@ def unmount(target: Path, flags: int = 0) -> None:
 def unshare(flags: int) -> None:
     """unshare(2) for the calling thread. Raises OSError."""
     _check(_libc().unshare(ctypes.c_int(flags)))
-
-
-def set_child_subreaper() -> bool:
-    """Makes orphaned descendants children of this process. False where the kernel has no such thing."""
-    return sys.platform == "linux" and bool(_libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def mounts_below(directory: Path) -> list[Path]:

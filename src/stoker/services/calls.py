@@ -22,7 +22,6 @@ from stoker.store.database import Database
 WEB = "web"
 """The kind of a call that carries a web request: it is kept in memory only (see `webcalls.py`)."""
 
-SUCCESS = 1  # the one status number the server itself looks at
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
 _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only

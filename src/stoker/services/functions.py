@@ -216,9 +216,6 @@ class Functions:
             self._functions[function_id] = function
         return function
 
-    def loaded(self) -> list[Function]:
-        return list(self._functions.values())
-
     def of_app(self, app_id: str) -> list[Function]:
         return [f for f in self._functions.values() if f.app_id == app_id]
 

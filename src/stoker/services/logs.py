@@ -96,9 +96,6 @@ class Logs:
         log.done = True
         log.wake()
 
-    def reopen(self, app_id: str) -> None:
-        self._app(app_id).done = False
-
     async def follow(
         self, app_id: str, after: int, timeout: float, wanted: LogFilter
     ) -> AsyncIterator[LogEntry | None]:
