@@ -1,0 +1,35 @@
+"""What one service tells another, without either knowing the other."""
+
+from __future__ import annotations
+
+from stoker.protocol.calls import CallServicer
+from stoker.server.services import Services
+from stoker.services.apps import DETACHED_DISCONNECTED, App
+from stoker.services.calls import WEB, Call
+
+
+def connect(services: Services, call_servicer: CallServicer) -> None:
+    apps, calls = services.apps, services.calls
+    endpoints, scheduler, web_calls = services.endpoints, services.scheduler, services.web_calls
+
+    async def end_app(app: App, drain: bool) -> None:
+        endpoints.forget(app.id)
+        await calls.cancel_app(app.id)
+        await scheduler.stop_app(app.id, drain=drain)
+
+    def call_finished(call: Call) -> None:
+        if call.kind == WEB:
+            web_calls.finished(call)
+        if call.kind == "unary":
+            call_servicer.forget_later(call)
+        app = apps.get(call.app_id)
+        if app.state == DETACHED_DISCONNECTED and not calls.unfinished(app.id):
+            apps.stop_soon(app)
+
+    def published(app: App, changed: list[str]) -> None:
+        endpoints.publish(app)
+        scheduler.redefine(app, changed)
+
+    apps.on_publish = published
+    apps.on_stop = end_app
+    calls.on_call_finished = call_finished

@@ -1,0 +1,41 @@
+"""The runtime and the image builder that the settings ask for."""
+
+from __future__ import annotations
+
+from stoker.config import Settings
+from stoker.datadir import DataDir
+from stoker.images.base import ImageBuilder
+from stoker.runtime.base import Runtime
+
+
+async def open_runtime(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
+    """`container_port` is where containers reach the server over HTTP. The runtime is not open yet: the node opens it."""
+    if settings.runtime == "process":
+        return await _processes(settings, data)
+    return await _sandboxes(settings, data, container_port)
+
+
+async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageBuilder]:
+    from stoker.images.host import HostImages
+    from stoker.runtime.process import ProcessRuntime
+
+    images = HostImages(data.path, python=settings.process_python)
+    await images.open()
+    return ProcessRuntime(data.run / "process"), images
+
+
+async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
+    from stoker.images.builder import BuildahImageBuilder
+    from stoker.runtime.runsc import RunscRuntime
+    from stoker.runtime.runsc_binary import find_runsc, find_tini
+
+    runtime = RunscRuntime(
+        data.run / "runsc", runsc=find_runsc(settings.runsc_path), tini=find_tini(), gateway_port=container_port
+    )
+    builder = BuildahImageBuilder(
+        data.path,
+        registry_mirrors=settings.registry_mirrors,
+        insecure_registries=settings.insecure_registries,
+    )
+    await builder.open()
+    return runtime, builder

@@ -1,0 +1,118 @@
+"""Starts all parts in order, and stops them in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from typing import Any
+
+import structlog
+
+from stoker.config import Settings
+from stoker.datadir import DataDir, ServerInfo
+from stoker.errors import FailedPrecondition
+from stoker.protocol.rpc import methods_of
+from stoker.protocol.transport import Transport
+from stoker.server.addresses import any_port, gateway_port, reachable
+from stoker.server.events import connect
+from stoker.server.sandboxes import open_runtime
+from stoker.server.servicers import make_call_servicer, make_servicers
+from stoker.server.services import Services
+from stoker.server.status import status
+from stoker.server.web import serve_containers, serve_web
+
+_log = structlog.get_logger(__name__)
+
+
+class Server:
+    """A whole server in this process. `start` and `stop` once each."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.data = DataDir(settings.data)
+        self.url = ""
+        self.http_url = ""
+        self._started_at = time.time()
+        self._cleanup = contextlib.AsyncExitStack()
+        self._services = Services(settings, self.data, self._cleanup)
+        self._drain_seconds = settings.drain_seconds
+
+    @property
+    def new_token(self) -> tuple[str, str] | None:
+        """Id and secret of the first token, when this start made it."""
+        return self._services.new_token
+
+    async def start(self) -> None:
+        """Raises StokerError with the sentence for the user; nothing is left running then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Lets running inputs finish for `drain_seconds`, then ends everything and leaves nothing behind."""
+        await self._cleanup.aclose()
+
+    async def hurry(self) -> None:
+        """Ends running inputs now, while `stop` is under way."""
+        self._drain_seconds = 0.0
+        scheduler = self._services.scheduler
+        for task in scheduler.tasks():
+            runner = scheduler.runner(task.function_id)
+            if runner is not None:
+                runner.kill(task.id, "The server stops.")
+
+    async def status(self) -> dict[str, Any]:
+        """What `stoker status` shows."""
+        return status(self._services, started_at=self._started_at, grpc_url=self.url, http_url=self.http_url)
+
+    async def _start(self) -> None:
+        settings, data, services, cleanup = self.settings, self.data, self._services, self._cleanup
+        data.create()
+        data.lock()
+        cleanup.callback(data.unlock)
+        self._check_disk()
+        http_port, container_port = gateway_port(settings), any_port()
+        runtime, builder = await open_runtime(settings, data, container_port)
+        await services.open(gateway_port=http_port, container_port=container_port, runtime=runtime, builder=builder)
+        call_servicer = make_call_servicer(services)
+        connect(services, call_servicer)
+        await serve_web(services, self.status, http_port, cleanup)
+        self.http_url = f"http://{reachable(settings.host)}:{http_port}"
+        address = runtime.host_address()
+        if address is not None:
+            await serve_containers(services, address, container_port, cleanup)
+        transport = Transport(methods_of(make_servicers(services, call_servicer, self.http_url)), services.tokens)
+        services.launcher.sockets = transport
+        services.checkpoints.connections = transport
+        cleanup.push_async_callback(transport.close)
+        cleanup.push_async_callback(self._drain)
+        cleanup.push_async_callback(services.apps.close)
+        self._resume()
+        port = await transport.listen(settings.host, settings.port)
+        self.url = f"http://{reachable(settings.host)}:{port}"
+        data.write_server(ServerInfo(os.getpid(), self.url, self.http_url, self._started_at, runtime.name))
+        _log.info("ready", url=self.url, http=self.http_url, runtime=runtime.name)
+
+    def _resume(self) -> None:
+        """What the last server knew of apps and calls is known again, and goes on."""
+        apps = self._services.apps
+        apps.load()
+        self._services.calls.load()
+        for app in apps.all():
+            if not app.is_over:
+                apps.on_publish(app, [])
+
+    async def _drain(self) -> None:
+        await self._services.scheduler.close(self._drain_seconds)
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.data.path).free
+        if free < self.settings.min_free_disk_mib << 20:
+            raise FailedPrecondition(
+                f"Only {free >> 20} MiB are free in {self.data.path}, and the server wants {self.settings.min_free_disk_mib}. "
+                "Free some space, choose another --data directory, or lower the setting min_free_disk_mib."
+            )

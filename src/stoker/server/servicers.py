@@ -1,0 +1,96 @@
+"""The wire on top of the services: one servicer per noun."""
+
+from __future__ import annotations
+
+from stoker.gateway.tokens import page_path
+from stoker.protocol.apps import AppServicer
+from stoker.protocol.blobs import BlobServicer
+from stoker.protocol.calls import CallServicer
+from stoker.protocol.containers import ContainerServicer
+from stoker.protocol.deployments import DeploymentServicer
+from stoker.protocol.dicts import DictServicer
+from stoker.protocol.environments import EnvironmentServicer
+from stoker.protocol.functions import FunctionServicer
+from stoker.protocol.history import HistoryServicer
+from stoker.protocol.images import ImageServicer
+from stoker.protocol.mounts import MountServicer
+from stoker.protocol.queues import QueueServicer
+from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.servers import ServerServicer
+from stoker.protocol.suggestions import SuggestionServicer
+from stoker.protocol.tokens import TokenServicer
+from stoker.protocol.volumes import VolumeServicer
+from stoker.protocol.workspace import WorkspaceServicer
+from stoker.server.services import Services
+from stoker.services.streams import Streams
+
+
+def make_call_servicer(services: Services) -> CallServicer:
+    return CallServicer(
+        calls=services.calls,
+        functions=services.functions,
+        outward=Streams(),
+        inward=Streams(),
+        web=services.web_calls,
+    )
+
+
+def make_servicers(services: Services, call_servicer: CallServicer, page_url: str) -> list[object]:
+    """`page_url` is where the gateway's pages are."""
+    s = services
+    workspace = s.settings.workspace
+    return [
+        AppServicer(
+            apps=s.apps,
+            environments=s.environments,
+            logs=s.logs,
+            metadata=s.metadata,
+            scheduler=s.scheduler,
+            page_url=page_url,
+        ),
+        FunctionServicer(
+            functions=s.functions,
+            apps=s.apps,
+            environments=s.environments,
+            metadata=s.metadata,
+            endpoints=s.endpoints,
+            scheduler=s.scheduler,
+        ),
+        call_servicer,
+        ContainerServicer(calls=s.calls, scheduler=s.scheduler, checkpoints=s.checkpoints),
+        ServerServicer(servers=s.servers, functions=s.functions),
+        ImageServicer(images=s.images, mounts=s.mounts, secrets=s.secrets),
+        WorkspaceServicer(
+            workspace=workspace,
+            dashboard_url=page_url,
+            apps=s.apps,
+            environments=s.environments,
+            scheduler=s.scheduler,
+            tokens=s.tokens,
+        ),
+        BlobServicer(blobs=s.blobs, urls=s.urls),
+        MountServicer(mounts=s.mounts),
+        VolumeServicer(volumes=s.volumes, files=s.volume_files, environments=s.environments, urls=s.urls),
+        SecretServicer(secrets=s.secrets, environments=s.environments),
+        EnvironmentServicer(environments=s.environments),
+        DictServicer(dicts=s.dicts, environments=s.environments),
+        QueueServicer(queues=s.queues, environments=s.environments),
+        DeploymentServicer(
+            deployments=s.deployments,
+            apps=s.apps,
+            functions=s.functions,
+            environments=s.environments,
+            workspace=workspace,
+            page_url=lambda app: f"{page_url}/apps/{app.id}",
+        ),
+        HistoryServicer(history=s.history, functions=s.functions, apps=s.apps, deployments=s.deployments),
+        SuggestionServicer(apps=s.apps, functions=s.functions, environments=s.environments),
+        TokenServicer(
+            workspace=workspace,
+            tokens=s.tokens,
+            flows=s.token_flows,
+            proxy_tokens=s.proxy_tokens,
+            environments=s.environments,
+            page_url=lambda page: page_url + page_path(page),
+        ),
+    ]

@@ -1,0 +1,210 @@
+"""All services of one server, built in the order in which they need each other."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+
+from stoker.config import Settings
+from stoker.datadir import DataDir
+from stoker.engine.gpus import declared_gpus, find_gpus
+from stoker.engine.local import LocalEngine
+from stoker.images.base import ImageBuilder
+from stoker.node.agent import Node
+from stoker.protocol.metadata import Metadata
+from stoker.protocol.web import AsgiWire
+from stoker.protocol.wire import ModalWire
+from stoker.runtime.base import Runtime
+from stoker.server.addresses import reachable
+from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.blobs import Blobs
+from stoker.services.calls import Calls, Limits
+from stoker.services.checkpoints import Checkpoints
+from stoker.services.deployments import Deployments
+from stoker.services.dicts import Dicts
+from stoker.services.endpoints import Endpoints, domain_for
+from stoker.services.environments import Environments
+from stoker.services.functions import Functions
+from stoker.services.history import History
+from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
+from stoker.services.images import Images
+from stoker.services.keys import load_or_create_key
+from stoker.services.launcher import ContainerLauncher
+from stoker.services.logs import Logs
+from stoker.services.mounts import Mounts
+from stoker.services.proxy_tokens import ProxyTokens
+from stoker.services.queues import Queues
+from stoker.services.scheduler import Scheduler
+from stoker.services.secrets import Secrets
+from stoker.services.servers import Servers
+from stoker.services.snapshots import Snapshots
+from stoker.services.token_flows import TokenFlows
+from stoker.services.tokens import Tokens
+from stoker.services.transfer import TransferUrls, UrlSigner
+from stoker.services.upkeep import Upkeep
+from stoker.services.volume_files import VolumeFiles
+from stoker.services.volumes import Volumes
+from stoker.services.webcalls import WebCalls
+from stoker.store.blobs import BlobStore
+from stoker.store.contents import Contents
+from stoker.store.database import Database
+
+
+class Services:
+    """Made by `open`, which pushes what each needs at its end onto `cleanup`."""
+
+    def __init__(self, settings: Settings, data: DataDir, cleanup: AsyncExitStack) -> None:
+        self.settings = settings
+        self.data = data
+        self._cleanup = cleanup
+        self.new_token: tuple[str, str] | None = None
+
+    async def open(self, *, gateway_port: int, container_port: int, runtime: Runtime, builder: ImageBuilder) -> None:
+        """Raises StokerError with the sentence for the user; the caller closes `cleanup` then."""
+        self._database()
+        await self._who_may_call()
+        await self._named_state(gateway_port, container_port, runtime)
+        await self._apps(gateway_port, builder)
+        await self._containers(runtime, builder)
+        self._calls()
+        self._chores()
+        # The container side must listen on the address the runtime provides, so the runtime opens before any listener.
+        await self.node.open()
+        self._cleanup.push_async_callback(self.node.close)
+
+    def environment_of(self, app_id: str) -> str:
+        """The name of an app's environment."""
+        environment_id = self.apps.get(app_id).environment_id
+        return next(e.name for e in self.environments.all() if e.id == environment_id)
+
+    def _database(self) -> None:
+        settings, data = self.settings, self.data
+        self.database = Database.open(
+            settings.database_url or f"sqlite:///{data.database}", synchronous=settings.durability
+        )
+        self._cleanup.push_async_callback(self.database.close)
+
+    async def _who_may_call(self) -> None:
+        settings, data = self.settings, self.data
+        self.tokens = Tokens(self.database)
+        if not self.tokens.works(*(data.read_token() or ("", ""))):
+            is_first = not self.tokens.all()
+            token = await self.tokens.create("first" if is_first else "administrator")
+            data.write_token(*token)
+            self.new_token = token if is_first else None
+        self._cleanup.push_async_callback(self.tokens.save_uses)
+        self.token_flows = TokenFlows(self.tokens)
+        self.environments = Environments(
+            database=self.database, default=settings.environment, image_builder_version=settings.image_builder_version
+        )
+        await self.environments.load()
+        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
+
+    async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
+        settings, data, database = self.settings, self.data, self.database
+        self.signer = UrlSigner(load_or_create_key(data.signing_key))
+        address = runtime.host_address()
+        self.urls = TransferUrls(
+            signer=self.signer,
+            client_host=reachable(settings.host),
+            client_port=gateway_port,
+            container_base=f"http://{address}:{container_port}" if address else "",
+        )
+        contents = Contents(data.files)
+        self.logs = Logs(database)
+        self._cleanup.push_async_callback(self.logs.close)
+        self.blobs = Blobs(database=database, store=BlobStore.local(data.blobs))
+        self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
+        self.secrets = Secrets(
+            database=database, environments=self.environments, key=load_or_create_key(data.path / "secret.key")
+        )
+        self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
+        self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
+        self.dicts = Dicts(database=database, environments=self.environments)
+        self.queues = Queues(database=database, environments=self.environments)
+        upkeep = Upkeep([self.volumes.sweep, self.dicts.objects.sweep, self.queues.sweep, self.tokens.save_uses])
+        upkeep.start()
+        self._cleanup.push_async_callback(upkeep.close)
+
+    async def _apps(self, gateway_port: int, builder: ImageBuilder) -> None:
+        settings, database = self.settings, self.database
+        self.wire = ModalWire()
+        self.functions = Functions(database, self.wire)
+        self.apps = Apps(database, self.functions, self.logs, client_lost_seconds=settings.client_lost_seconds)
+        self.endpoints = Endpoints(
+            workspace=settings.workspace,
+            host=reachable(settings.host),
+            port=gateway_port,
+            domain=await asyncio.to_thread(domain_for, settings.host, settings.web_domain),
+            apps=self.apps,
+            functions=self.functions,
+            environments=self.environments,
+        )
+        self.metadata = Metadata(self.apps, self.functions, self.volumes, self.endpoints)
+        self.wire.metadata = self.metadata
+        self.deployments = Deployments(database=database, apps=self.apps, functions=self.functions)
+        self.images = Images(database, builder)
+        self._cleanup.push_async_callback(self.images.close)
+
+    async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
+        settings, data, database = self.settings, self.data, self.database
+        self.wire.shares_ports = not runtime.isolates
+        self.node = Node(runtime, builder, data.run / "tasks")
+        self.engine = LocalEngine((*find_gpus(), *declared_gpus(settings.fake_gpus)))
+        self.snapshots = Snapshots(
+            database=database,
+            directory=data.snapshots,
+            quota_bytes=int(settings.snapshot_quota_gib * (1 << 30)),
+            is_alive=lambda app_id: not self.apps.get(app_id).is_over,
+        )
+        self._cleanup.push_async_callback(self.snapshots.close)
+        await self.snapshots.load()
+        self.checkpoints = Checkpoints(self.snapshots)
+        self.launcher = ContainerLauncher(
+            database=database,
+            engine=self.engine,
+            node=self.node,
+            images=self.images,
+            mounts=self.mounts,
+            secrets=self.secrets,
+            volumes=self.volumes,
+            logs=self.logs,
+            wire=self.wire,
+            environment_of=self.environment_of,
+            snapshots=self.snapshots,
+            checkpoints=self.checkpoints,
+            snapshot_apps=self._may_have_snapshots,
+            reseed=settings.snapshot_reseed,
+            data_dir=data.path,
+            min_free_bytes=settings.min_free_disk_mib << 20,
+        )
+        self._cleanup.push_async_callback(self.launcher.close)
+        self.scheduler = Scheduler(self.functions, self.apps, self.launcher)
+        self.engine.on_release = self.scheduler.resources_released
+        self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
+
+    def _calls(self) -> None:
+        settings = self.settings
+        limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
+        self.calls = Calls(self.database, self.scheduler, self.wire, limits)
+        self._cleanup.push_async_callback(self.calls.close)
+        self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
+        self.servers = Servers(
+            self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
+        )
+
+    def _chores(self) -> None:
+        days = self.settings.result_days
+        chores = (
+            self.volumes.sweep,
+            self.blobs.sweep,
+            self.snapshots.sweep,
+            partial(forget_old_calls, self.database, days),
+            partial(forget_old_logs, self.database, days),
+        )
+        self._cleanup.push_async_callback(Housekeeping(chores).close)
+
+    def _may_have_snapshots(self, app_id: str) -> bool:
+        settings = self.settings
+        return settings.memory_snapshots and (settings.snapshot_ephemeral or self.apps.get(app_id).state == DEPLOYED)
