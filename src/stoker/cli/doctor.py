@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import anyio
 import typer
 from rich.text import Text
 
 from stoker.cli import console
 from stoker.cli.options import Data, Json, Runtime, load_settings
+from stoker.config import Settings
 from stoker.doctor.check import State
 from stoker.doctor.examination import Result, examine, fix
+from stoker.doctor.gpu_verification import verify
 
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.FAILED: ("✗", "bold red")}
 
 
 def doctor(
     repair: Annotated[bool, typer.Option("--fix", help="Install what is missing (needs root).")] = False,
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Instead try this machine's GPU, up to a CUDA program in a sandbox (needs root)."),
+    ] = False,
     data: Data = None,
     runtime: Runtime = None,
     json: Json = False,
@@ -25,13 +32,20 @@ def doctor(
 
     With --fix it installs what is missing: packages by apt, and runsc into a directory of its own.
 
+    With --gpu it looks at the driver, its devices and its libraries, runs a CUDA program in a sandbox, and saves and restores it with
+    its GPU memory. It stops at what is missing; exit code 1 also when there is no GPU.
+
     Examples:
 
     - `stoker doctor`
     - `sudo stoker doctor --fix`
     - `stoker doctor --runtime process`: only what that runtime needs
+    - `sudo stoker doctor --gpu`
     """
     settings = load_settings(data=data, runtime=runtime)
+    if gpu:
+        _verify_gpu(settings, json=json)
+        return
     results = examine(settings)
     faults: list[str] = []
     if repair and any(result.finding.state is State.FAILED and result.check.fixable for result in results):
@@ -46,6 +60,26 @@ def doctor(
         for fault in faults:
             console.print_error(fault)
     if not _healthy(results):
+        raise typer.Exit(1)
+
+
+def _verify_gpu(settings: Settings, *, json: bool) -> None:
+    results: list[Result] = []
+
+    async def look() -> None:
+        async for result in verify(settings):
+            results.append(result)
+            if not json:
+                _print_result(result)
+
+    anyio.run(look)
+    healthy = _healthy(results)
+    if json:
+        console.print_json({"ok": healthy, "checks": [_document(result) for result in results]})
+    else:
+        summary = "This machine's GPU can be used." if healthy else "This machine's GPU cannot be used as it is."
+        console.out().print(Text(summary, style="bold"))
+    if not healthy:
         raise typer.Exit(1)
 
 
@@ -72,11 +106,7 @@ def _document(result: Result) -> dict[str, object]:
 def _print(results: list[Result], *, repaired: bool) -> None:
     out = console.out()
     for result in results:
-        mark, style = _MARKS[result.finding.state]
-        out.print(Text.assemble((mark, style), f" {result.check.name:<13} {result.finding.detail}"))
-        out.print(Text(f"  {'':<13} {result.check.why}", style="dim"))
-        if result.finding.advice:
-            out.print(Text(f"  {'':<13} -> {result.finding.advice}"))
+        _print_result(result)
     failing = [result for result in results if result.finding.state is State.FAILED]
     if not failing:
         out.print(Text("This machine can be a server. Start it with `stoker up`.", style="bold"))
@@ -86,3 +116,12 @@ def _print(results: list[Result], *, repaired: bool) -> None:
         )
     else:
         out.print(Text(f"{len(failing)} thing(s) missing.", style="bold"))
+
+
+def _print_result(result: Result) -> None:
+    out = console.out()
+    mark, style = _MARKS[result.finding.state]
+    out.print(Text.assemble((mark, style), f" {result.check.name:<13} {result.finding.detail}"))
+    out.print(Text(f"  {'':<13} {result.check.why}", style="dim"))
+    if result.finding.advice:
+        out.print(Text(f"  {'':<13} -> {result.finding.advice}"))

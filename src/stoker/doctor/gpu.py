@@ -13,25 +13,30 @@ _NVIDIA, _DISPLAY_CLASS = "0x10de", "0x03"
 
 
 def _gpu(settings: Settings) -> Finding:
-    count = _nvidia_devices()
-    driver = Path("/sys/module/nvidia/version")
-    if not driver.is_file():
+    count, version = nvidia_devices(), driver_version()
+    if not version:
         if count:
             return warning(
                 f"{count} NVIDIA GPU(s) but no driver loaded",
                 "Install NVIDIA's driver; until then GPU apps cannot run.",
             )
         return ok("none; apps that ask for one need `stoker up --fake-gpus` and run on the CPU")
-    found = f"driver {driver.read_text().strip()}, {count} GPU(s)"
+    found = f"driver {version}, {count} GPU(s)"
     if settings.runtime == "runsc" and shutil.which("nvidia-container-cli") is None:
         return warning(
             f"{found}, without nvidia-container-cli",
             "Install NVIDIA's package libnvidia-container-tools: it says which driver files a container needs.",
         )
-    return ok(found)
+    return ok(f"{found}; `stoker doctor --gpu` tries them")
 
 
-def _nvidia_devices() -> int:
+def driver_version() -> str:
+    """Of the loaded kernel module; empty for none."""
+    path = Path("/sys/module/nvidia/version")
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def nvidia_devices() -> int:
     """NVIDIA display controllers on the PCI bus, with or without a driver."""
     if not _DEVICES.is_dir():
         return 0

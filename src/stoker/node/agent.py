@@ -14,6 +14,7 @@ from stoker.errors import InvalidArgument
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
 from stoker.node.lines import LineSplitter
+from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
@@ -116,7 +117,7 @@ class Node:
             container = await self._runtime.restore(spec, request.restore_from, sink)
         else:
             container = await self._runtime.start(spec, sink)
-        return NodeContainer(container, splitters, task_dir, spec.env, request.function_id)
+        return NodeContainer(container, splitters, task_dir, spec.env, request.function_id, request.volumes)
 
     async def _spec(self, request: ContainerRequest) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
@@ -160,18 +161,26 @@ class NodeContainer:
         task_dir: Path,
         env: Mapping[str, str],
         function_id: str,
+        volumes: Sequence[VolumeDir] = (),
     ) -> None:
         self._container = container
         self._splitters = splitters
         self._task_dir = task_dir
         self._env = env
         self._function_id = function_id
+        self._volumes = volumes
         self.id = container.id
         self.address = container.address
         self.signal = container.signal
         self.kill = container.kill
         self.usage = container.usage
         self.checkpoint = container.checkpoint
+        self.open_files = container.open_files
+
+    async def open_in(self, volume_id: str) -> list[str]:
+        """The paths of the container's open files in a volume."""
+        targets = [_mount_path(volume.mount_path) for volume in self._volumes if volume.volume_id == volume_id]
+        return await self.open_files([f"/__modal/volumes/{volume_id}", *targets]) if targets else []
 
     async def save(self, directory: Path) -> int:
         """Saves the container and lets it go on, also when it could not be saved; returns the bytes on disk. Raises StokerError."""
@@ -203,6 +212,7 @@ def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) ->
         "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
         **image,
         **request.env,
+        **(gpu.environment(image | dict(request.env)) if isolates and request.gpu_devices else {}),
         "PYTHONPATH": path,
         "MODAL_SERVER_URL": f"unix://{task_dir}/modal.sock",
         "MODAL_CONTAINER_ARGUMENTS_PATH": f"{task_dir}/args.bin",

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,16 @@ from stoker.errors import FailedPrecondition
 
 RUNSC_FLAGS = ("--nvproxy=true",)
 _INSIDE = Path("usr/local/nvidia")
-ENVIRONMENT = {
-    "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64",
-    "NVIDIA_VISIBLE_DEVICES": "all",
-    "NVIDIA_DRIVER_CAPABILITIES": "all",
-}
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What a container with a GPU needs in its environment, given what it has."""
+    libraries = filter(None, (f"/{_INSIDE}/lib64", env.get("LD_LIBRARY_PATH", "")))
+    return {
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "all",
+    }
 
 
 def devices(indices: Sequence[int]) -> list[dict[str, Any]]:
