@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     snapshot_ephemeral: bool = Field(
         False, description="Whether apps that are run and not deployed get memory snapshots too."
     )
+    schedule_catch_up_hours: float = Field(
+        24.0,
+        ge=0,
+        description="A scheduled run that fell into a time when the server was away is made up for when it is back, once, if it was due at most "
+        "this long ago (and within `result_days`); 0 for never.",
+    )
     client_lost_seconds: float = Field(
         60.0,
         gt=0,

@@ -71,6 +71,14 @@ def _print(document: Mapping[str, Any]) -> None:
         [row | {"age": duration(now - row["started_at"]) if row.get("started_at") else ""} for row in containers],
         {"Container": "id", "Function": "function", "App": "app", "State": "state", "Age": "age"},
     )
+    _table(
+        "Schedules",
+        [
+            row | {"next": _moment(row["next_at"]), "last": _moment(row["last_at"])}
+            for row in document.get("schedules") or []
+        ],
+        {"Function": "function", "App": "app", "Schedule": "schedule", "Next run": "next", "Last run": "last"},
+    )
     if not apps:
         out.print("No apps yet. Try `stoker run modal run app.py`.", markup=False)
 
@@ -86,6 +94,11 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, 
     for row in rows:
         table.add_row(*(Text(_plain(row.get(key, ""))) for key in columns.values()))
     console.out().print(table)
+
+
+def _moment(seconds: float | None) -> str:
+    """In the time of this machine."""
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _plain(value: Any) -> str:

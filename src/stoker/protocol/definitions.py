@@ -10,6 +10,7 @@ from typing import Any
 
 from modal_proto import api_pb2
 
+from stoker.core import schedules
 from stoker.core.autoscaler import DEFAULT_SCALEDOWN_WINDOW, ScalingSettings
 from stoker.core.pool import PoolSettings
 from stoker.core.retries import RetryPolicy
@@ -54,6 +55,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         network=not function.block_network,
         memory_snapshot=function.checkpointing_enabled,
         gpu_snapshot=function._experimental_enable_gpu_snapshot,
+        schedule=_schedule(request),
         web=web_specs(function),
         server=_server(function),
         unsupported=_unsupported(function),
@@ -157,6 +159,25 @@ def _pool(function: Any) -> PoolSettings:
         retry=_retry(function.retry_policy),
         max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
     )
+
+
+def _schedule(request: Any) -> schedules.Schedule | None:
+    """Raises InvalidArgument for one that has no meaning."""
+    source = request.function if request.function.HasField("schedule") else request.function_data
+    if not source.HasField("schedule"):
+        return None
+    wire = source.schedule
+    schedule: schedules.Schedule
+    if wire.HasField("cron"):
+        schedule = schedules.Cron(wire.cron.cron_string, wire.cron.timezone or "UTC")
+    elif wire.HasField("period"):
+        schedule = schedules.Period(**{field.name: value for field, value in wire.period.ListFields()})
+    else:
+        return None
+    fault = schedules.fault(schedule)
+    if fault:
+        raise InvalidArgument(f"The schedule of {source.function_name!r} cannot be used: {fault}")
+    return schedule
 
 
 def _startup_timeout(function: Any) -> float:

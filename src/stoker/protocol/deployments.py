@@ -126,7 +126,7 @@ def _summary(definitions: list[Any]) -> Any:
     first = definitions[0]
     is_web = first.webhook_config.type != api_pb2.WEBHOOK_TYPE_UNSPECIFIED
     summary = api_pb2.AppGetInfoResponse.FunctionInfoSummary(
-        gpu_config=[d.resources.gpu_config for d in definitions if d.resources.HasField("gpu_config")],
+        gpu_config=[d.resources.gpu_config for d in definitions if d.resources.gpu_config.count],
         schedule=first.schedule if first.HasField("schedule") else None,
         web_function=is_web,
     )

@@ -139,5 +139,7 @@ def _data_of(definition: Any, name: str) -> Any:
         supported_input_formats=definition.supported_input_formats,
         supported_output_formats=definition.supported_output_formats,
     )
+    if definition.HasField("schedule"):
+        data.schedule.CopyFrom(definition.schedule)
     data.ranked_functions.add(rank=0).function.CopyFrom(definition)
     return data

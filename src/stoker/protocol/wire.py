@@ -10,6 +10,7 @@ from modal_proto import api_pb2
 from stoker.core.pool import Outcome
 from stoker.protocol.definitions import parse_definition, ranked_functions, with_options
 from stoker.protocol.metadata import Metadata
+from stoker.protocol.pickling import pickled
 from stoker.services.functions import Function, FunctionSpec
 
 _STATUS = {
@@ -62,6 +63,10 @@ class ModalWire:
         )
         encoded: bytes = arguments.SerializeToString(deterministic=True)
         return encoded
+
+    def scheduled_input(self) -> tuple[bytes, int]:
+        message = api_pb2.FunctionInput(args=pickled(((), {})), data_format=api_pb2.DATA_FORMAT_PICKLE)
+        return message.SerializeToString(), api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
 
     def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:
         status = _STATUS[outcome]

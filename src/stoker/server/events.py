@@ -14,6 +14,7 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
 
     async def end_app(app: App, drain: bool) -> None:
         endpoints.forget(app.id)
+        services.schedules.forget(app.id)
         await calls.cancel_app(app.id)
         await scheduler.stop_app(app.id, drain=drain)
 
@@ -29,6 +30,7 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
     def published(app: App, changed: list[str]) -> None:
         endpoints.publish(app)
         scheduler.redefine(app, changed)
+        services.schedules.publish(app)
 
     apps.on_publish = published
     apps.on_stop = end_app

@@ -36,6 +36,7 @@ from stoker.services.mounts import Mounts
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
+from stoker.services.schedules import Schedules
 from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
 from stoker.services.snapshots import Snapshots
@@ -189,6 +190,15 @@ class Services:
         limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
         self.calls = Calls(self.database, self.scheduler, self.wire, limits)
         self._cleanup.push_async_callback(self.calls.close)
+        self.schedules = Schedules(
+            apps=self.apps,
+            functions=self.functions,
+            calls=self.calls,
+            logs=self.logs,
+            wire=self.wire,
+            catch_up=min(settings.schedule_catch_up_hours / 24, settings.result_days) * 86_400,
+        )
+        self._cleanup.push_async_callback(self.schedules.close)
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs

@@ -47,6 +47,16 @@ def status(services: Services, *, started_at: float, grpc_url: str, http_url: st
             }
             for t in s.scheduler.tasks()
         ],
+        "schedules": [
+            {
+                "function": s.functions.get(plan.function_id).name,
+                "app": names.get(plan.app_id, plan.app_id),
+                "schedule": str(plan.schedule),
+                "next_at": plan.next_at,
+                "last_at": plan.last_at,
+            }
+            for plan in s.schedules.all()
+        ],
         "engine": s.engine.inventory(),
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
     }

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import PoolSettings
+from stoker.core.schedules import Schedule
 from stoker.engine.base import ResourceRequest
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import content_id, is_id, new_id
@@ -69,6 +70,7 @@ class FunctionSpec:
     network: bool = True
     memory_snapshot: bool = False
     gpu_snapshot: bool = False  # with the memory of its GPUs
+    schedule: Schedule | None = None
     web: tuple[WebSpec, ...] = ()
     server: ServerSpec | None = None
     unsupported: str = ""

@@ -32,6 +32,10 @@ class Wire(Protocol):
         comes from. gpu_snapshot: whether the memory of its GPUs is part of that."""
         ...
 
+    def scheduled_input(self) -> tuple[bytes, int]:
+        """The input of a run that nobody called: without arguments; and its kind of invocation."""
+        ...
+
     def made_result(self, outcome: Outcome, detail: str) -> tuple[bytes, int]:
         """A result for an input that ended without one of its own, and its status number."""
         ...

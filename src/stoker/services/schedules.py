@@ -1,0 +1,131 @@
+"""Runs functions when their schedules say so, while their app is deployed.
+
+What has run is remembered by nothing but the calls themselves: the id of a scheduled call is made from its function and the moment at which it
+was due, so that no moment brings two calls, whatever becomes of the server in between. A run missed while the server was away is made up for
+once, by the latest of the missed moments, unless that is too long ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from stoker.core.schedules import Schedule, last_run, next_run
+from stoker.errors import StokerError
+from stoker.services.apps import DEPLOYED, App, Apps
+from stoker.services.calls import Calls
+from stoker.services.functions import Functions
+from stoker.services.logs import INFO, Logs
+from stoker.services.wire import Wire
+
+_LONGEST_SLEEP = 60.0  # seconds after which the clock is looked at again: somebody may have set it
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Plan:
+    """The schedule of one function. `anchor` is when its app was deployed; times in seconds since the epoch."""
+
+    app_id: str
+    function_id: str
+    schedule: Schedule
+    anchor: float
+    next_at: float | None
+    last_at: float | None = None  # as far as this server knows
+
+
+class Schedules:
+    def __init__(
+        self, *, apps: Apps, functions: Functions, calls: Calls, logs: Logs, wire: Wire, catch_up: float
+    ) -> None:
+        """catch_up: seconds for which a missed run is still made up for. No longer than calls are kept, or it could run twice."""
+        self._apps = apps
+        self._functions = functions
+        self._calls = calls
+        self._logs = logs
+        self._wire = wire
+        self._catch_up = catch_up
+        self._plans: dict[str, list[Plan]] = {}  # by app
+        self._timer: asyncio.TimerHandle | None = None
+        self._runs: set[asyncio.Task[None]] = set()
+
+    def publish(self, app: App) -> None:
+        """Event: the functions of an app are the ones it names now, also after a restart of the server."""
+        self.forget(app.id)
+        if app.state != DEPLOYED or app.deployed_at is None:
+            return
+        now = time.time()
+        plans = []
+        for function_id in dict.fromkeys(app.function_ids.values()):
+            definition = self._functions.get(function_id).current
+            if definition is None or definition.spec.schedule is None:
+                continue
+            schedule, anchor = definition.spec.schedule, app.deployed_at
+            plan = Plan(app.id, function_id, schedule, anchor, next_run(schedule, anchor, now))
+            missed = last_run(schedule, anchor, now)
+            if missed is not None and missed >= now - self._catch_up:
+                self._run(plan, missed)
+            plans.append(plan)
+        if plans:
+            self._plans[app.id] = plans
+            self._set_timer()
+
+    def forget(self, app_id: str) -> None:
+        """Event: an app is over, or its functions change."""
+        self._plans.pop(app_id, None)
+
+    def all(self) -> list[Plan]:
+        return [plan for plans in self._plans.values() for plan in plans]
+
+    async def close(self) -> None:
+        """Waits for calls that are being stored."""
+        self._plans.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=10)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = min((plan.next_at for plan in self.all() if plan.next_at is not None), default=None)
+        if due is not None:
+            delay = min(max(0.001, due - time.time()), _LONGEST_SLEEP)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._alarm)
+
+    def _alarm(self) -> None:
+        now = time.time()
+        for plan in self.all():
+            if plan.next_at is not None and plan.next_at <= now:
+                # The latest moment only: after a leap of the clock the others have passed as if the server had been away.
+                self._run(plan, last_run(plan.schedule, plan.anchor, now) or plan.next_at)
+                plan.next_at = next_run(plan.schedule, plan.anchor, now)
+        self._set_timer()
+
+    def _run(self, plan: Plan, moment: float) -> None:
+        plan.last_at = moment
+        run = asyncio.get_running_loop().create_task(self._call(plan, moment))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+
+    async def _call(self, plan: Plan, moment: float) -> None:
+        payload, invocation = self._wire.scheduled_input()
+        key = f"schedule/{plan.function_id}/{moment:.3f}"
+        try:
+            await self._calls.start(
+                plan.function_id, "unary", invocation, "", [(0, payload)], spawned=True, key=key, repeated=True
+            )
+        except StokerError as error:
+            name = self._functions.get(plan.function_id).name
+            self._logs.write(
+                plan.app_id,
+                INFO,
+                f"The scheduled run of {name} could not begin: {error}\n",
+                function_id=plan.function_id,
+            )
+        except Exception:
+            _log.exception("scheduled run failed to begin", function=plan.function_id)
