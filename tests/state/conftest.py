@@ -116,7 +116,13 @@ class StateServer:
                 page_url=lambda page: self.http_url + page_path(page),
             ),
             SecretServicer(secrets=self.secrets, environments=self.environments),
-            VolumeServicer(volumes=self.volumes, files=self.files, environments=self.environments, urls=self.urls),
+            VolumeServicer(
+                volumes=self.volumes,
+                files=self.files,
+                environments=self.environments,
+                urls=self.urls,
+                open_files=no_open_files,
+            ),
         ]
         self.transport = Transport(methods_of(servicers), self.tokens)
         self.port = await self.transport.listen("127.0.0.1", self.port)
@@ -152,6 +158,10 @@ class StateServer:
         if check and done.returncode:
             pytest.fail(f"{' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+
+async def no_open_files(task_id: str, volume_id: str) -> list[str]:
+    return []
 
 
 @pytest.fixture(scope="session")

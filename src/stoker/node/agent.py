@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from stoker.errors import InvalidArgument
+import anyio
+
+from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
 from stoker.node.lines import LineSplitter
@@ -19,6 +21,7 @@ from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limit
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107
+_BASE_LIMIT = 120.0  # seconds for importing the client
 _SANDBOX_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -58,6 +61,7 @@ class ContainerRequest:
     restore_from: Path | None = None  # the snapshot it comes from
     gpu_snapshot: bool = False
     reseed: bool = True
+    base: Path | None = None  # the snapshot with nothing but the client that it comes from
 
 
 class Node:
@@ -115,9 +119,44 @@ class Node:
         if request.restore_from is not None:
             snapshots.let_go(task_dir, request.task_id, request.function_id, spec.env)
             container = await self._runtime.restore(spec, request.restore_from, sink)
+        elif request.base is not None:
+            snapshots.tell_base(task_dir, spec.env, spec.workdir)
+            container = await self._runtime.restore(spec, request.base, sink)
         else:
             container = await self._runtime.start(spec, sink)
         return NodeContainer(container, splitters, task_dir, spec.env, request.function_id, request.volumes)
+
+    async def make_base(self, request: ContainerRequest, directory: Path) -> int:
+        """Saves as `directory` a container like those of `request`, on the image and with its mounts, that has imported the client and
+        waits to be told whose it is. Returns the bytes on disk. Raises StokerError."""
+        output = bytearray()
+        said = asyncio.Event()
+
+        def sink(fd: int, chunk: bytes) -> None:
+            output.extend(chunk)
+            if snapshots.BASE_READY in output:
+                said.set()
+
+        spec = await self._spec(replace(request, mount_trees=(), base=directory))
+        env = _outer_environment(request, isolates=True) | {"PYTHONPATH": _python_path(request, "/pkg"), "MODAL_IS_REMOTE": "1"}
+        spec = replace(spec, argv=("python", snapshots.BASE_PROGRAM), env=env, workdir="/")
+        container = await self._runtime.start(spec, sink)
+        try:
+            waiting = asyncio.ensure_future(said.wait())
+            ended = asyncio.ensure_future(container.wait())
+            await asyncio.wait([waiting, ended], timeout=_BASE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            ended.cancel()
+            if not said.is_set():
+                words = output.decode(errors="replace").strip().splitlines()
+                raise FailedPrecondition(f"The client could not be imported: {words[-1] if words else 'it said nothing'}")
+            await container.checkpoint(directory)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await container.kill()
+                await container.wait()
+            shutil.rmtree(self.task_dir(request.task_id), ignore_errors=True)
+        return await asyncio.to_thread(snapshots.size_of, directory)
 
     async def _spec(self, request: ContainerRequest) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
@@ -135,7 +174,7 @@ class Node:
         return ContainerSpec(
             id=request.task_id,
             layers=(
-                *((self._hook_layer,) if request.snapshots else ()),
+                *((self._hook_layer,) if request.snapshots or request.base else ()),
                 *reversed(request.mount_trees),
                 *client_layers,
                 *image_layers,
@@ -204,16 +243,13 @@ class NodeContainer:
 
 
 def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) -> dict[str, str]:
-    image = dict(request.image.env)
     first = snapshots.HOOK_DIR if request.snapshots else ""
-    path = ":".join(filter(None, (first, "/root", "/pkg", image.get("PYTHONPATH", ""))))
+    gpus = gpu.environment(request.image.env | dict(request.env)) if isolates and request.gpu_devices else {}
     return {
-        **(_SANDBOX_ENV if isolates else {}),
-        "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
-        **image,
+        **_outer_environment(request, isolates=isolates),
         **request.env,
-        **(gpu.environment(image | dict(request.env)) if isolates and request.gpu_devices else {}),
-        "PYTHONPATH": path,
+        **gpus,
+        "PYTHONPATH": _python_path(request, first, "/root", "/pkg"),
         "MODAL_SERVER_URL": f"unix://{task_dir}/modal.sock",
         "MODAL_CONTAINER_ARGUMENTS_PATH": f"{task_dir}/args.bin",
         "MODAL_RESTORE_STATE_PATH": f"{task_dir}/restore-state.json",
@@ -223,6 +259,19 @@ def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) ->
         "MODAL_IS_REMOTE": "1",
         **({"MODAL_ENABLE_SNAP_RESTORE": "1"} if request.snapshots else {}),
     }
+
+
+def _outer_environment(request: ContainerRequest, *, isolates: bool) -> dict[str, str]:
+    """What all containers on an image have."""
+    return {
+        **(_SANDBOX_ENV if isolates else {}),
+        "PYTHONUNBUFFERED": "1",  # prints are seen when they happen
+        **request.image.env,
+    }
+
+
+def _python_path(request: ContainerRequest, *ours: str) -> str:
+    return ":".join(filter(None, (*ours, request.image.env.get("PYTHONPATH", ""))))
 
 
 def _mount_path(path: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.errors import InvalidArgument
+from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
 from stoker.protocol.rpc import Caller, rpc
@@ -25,10 +25,21 @@ _ANONYMOUS = (
     api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
 )
 _DEFAULT_MODE = 0o644
+OpenFiles = Callable[[str, str], Awaitable[Sequence[str]]]
 
 
 class VolumeServicer:
-    def __init__(self, *, volumes: Volumes, files: VolumeFiles, environments: Environments, urls: TransferUrls) -> None:
+    def __init__(
+        self,
+        *,
+        volumes: Volumes,
+        files: VolumeFiles,
+        environments: Environments,
+        urls: TransferUrls,
+        open_files: OpenFiles,
+    ) -> None:
+        """open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
+        self._open_files = open_files
         self._volumes = volumes
         self._files = files
         self._environments = environments
@@ -98,7 +109,13 @@ class VolumeServicer:
 
     @rpc("VolumeReload")
     async def reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
+        """A container sees every change at once. What holds a file open fails all the same, as it must on other servers, which replace
+        the whole mount: an app that relies on more would not be portable."""
         self._volumes.get(request.volume_id)
+        found = await self._open_files(caller.task_id, request.volume_id) if caller.task_id else []
+        if found:
+            others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise FailedPrecondition(f"there are open files preventing the operation: {found[0]} is open{others}")
         return Empty()
 
     @rpc("VolumeListFiles")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +102,11 @@ class Container(Protocol):
 
     async def usage(self) -> Usage | None:
         """What the container uses now, None where the platform cannot tell or it has ended."""
+        ...
+
+    async def open_files(self, places: Sequence[str]) -> list[str]:
+        """Paths inside the container, at or below `places`, that are open there or the working directory of a process; sorted.
+        Empty when it has ended."""
         ...
 
     async def checkpoint(self, directory: Path) -> None:

@@ -29,6 +29,11 @@ def kill_marked(name: str, prefix: str) -> None:
         complete = complete and not found
 
 
+def marked(name: str, prefix: str) -> list[psutil.Process]:
+    """The processes whose environment variable `name` begins with `prefix`. Blocks."""
+    return _marked(name, prefix)[0]
+
+
 def _marked(name: str, prefix: str) -> tuple[list[psutil.Process], bool]:
     """The marked processes, and False when others ended meanwhile, which may have left a child that was not looked at."""
     found, complete = [], True

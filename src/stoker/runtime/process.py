@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio.to_thread
@@ -17,7 +17,8 @@ import psutil
 
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
-from stoker.runtime.descendants import kill_marked
+from stoker.runtime.descendants import kill_marked, marked
+from stoker.runtime.open_files import open_by
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.targets import MountTargets
 
@@ -97,7 +98,7 @@ class ProcessRuntime:
         async def end() -> None:
             await anyio.to_thread.run_sync(kill_marked, _MARK, mark)
 
-        container = ProcessContainer(spec.id, process, pipes, end, lambda: self._forget(spec.id))
+        container = ProcessContainer(spec.id, mark, process, pipes, end, lambda: self._forget(spec.id))
         self._running[spec.id] = container
         return container
 
@@ -127,12 +128,14 @@ class ProcessContainer:
     def __init__(
         self,
         id: str,
+        mark: str,
         process: asyncio.subprocess.Process,
         pipes: OutputPipes,
         end: Callable[[], Awaitable[None]],
         forget: Callable[[], None],
     ) -> None:
         self._id = id
+        self._mark = mark
         self._process = process
         self._kill_all = end
         self._forget = forget
@@ -158,6 +161,9 @@ class ProcessContainer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._kill_all()
+
+    async def open_files(self, places: Sequence[str]) -> list[str]:
+        return await anyio.to_thread.run_sync(lambda: open_by(marked(_MARK, self._mark), places))
 
     async def checkpoint(self, directory: Path) -> None:
         raise FailedPrecondition(_NO_SNAPSHOTS)

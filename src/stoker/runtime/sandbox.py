@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
+from stoker.runtime.open_files import open_inside
 from stoker.runtime.output import OutputPipes
 
 _SANDBOX_FAILED = 128
@@ -80,6 +81,11 @@ class Sandbox:
         if not self._end.done():
             self._killed = True
             self._kill_all()
+
+    async def open_files(self, places: Sequence[str]) -> list[str]:
+        if self._process.returncode is not None:
+            return []
+        return await open_inside((*self._command, "exec", "--cap=CAP_SYS_PTRACE", self.id), places)
 
     async def checkpoint(self, directory: Path) -> None:
         if self._process.returncode is not None:

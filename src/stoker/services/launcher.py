@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition
 from stoker.ids import is_id
-from stoker.node.agent import ContainerRequest, Node, VolumeDir
+from stoker.node.agent import ContainerRequest, Node, NodeContainer, VolumeDir
 from stoker.node.processors import Processors
 from stoker.runtime.base import Container
 from stoker.services.checkpoints import Checkpoints
@@ -83,6 +83,7 @@ class ContainerLauncher:
         self._data_dir = data_dir
         self._min_free_bytes = min_free_bytes
         self._leases: dict[str, Granted] = {}
+        self._containers: dict[str, NodeContainer] = {}
         self._writes: set[asyncio.Future[None]] = set()
 
     def start_slots(self) -> int:
@@ -107,12 +108,14 @@ class ContainerLauncher:
             )
         )
         container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
+        self._containers[task.id] = container
         if task.snapshot is not None and task.snapshot.restores:
             self._checkpoints.watch(task, task.snapshot, container)
         return container
 
     async def land(self, task: Task) -> None:
         assert self.sockets is not None
+        self._containers.pop(task.id, None)
         await self.sockets.close_container(task.id)
         await self._checkpoints.settle(task)
         if task.snapshot is not None:
@@ -146,6 +149,11 @@ class ContainerLauncher:
 
     def last_words(self, task: Task) -> str:
         return self._logs.tail(task.app_id, task.id)
+
+    async def open_files(self, task_id: str, volume_id: str) -> list[str]:
+        """The files of a volume that a container holds open, as paths in there."""
+        container = self._containers.get(task_id)
+        return await container.open_in(volume_id) if container is not None else []
 
     async def close(self) -> None:
         if self._writes:
