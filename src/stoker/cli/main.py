@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli import console, doctor, down, env, run, settings, snapshots, status, token, up, version
+from stoker.cli import check, console, doctor, down, env, run, settings, snapshots, status, token, up, version
 from stoker.errors import StokerError
 
 cli = typer.Typer(
@@ -45,6 +45,7 @@ cli.command(
 )(run.run)
 cli.command()(status.status)
 cli.command()(doctor.doctor)
+cli.command()(check.check)
 cli.add_typer(token.cli, name="token")
 cli.add_typer(snapshots.cli, name="snapshots")
 cli.command()(version.version)
