@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     memory_snapshots: bool = Field(
         True, description="Whether functions with enable_memory_snapshot are started from memory snapshots."
     )
+    base_snapshots: bool = Field(
+        True,
+        description="Whether functions without memory snapshots start from a snapshot of their image's Python with the client imported.",
+    )
     snapshot_quota_gib: float = Field(
         50.0, ge=0, description="Disk space for memory snapshots; beyond it the least recently used ones are removed."
     )
@@ -127,6 +131,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @property
+    def pretty_log(self) -> bool:
+        """Whether the server's log is for people, not for programs."""
+        return self.log_format == "pretty" or (self.log_format == "auto" and sys.stderr.isatty())
 
     @classmethod
     def settings_customise_sources(

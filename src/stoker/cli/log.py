@@ -16,8 +16,7 @@ _CHATTY = ("alembic", "asyncio", "grpc", "uvicorn", "urllib3")
 
 def configure_logging(settings: Settings) -> None:
     """Sets up both structlog and the standard library's logging for this process."""
-    terminal = sys.stderr.isatty()
-    pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and terminal)
+    terminal, pretty = sys.stderr.isatty(), settings.pretty_log
     level = logging.getLevelName(settings.log_level.upper())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -139,6 +139,20 @@ class Pool:
             self.waiting.append(item.id)
         return self._deliver(now)
 
+    def take(self, now: float, item: PooledInput) -> str | None:
+        """Runs an input at once in a ready container with room, whether or not it polls. None, and nothing has changed, when there is no such
+        container, or when others wait already."""
+        if self.waiting:
+            return None
+        roomy = [c for c in self.containers.values() if c.state is ContainerState.READY and self._room(c) > 0]
+        if not roomy:
+            return None
+        container = self._choose(roomy)
+        item.waiting_since = now
+        self.inputs[item.id] = item
+        self._begin(now, container, item.id)
+        return container.id
+
     def succeed(self, now: float, container_id: str, input_id: str) -> tuple[bool, list[Action]]:
         """A container reports a final output (also a failure that is not retried). False: the output must be ignored."""
         if not self._release(now, container_id, input_id):
@@ -294,11 +308,15 @@ class Pool:
         """Matches waiting inputs with open polls. The fullest container that may take more comes first, so that others can go idle."""
         actions: list[Action] = []
         while self.waiting:
-            open_polls = [c for c in self.containers.values() if c.polling and c.state is ContainerState.READY]
+            # A poll of a full container stays open: it is answered when an input of that container ends.
+            open_polls = [
+                c
+                for c in self.containers.values()
+                if c.polling and c.state is ContainerState.READY and self._room(c) > 0
+            ]
             if not open_polls:
                 break
-            choose = min if self.settings.spread else max
-            container = choose(open_polls, key=lambda c: (len(c.running), c.idle_since))
+            container = self._choose(open_polls)
             size = min(container.polling, self._room(container))
             if self.settings.batch_max_size > 1:
                 size = min(size, self.settings.batch_max_size)
@@ -307,24 +325,28 @@ class Pool:
                     break  # wait for the batch to fill
             else:
                 size = min(size, 1)
-            if size < 1:
-                container.polling = 0
-                continue
             actions.append(self._hand_over(now, container, size))
         return actions
+
+    def _choose(self, containers: list[PooledContainer]) -> PooledContainer:
+        choose = min if self.settings.spread else max
+        return choose(containers, key=lambda c: (len(c.running), c.idle_since))
 
     def _hand_over(self, now: float, container: PooledContainer, size: int) -> Deliver:
         taken = [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
         for input_id in taken:
-            container.running[input_id] = now
-            self._where[input_id] = container.id
+            self._begin(now, container, input_id)
         container.polling = 0
-        container.served += len(taken)
         limit = self.settings.max_inputs_per_container
         final = bool(limit) and container.served >= limit
         if final:
             container.state = ContainerState.DRAINING
         return Deliver(container.id, tuple((i, self.inputs[i].attempts) for i in taken), final)
+
+    def _begin(self, now: float, container: PooledContainer, input_id: str) -> None:
+        container.running[input_id] = now
+        self._where[input_id] = container.id
+        container.served += 1
 
     def _room(self, container: PooledContainer) -> int:
         """How many more inputs may run in a container."""

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import anyio
 
-from stoker.gateway.exchange import CALL_PARAMETER, Exchange, HeaderList, Message
+from stoker.gateway.exchange import CALL_PARAMETER, Exchange, Message
+from stoker.gateway.heads import HeaderList
 from stoker.services.functions import WebSpec
 from stoker.services.webcalls import WebCall, WebCalls
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
+from stoker.gateway.heads import HOP_BY_HOP, REQUEST_ID, HeaderList, forwarded, request_id
 from stoker.services.endpoints import Endpoint, Place
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-HeaderList = list[tuple[bytes, bytes]]
 
 CALL_PARAMETER = "__modal_function_call_id"
 
-_HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
-)
-_ANSWERED_HERE = frozenset((b"expect", b"modal-secret", b"modal-key", b"modal-authorization"))
 _WEBSOCKET = frozenset(
     b"sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-accept sec-websocket-protocol".split()
 )
 _SET_BY_US = frozenset((b"date", b"x-request-id", b"modal-function-call-id"))
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
-_log = structlog.get_logger(__name__)
 
 
 class Exchange:
@@ -41,8 +31,7 @@ class Exchange:
         self.prefix = place.prefix
         self.is_websocket = scope["type"] == "websocket"
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8).encode()
+        self.request_id = request_id(self.headers.get(REQUEST_ID, b""))
         self.call_id = ""
         self.status = 0  # of the answer, 0 before it has begun
         self.complete = False  # nothing more can be sent
@@ -67,11 +56,8 @@ class Exchange:
 
     def forwarded_headers(self) -> HeaderList:
         """What of the request's headers concerns the endpoint."""
-        named = {n.strip().lower() for n in self.headers.get(b"connection", b"").split(b",")}
-        dropped = _HOP_BY_HOP | _ANSWERED_HERE | named
-        if self.is_websocket:
-            dropped |= _WEBSOCKET
-        return [(n, v) for n, v in self.scope["headers"] if n not in dropped]
+        headers = forwarded(self.scope["headers"])
+        return [header for header in headers if header[0] not in _WEBSOCKET] if self.is_websocket else headers
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -119,28 +105,27 @@ class Exchange:
         else:
             await self.send({"type": "websocket.close", "code": 1011})
 
-    def log(self) -> None:
-        """The line of the access log."""
+    def summary(self) -> Message:
+        """What the access log says of it."""
         aborted = not self.complete and (self._length is None or self._sent < self._length)
         client = self.scope.get("client")
-        _log.info(
-            "web request",
-            label=self.endpoint.label,
-            method=self.method,
-            path=self.path,
-            status=self.status or None,
-            ms=round((time.perf_counter() - self._begun) * 1000, 1),
-            bytes=self._sent,
-            client=client[0] if client else None,
-            request_id=self.request_id.decode(),
+        return {
+            "label": self.endpoint.label,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status or None,
+            "ms": round((time.perf_counter() - self._begun) * 1000, 1),
+            "bytes": self._sent,
+            "client": client[0] if client else None,
+            "request_id": self.request_id.decode(),
             **({"call": self.call_id} if self.call_id else {}),
             **({"aborted": True} if aborted else {}),
-        )
+        }
 
     def _answer_headers(self, headers: Any) -> HeaderList:
         kept = [(n.lower(), v) for n, v in headers]
-        kept = [(n, v) for n, v in kept if n not in _HOP_BY_HOP and n not in _SET_BY_US]
-        kept.append((b"x-request-id", self.request_id))
+        kept = [(n, v) for n, v in kept if n not in HOP_BY_HOP and n not in _SET_BY_US]
+        kept.append((REQUEST_ID, self.request_id))
         if self.call_id:
             kept.append((b"modal-function-call-id", self.call_id.encode()))
         return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,13 +13,15 @@ import uvicorn
 
 from stoker.errors import FailedPrecondition
 from stoker.gateway.connection import Connection
+from stoker.gateway.server_gateway import ServerGateway
 
 
 class HttpServer:
-    """Serves one ASGI application from `start` to `stop`."""
+    """Serves one ASGI application from `start` to `stop`. servers: takes requests to an @app.server before the application sees them."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, servers: ServerGateway | None = None) -> None:
         self._app = app
+        self._servers = servers
         self._server: _Server | None = None
         self._running: asyncio.Task[None] | None = None
         self._sockets: list[socket.socket] = []
@@ -42,7 +45,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
-            http=Connection,
+            http=functools.partial(Connection, servers=self._servers),  # type: ignore[arg-type]
             ws="websockets-sansio",
             timeout_graceful_shutdown=None,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
+from stoker.gateway.access import AccessLog
+from stoker.gateway.admission import Admission
 from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.serve import HttpServer
-from stoker.gateway.server_proxy import ServerGateway
+from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.snapshots import SnapshotRoutes
 from stoker.gateway.tokens import TokenRoutes
 from stoker.gateway.transfer import Transfer
@@ -22,37 +25,47 @@ async def serve_web(
 ) -> None:
     """The gateway of clients and browsers, on `settings.host`."""
     s = services
-    proxy = ServerGateway(s.servers)
-    cleanup.push_async_callback(proxy.close)
+    log = AccessLog(enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
+    cleanup.callback(log.flush)
+    admission = Admission(
+        s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
+    )
+    servers = ServerGateway(endpoints=s.endpoints, servers=s.servers, admission=admission, log=log)
+    cleanup.push_async_callback(servers.close)
     routes = [
         *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,
             authenticate=s.tokens.authenticate,
-            names=lambda app_id, function_id: (s.apps.get(app_id).name, s.functions.get(function_id).name),
+            names=partial(_names, s),
         ).routes(),
     ]
     web = WebGateway(
         make_gateway(transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, routes=routes),
         endpoints=s.endpoints,
         functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds),
-        servers=s.servers,
-        proxy=proxy,
-        check_token=lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id),
+        admission=admission,
+        log=log,
     )
-    await _serve(web, s.settings.host, port, cleanup)
+    await _serve(HttpServer(web, servers), s.settings.host, port, cleanup)
 
 
 async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:
     """What sandboxes reach over HTTP: signed URLs only, on the address that the runtime gave."""
-    await _serve(make_container_gateway(transfer=_transfer(services)), host, port, cleanup)
+    await _serve(HttpServer(make_container_gateway(transfer=_transfer(services))), host, port, cleanup)
 
 
 def _transfer(services: Services) -> Transfer:
     return Transfer(blobs=services.blobs, files=services.volume_files, signer=services.signer)
 
 
-async def _serve(app: Any, host: str, port: int, cleanup: AsyncExitStack) -> None:
-    server = HttpServer(app)
+async def _serve(server: HttpServer, host: str, port: int, cleanup: AsyncExitStack) -> None:
     cleanup.push_async_callback(server.stop)
     await server.start([host], port)
+
+
+def _names(services: Services, app_id: str, function_id: str) -> tuple[str, str]:
+    """App and function of a snapshot; the base of an image belongs to none."""
+    if not app_id:
+        return "", f"base of {function_id}"
+    return services.apps.get(app_id).name, services.functions.get(function_id).name

@@ -70,6 +70,7 @@ class Task:
     cancellations: list[str] = field(default_factory=list)
     heartbeat: asyncio.Future[None] | None = None
     snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
+    called: bool = False  # whether it had ever connected, known at its end
     job: asyncio.Task[None] | None = None
 
 
@@ -140,6 +141,16 @@ class Runner:
             return
         self._apply(self.pool.add(_now(), inputs))
         self.rescale()
+
+    def take(self, item: PooledInput) -> Task | None:
+        """Runs an input in a ready container with room, without waiting for its poll; None, and nothing has changed, when there is none."""
+        now = _now()
+        container_id = None if self._stopped else self.pool.take(now, item)
+        if container_id is None:
+            return None
+        self._input_starts[item.id] = now
+        self.rescale()
+        return self.tasks[container_id]
 
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
         """A container reports an output; True when it is the output of that input."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -40,6 +39,7 @@ class Slot:
     task_id: str
     host: str
     port: int
+    input_id: str
 
 
 class Servers:
@@ -61,31 +61,52 @@ class Servers:
 
         scheduler.on_finish = finished
 
-    @contextlib.asynccontextmanager
-    async def slot(self, function_id: str, server: ServerSpec) -> AsyncIterator[Slot]:
-        """A slot for as long as the context is open; waits for a container when none has room.
+    def take(self, function_id: str, server: ServerSpec) -> Slot | None:
+        """A slot of a container that has room now; None when there is none and `wait` has to be asked. To be given back.
 
-        Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start,
-        Unavailable when none did in time."""
+        Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start."""
+        function = self._scheduler.check(function_id)
+        runner = self._scheduler.runner(function_id)
+        if runner is not None:
+            input_id = new_id("in")
+            task = runner.take(PooledInput(input_id, "", pinned=True))
+            if task is not None:
+                return self._occupy(task, input_id, server)
+        self._check_room(function, server)
+        return None
+
+    async def wait(self, function_id: str, server: ServerSpec) -> Slot:
+        """A slot, as soon as a container has room. To be given back.
+
+        Raises as `take` does, and Unavailable when none had room in time."""
         function = self._scheduler.check(function_id)
         self._check_room(function, server)
         input_id = new_id("in")
         granted: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._waiting[input_id] = granted
+        slot = None
         try:
             self._scheduler.add(function_id, [PooledInput(input_id, "", pinned=True)])
             longest = _STARTS_WAITED_FOR * function.active.spec.startup_timeout + _MARGIN
             if not await settled(granted, longest):
                 raise Unavailable(f"No container of {server.name} took the request within {longest:.0f} s.")
-            task = granted.result()
-            assert task.container is not None
-            yield Slot(task.id, task.container.address or "", server.port)
+            slot = self._occupy(granted.result(), input_id, server)
+            return slot
         finally:
             self._waiting.pop(input_id, None)
-            if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self._give_back(granted.result(), input_id)
-            else:
-                self._scheduler.cancel(function_id, [input_id], terminate_containers=False)
+            if slot is None:
+                self._withdraw(function_id, input_id, granted)
+
+    def give_back(self, slot: Slot) -> None:
+        """The request of a slot is over."""
+        task_id = slot.task_id
+        self._active[task_id] -= 1
+        if self._active[task_id] <= 0:
+            del self._active[task_id]
+            quiet = self._quiet.get(task_id)
+            if quiet is not None and not quiet.done():
+                quiet.set_result(None)
+        self._scheduler.report(task_id, slot.input_id, failed=False)
 
     def ready(self, task_id: str) -> None:
         """Event: the enter hooks of a server's container are done."""
@@ -184,18 +205,20 @@ class Servers:
         waiting = self._waiting.get(input_id)
         if waiting is None or waiting.done():
             self._scheduler.report(task.id, input_id, failed=False)
-            return
-        self._active[task.id] += 1
-        waiting.set_result(task)
+        else:
+            waiting.set_result(task)
 
-    def _give_back(self, task: Task, input_id: str) -> None:
-        self._active[task.id] -= 1
-        if self._active[task.id] <= 0:
-            del self._active[task.id]
-            quiet = self._quiet.get(task.id)
-            if quiet is not None and not quiet.done():
-                quiet.set_result(None)
-        self._scheduler.report(task.id, input_id, failed=False)
+    def _occupy(self, task: Task, input_id: str, server: ServerSpec) -> Slot:
+        assert task.container is not None
+        self._active[task.id] += 1
+        return Slot(task.id, task.container.address or "", server.port, input_id)
+
+    def _withdraw(self, function_id: str, input_id: str, granted: asyncio.Future[Task]) -> None:
+        """Whoever waited for a slot does not any more."""
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._scheduler.report(granted.result().id, input_id, failed=False)
+        else:
+            self._scheduler.cancel(function_id, [input_id], terminate_containers=False)
 
     def _finished(self, finishes: list[Finish]) -> None:
         """Requests that end before a container took them."""

@@ -1,0 +1,49 @@
+"""The access log: a line for every request. It costs a tenth of what the server's other log lines do, for there may be thousands a second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+import structlog
+
+_GATHER = 0.1  # seconds for which lines are gathered, to be written together
+_log = structlog.get_logger(__name__)
+
+
+class AccessLog:
+    """pretty: lines for people, written one by one like all others; otherwise one JSON object a line, in the form of the others."""
+
+    def __init__(self, *, enabled: bool = True, pretty: bool = False, stream: TextIO | None = None) -> None:
+        self._enabled = enabled
+        self._pretty = pretty
+        self._stream = stream
+        self._lines: list[dict[str, Any]] = []
+        self._flushing: asyncio.TimerHandle | None = None
+
+    def add(self, event: dict[str, Any]) -> None:
+        """The fields of one request. Called in the event loop."""
+        if not self._enabled:
+            return
+        if self._pretty:
+            _log.info("web request", **event)
+            return
+        event["event"], event["level"] = "web request", "info"
+        event["timestamp"] = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+        self._lines.append(event)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(_GATHER, self.flush)
+
+    def flush(self) -> None:
+        """Writes what has gathered. Called once more at the end."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        lines, self._lines = self._lines, []
+        if lines:
+            stream = self._stream or sys.stderr
+            stream.write("".join(json.dumps(line) + "\n" for line in lines))
+            stream.flush()

@@ -1,0 +1,55 @@
+"""Who may call a web endpoint, and how errors look over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stoker import errors
+from stoker.gateway.heads import HeaderList
+from stoker.services.endpoints import Endpoint
+from stoker.services.functions import ServerSpec
+from stoker.services.servers import Servers
+
+CheckToken = Callable[[str, str, str], bool]
+"""Called with the id and the secret of a proxy token and the id of an app; whether the token opens that app's endpoints."""
+
+NO_TOKEN = (
+    "This endpoint wants a proxy token: send its parts in the headers Modal-Key and Modal-Secret, or as "
+    "`Authorization: Bearer ID.SECRET`. "
+    "`modal workspace proxy-tokens create` makes one."
+)
+_STATUS: tuple[tuple[type[errors.StokerError], int], ...] = (
+    (errors.NotFound, 404),
+    (errors.ResourceExhausted, 429),
+    (errors.Unavailable, 503),
+    (errors.FailedPrecondition, 503),
+    (errors.StokerError, 500),
+)
+
+
+class Admission:
+    def __init__(self, servers: Servers, check_token: CheckToken) -> None:
+        self._servers = servers
+        self._check_token = check_token
+
+    def admits(self, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request with these headers (names in lower case) may come in."""
+        target = endpoint.target
+        if not target.needs_token:
+            return True
+        bearer = headers.get(b"modal-authorization", b"").decode("latin-1").removeprefix("Bearer ")
+        if bearer and isinstance(target, ServerSpec):
+            return self._servers.is_token(endpoint.function_id, bearer)
+        key, secret = (headers.get(name, b"").decode("latin-1") for name in (b"modal-key", b"modal-secret"))
+        scheme, _, pair = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if not key and scheme.lower() == "bearer":
+            key, _, secret = pair.strip().partition(".")
+        return bool(key and secret) and self._check_token(key, secret, endpoint.app_id)
+
+
+def refusal(error: errors.StokerError) -> tuple[int, HeaderList]:
+    """The status and the headers that tell an error of ours."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    if isinstance(error, errors.ResourceExhausted):
+        return status, [(b"retry-after", b"%d" % max(1, round(error.retry_after)))]
+    return status, []

@@ -1,0 +1,63 @@
+"""Heads of HTTP/1.1 messages: which headers concern the next one in line, and which only this connection."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+
+import httptools
+
+HeaderList = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+)
+ANSWERED_HERE = frozenset((b"expect", b"modal-secret", b"modal-key", b"modal-authorization"))
+REQUEST_ID = b"x-request-id"
+_NOT_FORWARDED = HOP_BY_HOP | ANSWERED_HERE
+_USUAL_CONNECTION = frozenset((b"keep-alive", b"close", b"upgrade"))
+_VALID_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
+
+
+def request_id(given: bytes) -> bytes:
+    """The id that the client gave, or a new one."""
+    return given if given and _VALID_ID.match(given) else secrets.token_hex(8).encode()
+
+
+def forwarded(headers: HeaderList) -> HeaderList:
+    """What of a request's headers concerns the endpoint. Names are in lower case."""
+    dropped = _NOT_FORWARDED
+    for name, value in headers:
+        if name == b"connection":
+            named = {token.strip().lower() for token in value.split(b",")} - _USUAL_CONNECTION
+            dropped = dropped | named if named else dropped
+    return [header for header in headers if header[0] not in dropped]
+
+
+def written(first_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A whole head. first_line: without its end."""
+    parts = [first_line]
+    parts += [name + b": " + value for name, value in headers]
+    parts.append(b"\r\n")
+    return b"\r\n".join(parts)
+
+
+def plain_answer(status: int, phrase: str, sentence: str, headers: HeaderList, *, close: bool) -> bytes:
+    """A whole answer of ours."""
+    body = sentence.encode() + b"\n"
+    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    last = [(b"connection", b"close")] if close else []
+    return written(f"HTTP/1.1 {status} {phrase}".encode(), [*own, *headers, *last]) + body
+
+
+def path_of(url: bytes) -> bytes:
+    """Path and query of the target of a request, as they are."""
+    if url.startswith((b"/", b"*")):
+        return url.partition(b"#")[0]
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserInvalidURLError:
+        return b"/"
+    path = parsed.path or b"/"
+    return path + b"?" + parsed.query if parsed.query else path

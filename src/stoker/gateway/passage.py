@@ -1,0 +1,345 @@
+"""One request to an @app.server, passed to the port of a container and back: no call in between, and nothing parsed twice.
+
+It stands where uvicorn's cycle of a request would, so that both kinds of request may follow each other on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from stoker import errors
+from stoker.gateway.admission import NO_TOKEN, refusal
+from stoker.gateway.heads import (
+    HOP_BY_HOP,
+    REQUEST_ID,
+    HeaderList,
+    forwarded,
+    path_of,
+    plain_answer,
+    request_id,
+    written,
+)
+from stoker.gateway.upstream import Upstream
+from stoker.services.endpoints import Place
+from stoker.services.functions import ServerSpec
+from stoker.services.servers import Slot
+
+if TYPE_CHECKING:
+    from stoker.gateway.connection import Connection
+    from stoker.gateway.server_gateway import ServerGateway
+
+_ATTEMPTS = 3  # to find a container that takes connections
+_HELD = 64 << 10  # bytes of a body that are held until there is a container
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+_LOST = "The server in the container closed the connection before it answered; `modal app logs` shows why."
+_log = structlog.get_logger(__name__)
+_DEAF = "The server in the container does not listen on its port any more."
+
+
+class Passage:
+    """front: the connection of the client, which has just parsed the head of the request."""
+
+    def __init__(self, front: Connection, gate: ServerGateway, place: Place, target: ServerSpec) -> None:
+        self.keep_alive = front.wants_keep_alive()
+        self.upgrade = front.wants_websocket()
+        self.message_event = asyncio.Event()  # which uvicorn sets
+        self.disconnected = False
+        self.response_complete = False
+        self._front = front
+        self._gate = gate
+        self._place = place
+        self._target = target
+        self._method: bytes = front.parser.get_method()
+        self._path = path_of(front.url)
+        self._headers = front.headers
+        self._http_1_1 = front.parser.get_http_version() == "1.1"
+        self._expects_continue = front.expect_100_continue
+        self._named = dict(front.headers)
+        self._chunked = b"transfer-encoding" in self._named
+        self._request_id = request_id(self._named.get(REQUEST_ID, b""))
+        self._request_complete = False
+        self._held: list[bytes] = []  # of the body, until there is a container
+        self._held_bytes = 0
+        self._slot: Slot | None = None
+        self._upstream: Upstream | None = None
+        self._arranging: asyncio.Task[None] | None = None
+        self._repeatable = self._method in _IDEMPOTENT and not self._chunked and not self.upgrade
+        self._out: list[bytes] = []
+        self._framed = False  # the answer goes to the client in chunks
+        self._by_end = False  # the answer ends with the connection
+        self._status = 0
+        self._sent = 0
+        self._begun = time.perf_counter()
+
+    # The client's side
+
+    def begin(self) -> None:
+        endpoint = self._place.endpoint
+        if self._method == b"CONNECT":
+            self.keep_alive = False
+            self._refuse(405, "CONNECT is for proxies; this is a server.")
+            return
+        try:
+            if not self._gate.admission.admits(endpoint, self._named):
+                self._refuse(401, NO_TOKEN, [(b"www-authenticate", b"Modal-Key")])
+                return
+            slot = self._gate.servers.take(endpoint.function_id, self._target)
+        except errors.StokerError as error:
+            self._fail(error)
+            return
+        upstream = self._gate.upstreams.idle((slot.host, slot.port)) if slot is not None else None
+        if slot is not None and upstream is not None:
+            self._pass_on(slot, upstream)
+        else:
+            self._arrange_soon(slot)
+
+    def on_body(self, data: bytes) -> None:
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._to_server(data)
+
+    def on_request_complete(self) -> None:
+        self._request_complete = True
+        if self._chunked and not self.upgrade:
+            self._to_server(b"0\r\n\r\n")
+
+    def on_client_bytes(self, data: bytes) -> None:
+        """What the client sends after it asked for a websocket."""
+        if self._upstream is not None and self._status == 101:
+            self._sent_to_server(data)
+        elif self._held_bytes + len(data) > _HELD:
+            self._front.transport.close()
+        else:
+            self._hold(data)
+
+    def on_client_writable(self, writable: bool) -> None:
+        if self._upstream is not None:
+            self._upstream.pause(not writable)
+
+    def on_client_lost(self) -> None:
+        self.disconnected = True
+        if not self.response_complete:
+            self._leave()
+
+    # The server's side (`upstream.Answer`)
+
+    def on_head(self, status: int, phrase: bytes, headers: HeaderList) -> bool:
+        self._status = status
+        if status == 101:
+            self._out.append(written(b"HTTP/1.1 101 Switching Protocols", [*headers, (REQUEST_ID, self._request_id)]))
+            return True
+        kept = [header for header in headers if header[0] not in HOP_BY_HOP and header[0] != REQUEST_ID]
+        kept.append((REQUEST_ID, self._request_id))
+        bodiless = self._method == b"HEAD" or status in (204, 304)
+        if not bodiless and not any(name == b"content-length" for name, _ in kept):
+            self._framed, self._by_end = self._http_1_1, not self._http_1_1
+            if self._framed:
+                kept.append((b"transfer-encoding", b"chunked"))
+        if self._by_end or self.upgrade:
+            self.keep_alive = False
+        if not self.keep_alive:
+            kept.append((b"connection", b"close"))
+        self._out.append(written(b"HTTP/1.1 %d %b" % (status, phrase), kept))
+        return bodiless
+
+    def on_chunk(self, data: bytes) -> None:
+        self._sent += len(data)
+        if self._framed:
+            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._out.append(data)
+
+    def on_flush(self) -> None:
+        out, self._out = self._out, []
+        if out:
+            self._front.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._status == 101 and self._held:
+            self._send_held()
+
+    def on_end(self) -> None:
+        if self._status == 101:
+            self._leave()
+            self._front.transport.close()
+            return
+        if self._framed:
+            self._front.transport.write(b"0\r\n\r\n")
+        self._finish()
+
+    def on_lost(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        slot, self._slot = self._slot, None
+        if not self._status and upstream is not None and upstream.reused and self._repeatable and slot is not None:
+            # It had been idle and was closed at the moment it was used again.
+            self._repeatable = False
+            self._arrange_soon(slot)
+            return
+        self._slot = slot
+        if self._status:
+            self._leave()  # an incomplete answer, of which a closed connection tells the client
+            self._front.transport.abort() if self._by_end else self._front.transport.close()
+        else:
+            self._refuse(502, _LOST)
+
+    def on_tunnel(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._front.transport.write(data)
+
+    def on_writable(self, writable: bool) -> None:
+        self._front.flow.resume_reading() if writable else self._front.flow.pause_reading()
+
+    # How it is done
+
+    def _arrange_soon(self, slot: Slot | None) -> None:
+        self._arranging = self._front.loop.create_task(self._arrange(slot))
+
+    async def _arrange(self, slot: Slot | None) -> None:
+        """Finds a container with room that takes a connection."""
+        try:
+            for _ in range(_ATTEMPTS):
+                if slot is None:
+                    slot = await self._gate.servers.wait(self._place.endpoint.function_id, self._target)
+                try:
+                    upstream = await self._gate.upstreams.connect((slot.host, slot.port))
+                except OSError:
+                    # Nothing was sent yet; the container may be about to end.
+                    self._gate.servers.give_back(slot)
+                    slot = None
+                    continue
+                taken, slot = slot, None
+                self._pass_on(taken, upstream)
+                return
+            self._refuse(502, _DEAF)
+        except errors.StokerError as error:
+            self._fail(error)
+        except Exception:
+            _log.exception("web request failed", label=self._place.endpoint.label, request_id=self._request_id.decode())
+            self._refuse(502, "The request could not be passed on.")
+        finally:
+            self._arranging = None
+            if slot is not None:
+                self._gate.servers.give_back(slot)
+
+    def _pass_on(self, slot: Slot, upstream: Upstream) -> None:
+        self._slot, self._upstream = slot, upstream
+        upstream.carry(self)
+        if self._front.flow.write_paused:
+            upstream.pause(True)
+        if self._expects_continue:
+            self._expects_continue = False
+            self._front.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        upstream.write(b"".join((self._request_head(), *self._held)))
+        if not (self._repeatable and self._request_complete):
+            self._forget_held()
+        self._front.flow.resume_reading()
+
+    def _to_server(self, data: bytes) -> None:
+        if self._upstream is None:
+            self._hold(data)
+        else:
+            self._sent_to_server(data)
+
+    def _sent_to_server(self, data: bytes) -> None:
+        self._repeatable = False
+        assert self._upstream is not None
+        self._upstream.write(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _HELD:
+            self._front.flow.pause_reading()
+
+    def _send_held(self) -> None:
+        data = b"".join(self._held)
+        self._forget_held()
+        self._sent_to_server(data)
+
+    def _forget_held(self) -> None:
+        self._held = []
+        self._held_bytes = 0
+
+    def _request_head(self) -> bytes:
+        front, prefix = self._front, self._place.prefix.encode()
+        headers = forwarded(self._headers)
+        headers = [header for header in headers if header[0] != REQUEST_ID]
+        if front.client:
+            headers.append((b"x-forwarded-for", front.client[0].encode()))
+        headers.append((b"x-forwarded-proto", (front.scheme or "http").encode()))
+        headers.append((REQUEST_ID, self._request_id))
+        if prefix:
+            headers.append((b"x-forwarded-prefix", prefix))
+        if self._chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        if self.upgrade:
+            headers += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+        return written(b"%b %b HTTP/1.1" % (self._method, self._server_target(prefix)), headers)
+
+    def _server_target(self, prefix: bytes) -> bytes:
+        """The target of the request as the server sees it: a path, without the prefix."""
+        rest = self._path[len(prefix) :]
+        return rest if rest.startswith((b"/", b"*")) else b"/" + rest
+
+    def _fail(self, error: errors.StokerError) -> None:
+        status, headers = refusal(error)
+        self._refuse(status, str(error), headers)
+
+    def _refuse(self, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+        if self.response_complete or self.disconnected:
+            return
+        self._status = status
+        if self.upgrade:
+            self.keep_alive = False
+        every = [*(headers or ()), (REQUEST_ID, self._request_id)]
+        answer = plain_answer(status, HTTPStatus(status).phrase, sentence, every, close=not self.keep_alive)
+        self._sent = len(answer)
+        self._front.transport.write(answer)
+        self._finish()
+
+    def _finish(self) -> None:
+        """The answer is complete."""
+        self._release(self._request_complete)
+        self.response_complete = True
+        self._log()
+        if not self.keep_alive:
+            self._front.transport.close()
+        self._front.on_response_complete()
+
+    def _leave(self) -> None:
+        """The exchange ends before its time, or a websocket at its end."""
+        if self._arranging is not None:
+            self._arranging.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.finish_writing() if self._status == 101 else upstream.close()
+        self._release(False)
+        self.response_complete = True
+        self._log(aborted=self._status != 101)
+
+    def _release(self, usable: bool) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.release(usable)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._gate.servers.give_back(slot)
+        self._forget_held()
+
+    def _log(self, **more: Any) -> None:
+        self._gate.log.add(
+            {
+                "label": self._place.endpoint.label,
+                "method": "WEBSOCKET" if self.upgrade else self._method.decode(),
+                "path": self._path.partition(b"?")[0].decode("latin-1"),
+                "status": self._status or None,
+                "ms": round((time.perf_counter() - self._begun) * 1000, 1),
+                "bytes": self._sent,
+                "client": self._front.client[0] if self._front.client else None,
+                "request_id": self._request_id.decode(),
+                **more,
+            }
+        )

@@ -1,0 +1,43 @@
+"""HTTP and websockets for @app.server: finds out whether a request is for one, and what its passage needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stoker import errors
+from stoker.gateway.access import AccessLog
+from stoker.gateway.admission import Admission
+from stoker.gateway.heads import path_of
+from stoker.gateway.passage import Passage
+from stoker.gateway.upstream import Upstreams
+from stoker.services.endpoints import Endpoints
+from stoker.services.functions import ServerSpec
+from stoker.services.servers import Servers
+
+if TYPE_CHECKING:
+    from stoker.gateway.connection import Connection
+
+
+class ServerGateway:
+    def __init__(self, *, endpoints: Endpoints, servers: Servers, admission: Admission, log: AccessLog) -> None:
+        self.servers = servers
+        self.admission = admission
+        self.log = log
+        self.upstreams = Upstreams()
+        self._endpoints = endpoints
+
+    def passage(self, front: Connection) -> Passage | None:
+        """For the request whose head a connection has just parsed; None when it is not for an @app.server."""
+        host = next((value for name, value in front.headers if name == b"host"), b"")
+        try:
+            place = self._endpoints.locate(
+                host.decode("latin-1"), path_of(front.url).partition(b"?")[0].decode("latin-1")
+            )
+        except errors.NotFound:
+            return None
+        if place is None or not isinstance(place.endpoint.target, ServerSpec):
+            return None
+        return Passage(front, self, place, place.endpoint.target)
+
+    async def close(self) -> None:
+        self.upstreams.close()
