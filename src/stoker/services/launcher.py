@@ -8,14 +8,14 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
 
 from stoker.engine.base import Engine, Granted, Never, NotNow
-from stoker.errors import FailedPrecondition
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id
 from stoker.node.agent import ContainerRequest, Node, NodeContainer, VolumeDir
 from stoker.node.processors import Processors
@@ -96,11 +96,15 @@ class ContainerLauncher:
         free = shutil.disk_usage(self._data_dir).free
         if free < self._min_free_bytes:
             return NotNow(f"only {free >> 20} MiB of disk are free in the server's data directory")
+        try:
+            volumes = [self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in definition.spec.volumes]
+        except (NotFound, InvalidArgument, FailedPrecondition) as error:
+            return Never(f"{error} Deploy the app again when the volume is there.")
         lease = await self._engine.reserve(task.id, definition.spec.resources)
         if not isinstance(lease, Granted):
             return lease
         self._leases[task.id] = lease
-        request = await self._request(function, definition, task, lease)
+        request = await self._request(function, definition, task, lease, volumes)
         await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
         self._record(
             sa.insert(tables.tasks).values(
@@ -160,7 +164,7 @@ class ContainerLauncher:
             await asyncio.wait(self._writes)
 
     async def _request(
-        self, function: Function, definition: Definition, task: Task, lease: Granted
+        self, function: Function, definition: Definition, task: Task, lease: Granted, volumes: Sequence[VolumeDir]
     ) -> ContainerRequest:
         spec = definition.spec
         image = self._images.config(spec.image_id)
@@ -188,7 +192,7 @@ class ContainerLauncher:
             environment=environment,
             mount_trees=tuple(trees),
             env=_thread_settings(spec.resources.cpu_milli) | await self._secrets.values(list(spec.secret_ids)),
-            volumes=tuple(self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in spec.volumes),
+            volumes=tuple(volumes),
             limits=spec.limits,
             network=spec.network,
             gpu_devices=() if lease.gpu_declared else lease.gpu_devices,
