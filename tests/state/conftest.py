@@ -23,6 +23,7 @@ from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
@@ -34,6 +35,7 @@ from stoker.services.dicts import Dicts
 from stoker.services.environments import Environments
 from stoker.services.keys import load_or_create_key
 from stoker.services.mounts import Mounts
+from stoker.services.network_files import NetworkFiles
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.secrets import Secrets
@@ -76,6 +78,13 @@ class StateServer:
         self.mounts = Mounts(database=self.database, contents=contents, blobs=self.blobs, directory=data / "mounts")
         self.volumes = Volumes(database=self.database, environments=self.environments, directory=data / "volumes")
         self.files = VolumeFiles(volumes=self.volumes, contents=contents)
+        self.network_files = NetworkFiles(
+            database=self.database,
+            environments=self.environments,
+            volumes=self.volumes,
+            blobs=self.blobs,
+            directory=data / "volumes",
+        )
         key = load_or_create_key(data / "secret.key")
         self.secrets = Secrets(database=self.database, environments=self.environments, key=key)
         self.dicts = Dicts(database=self.database, environments=self.environments)
@@ -83,7 +92,7 @@ class StateServer:
         self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
         self.flows = TokenFlows(self.tokens)
 
-        transfer = Transfer(blobs=self.blobs, files=self.files, signer=self.signer)
+        transfer = Transfer(blobs=self.blobs, files=self.files, network_files=self.network_files, signer=self.signer)
         self.http = HttpServer(
             make_gateway(
                 transfer=transfer,
@@ -102,7 +111,8 @@ class StateServer:
             container_base=f"http://127.0.0.2:{self.container_port}",
         )
         servicers = [
-            BlobServicer(blobs=self.blobs, urls=self.urls),
+            BlobServicer(blobs=self.blobs, network_files=self.network_files, urls=self.urls),
+            NetworkFileServicer(files=self.network_files, environments=self.environments),
             DictServicer(dicts=self.dicts, environments=self.environments),
             EnvironmentServicer(environments=self.environments),
             MountServicer(mounts=self.mounts),

@@ -82,7 +82,7 @@ def test_both_generations_of_clients_find_their_fields(state: StateServer, clien
     from stoker.protocol.blobs import BlobServicer
     from stoker.protocol.rpc import Caller
 
-    servicer = BlobServicer(blobs=state.blobs, urls=state.urls)
+    servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
     request = api_pb2.BlobCreateRequest(content_length=3)
     response = state.run(servicer.create(request, Caller("client", host="stoker.example")))
     assert response.multipart == response.multiparts.items[0] and response.blob_ids == [response.blob_id]

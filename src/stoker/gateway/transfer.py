@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from stoker.errors import InvalidArgument, Unavailable
 from stoker.services.blobs import Blobs
+from stoker.services.network_files import NetworkFiles
 from stoker.services.transfer import PREFIX, UrlSigner
 from stoker.services.volume_files import VolumeFiles
 
@@ -26,9 +27,10 @@ _COMPLETED_PART = re.compile(
 class Transfer:
     """The routes; each checks the signature of its URL before anything else."""
 
-    def __init__(self, *, blobs: Blobs, files: VolumeFiles, signer: UrlSigner) -> None:
+    def __init__(self, *, blobs: Blobs, files: VolumeFiles, network_files: NetworkFiles, signer: UrlSigner) -> None:
         self._blobs = blobs
         self._files = files
+        self._network_files = network_files
         self._signer = signer
 
     def routes(self) -> list[Route]:
@@ -40,6 +42,7 @@ class Transfer:
             Route(blob + "/complete", self.complete_blob, methods=["POST"]),
             Route(volume + "/uploads/{key}/{index:int}/{digest}", self.put_block, methods=["PUT"]),
             Route(block, self.get_block, methods=["GET"]),
+            Route(PREFIX + "/nfs/{nfs_id}/{inode:int}/{size:int}/{name}", self.get_network_file, methods=["GET"]),
         ]
 
     async def put_part(self, request: Request) -> Response:
@@ -94,6 +97,13 @@ class Transfer:
             params["name"],
             may_trim=params["how"] == "trim",
         )
+        headers = {"Content-Length": str(reader.length)}
+        return StreamingResponse(reader.chunks(), 200, headers, media_type="application/octet-stream")
+
+    async def get_network_file(self, request: Request) -> Response:
+        self._check(request)
+        params = request.path_params
+        reader = await self._network_files.open(params["nfs_id"], params["inode"], params["size"], params["name"])
         headers = {"Content-Length": str(reader.length)}
         return StreamingResponse(reader.chunks(), 200, headers, media_type="application/octet-stream")
 

@@ -6,6 +6,7 @@ from modal_proto import api_pb2
 
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.blobs import Blobs
+from stoker.services.network_files import NetworkFiles
 from stoker.services.transfer import TransferUrls
 
 
@@ -16,8 +17,9 @@ def url_for(urls: TransferUrls, method: str, path: str, caller: Caller) -> str:
 
 
 class BlobServicer:
-    def __init__(self, *, blobs: Blobs, urls: TransferUrls) -> None:
+    def __init__(self, *, blobs: Blobs, network_files: NetworkFiles, urls: TransferUrls) -> None:
         self._blobs = blobs
+        self._network_files = network_files
         self._urls = urls
 
     @rpc("BlobCreate")
@@ -38,5 +40,6 @@ class BlobServicer:
 
     @rpc("BlobGet")
     async def get(self, request: api_pb2.BlobGetRequest, caller: Caller) -> api_pb2.BlobGetResponse:
-        path = self._blobs.download_path(request.blob_id)
+        source = self._network_files if request.blob_id.startswith("sv-") else self._blobs
+        path = source.download_path(request.blob_id)
         return api_pb2.BlobGetResponse(download_url=url_for(self._urls, "GET", path, caller))

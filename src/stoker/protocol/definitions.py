@@ -39,7 +39,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         image_id=function.image_id,
         mount_ids=tuple(function.mount_ids),
         secret_ids=tuple(function.secret_ids),
-        volumes=tuple(VolumeUse(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in function.volume_mounts),
+        volumes=_volumes(function),
         resources=ResourceRequest(
             cpu_milli=resources.milli_cpu or _DEFAULT_CPU_MILLI,
             memory_mib=resources.memory_mb or _DEFAULT_MEMORY_MIB,
@@ -161,6 +161,14 @@ def _pool(function: Any) -> PoolSettings:
     )
 
 
+def _volumes(function: Any) -> tuple[VolumeUse, ...]:
+    """Volumes, and network file systems, which are mounted alike."""
+    return (
+        *(VolumeUse(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in function.volume_mounts),
+        *(VolumeUse(v.shared_volume_id, v.mount_path) for v in function.shared_volume_mounts),
+    )
+
+
 def _schedule(request: Any) -> schedules.Schedule | None:
     """Raises InvalidArgument for one that has no meaning."""
     source = request.function if request.function.HasField("schedule") else request.function_data
@@ -236,8 +244,6 @@ def _unsupported(function: Any) -> str:
         return "This server does not offer modal.experimental.http_server; use @app.server (docs/compatibility.md)."
     if function.cloud_bucket_mounts:
         return "This server does not offer CloudBucketMount yet (docs/compatibility.md)."
-    if function.shared_volume_mounts:
-        return "This server does not offer NetworkFileSystem; use a modal.Volume."
     if function._experimental_group_size > 1:
         return "This server does not run clustered functions yet (docs/compatibility.md)."
     return ""

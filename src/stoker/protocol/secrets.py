@@ -5,20 +5,10 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.errors import InvalidArgument
+from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.secrets import Secret, Secrets
-
-_IF_EXISTS = {
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "keep",
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS: "fail",
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS: "replace",
-}
-_ANONYMOUS = (
-    api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
-    api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL,
-)
 
 
 class SecretServicer:
@@ -31,17 +21,13 @@ class SecretServicer:
         self, request: api_pb2.SecretGetOrCreateRequest, caller: Caller
     ) -> api_pb2.SecretGetOrCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        kind, name = request.object_creation_type, request.deployment_name
-        if kind in _ANONYMOUS:
-            secret = await self._secrets.create_anonymous(environment.id, dict(request.env_dict))
-        elif kind in _IF_EXISTS:
-            secret = await self._secrets.create(
-                environment.id, name, dict(request.env_dict), if_exists=_IF_EXISTS[kind]
-            )
-        elif kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
-            secret = self._secrets.find(environment.id, name, list(request.required_keys))
-        else:
-            raise InvalidArgument(f"The creation type {kind} of SecretGetOrCreate is not known to this server.")
+        name, values = request.deployment_name, dict(request.env_dict)
+        secret = await by_creation_type(
+            request.object_creation_type,
+            find=lambda: self._secrets.find(environment.id, name, list(request.required_keys)),
+            create=lambda if_exists: self._secrets.create(environment.id, name, values, if_exists=if_exists),
+            create_nameless=lambda: self._secrets.create_anonymous(environment.id, values),
+        )
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id, metadata=self._metadata(secret))
 
     @rpc("SecretList")

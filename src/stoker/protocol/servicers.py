@@ -13,6 +13,7 @@ from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.history import HistoryServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.servers import ServerServicer
@@ -31,6 +32,7 @@ SERVICERS: tuple[type, ...] = (
     BlobServicer,
     MountServicer,
     VolumeServicer,
+    NetworkFileServicer,
     SecretServicer,
     EnvironmentServicer,
     ServerServicer,

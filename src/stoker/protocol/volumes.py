@@ -7,23 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.errors import FailedPrecondition
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
+from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.transfer import TransferUrls
 from stoker.services.volume_files import FilePlan, VolumeFiles
 from stoker.services.volumes import Volume, Volumes
 
-_IF_EXISTS = {
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "keep",
-    api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS: "fail",
-}
-_ANONYMOUS = (
-    api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL,
-    api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
-)
 _DEFAULT_MODE = 0o644
 OpenFiles = Callable[[str, str], Awaitable[Sequence[str]]]
 
@@ -50,16 +43,13 @@ class VolumeServicer:
         self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller
     ) -> api_pb2.VolumeGetOrCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        kind, name = request.object_creation_type, request.deployment_name
-        version = request.version or api_pb2.VOLUME_FS_VERSION_V2
-        if kind in _ANONYMOUS:
-            volume = await self._volumes.create_ephemeral(environment.id, version)
-        elif kind in _IF_EXISTS:
-            volume = await self._volumes.create(environment.id, name, version, if_exists=_IF_EXISTS[kind])
-        elif kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
-            volume = self._volumes.find(environment.id, name)
-        else:
-            raise InvalidArgument(f"The creation type {kind} of VolumeGetOrCreate is not known to this server.")
+        name, version = request.deployment_name, request.version or api_pb2.VOLUME_FS_VERSION_V2
+        volume = await by_creation_type(
+            request.object_creation_type,
+            find=lambda: self._volumes.find(environment.id, name),
+            create=lambda if_exists: self._volumes.create(environment.id, name, version, if_exists=if_exists),
+            create_nameless=lambda: self._volumes.create_ephemeral(environment.id, version),
+        )
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.id,
             version=volume.version,  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.history import HistoryServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
+from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.servers import ServerServicer
@@ -68,7 +69,8 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             scheduler=s.scheduler,
             tokens=s.tokens,
         ),
-        BlobServicer(blobs=s.blobs, urls=s.urls),
+        BlobServicer(blobs=s.blobs, network_files=s.network_files, urls=s.urls),
+        NetworkFileServicer(files=s.network_files, environments=s.environments),
         MountServicer(mounts=s.mounts),
         VolumeServicer(
             volumes=s.volumes,

@@ -34,6 +34,7 @@ from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.mounts import Mounts
 from stoker.services.proxy_tokens import ProxyTokens
+from stoker.services.network_files import NetworkFiles
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.schedules import Schedules
@@ -123,8 +124,23 @@ class Services:
         self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
         self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
         self.dicts = Dicts(database=database, environments=self.environments)
+        self.network_files = NetworkFiles(
+            database=database,
+            environments=self.environments,
+            volumes=self.volumes,
+            blobs=self.blobs,
+            directory=data.volumes,
+        )
         self.queues = Queues(database=database, environments=self.environments)
-        upkeep = Upkeep([self.volumes.sweep, self.dicts.objects.sweep, self.queues.sweep, self.tokens.save_uses])
+        upkeep = Upkeep(
+            [
+                self.volumes.sweep,
+                self.network_files.objects.sweep,
+                self.dicts.objects.sweep,
+                self.queues.sweep,
+                self.tokens.save_uses,
+            ]
+        )
         upkeep.start()
         self._cleanup.push_async_callback(upkeep.close)
 
@@ -173,6 +189,7 @@ class Services:
             logs=self.logs,
             wire=self.wire,
             environment_of=self.environment_of,
+            network_files=self.network_files,
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
             snapshot_apps=self._may_have_snapshots,

@@ -56,7 +56,12 @@ async def serve_containers(services: Services, host: str, port: int, cleanup: As
 
 
 def _transfer(services: Services) -> Transfer:
-    return Transfer(blobs=services.blobs, files=services.volume_files, signer=services.signer)
+    return Transfer(
+        blobs=services.blobs,
+        files=services.volume_files,
+        network_files=services.network_files,
+        signer=services.signer,
+    )
 
 
 async def _serve(server: HttpServer, host: str, port: int, cleanup: AsyncExitStack) -> None:

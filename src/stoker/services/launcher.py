@@ -27,6 +27,7 @@ from stoker.services.logs import INFO, Logs
 from stoker.services.mounts import Mounts
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
+from stoker.services.network_files import NetworkFiles
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
@@ -55,6 +56,7 @@ class ContainerLauncher:
         volumes: Volumes,
         logs: Logs,
         wire: Wire,
+        network_files: NetworkFiles,
         environment_of: Callable[[str], str],
         snapshots: Snapshots,
         checkpoints: Checkpoints,
@@ -76,6 +78,7 @@ class ContainerLauncher:
         self._logs = logs
         self._wire = wire
         self._environment_of = environment_of
+        self._network_files = network_files
         self._snapshots = snapshots
         self._checkpoints = checkpoints
         self._snapshot_apps = snapshot_apps
@@ -232,6 +235,8 @@ class ContainerLauncher:
 
     def _record(self, statement: sa.Executable) -> None:
         """History is written beside the work, never before it."""
+        if is_id(volume_id, "sv"):
+            return VolumeDir(volume_id, self._network_files.directory(volume_id), mount_path, read_only)
 
         async def write() -> None:
             with contextlib.suppress(Exception):

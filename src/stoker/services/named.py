@@ -76,7 +76,7 @@ class NamedObjects:
         return found
 
     async def create(self, environment_id: str, name: str, *, if_exists: str) -> tuple[Named, bool]:
-        """A named object, and whether it is new. if_exists: "fail" (AlreadyExists) or "keep". Raises InvalidArgument."""
+        """A named object, and whether it is new. if_exists: "fail" (AlreadyExists), "keep" or "replace". Raises InvalidArgument."""
         if not is_name(name):
             raise InvalidArgument(
                 f"{name!r} cannot name a {self._noun}: use 1 to 64 letters, digits, '-', '_' and '.'."
@@ -93,6 +93,9 @@ class NamedObjects:
             return new
 
         known = self._by_name.get((environment_id, name))
+        if known is not None and if_exists == "replace":
+            await self.delete(known.id)
+            known = None
         found: Named = known if known is not None else await self._database.write(store)
         if found.id != new.id:
             if if_exists == "fail":

@@ -77,6 +77,8 @@ class Volumes:
     async def create(self, environment_id: str, name: str, version: int, *, if_exists: str) -> Volume:
         """A named volume. if_exists: "fail" (AlreadyExists) or "keep", which gives the old one whatever its version. Raises InvalidArgument."""
         _check_name(name)
+        if if_exists not in ("fail", "keep"):
+            raise InvalidArgument("A volume is not replaced by creating it anew; delete it first.")
         volume = Volume(new_id("vo"), environment_id, name, version, time.time(), None)
 
         def work(connection: sa.Connection) -> Volume:
