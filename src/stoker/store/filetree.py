@@ -110,14 +110,16 @@ class FileTree:
             return None
 
     def walk(self, parts: Parts, *, recursive: bool) -> Iterator[Entry]:
-        """A file itself, or what is in a directory, sorted, each directory before its content. Raises NotFound."""
+        """A file itself, or what is in a directory, sorted, each directory before its content. Raises NotFound.
+
+        `parts` may be a link that stays inside, and stands for its target; links below are entries of their own."""
         status = self.stat(parts)
         if status is None:
             raise NotFound(f"{self._at(parts)} does not exist.")
         if stat.S_ISLNK(status.st_mode):
             with suppress(NotFound, FailedPrecondition):
                 target = self.stat(self.resolve(parts))
-                status = target if target is not None and stat.S_ISDIR(target.st_mode) else status
+                status = target or status
         if not stat.S_ISDIR(status.st_mode):
             yield _entry(parts, status)
             return
