@@ -51,7 +51,7 @@ def list_(data: Data = None, json: Json = False) -> None:
         table.add_column(column, no_wrap=True)
     for snapshot in snapshots:
         table.add_row(
-            Text(f"{snapshot['id']}\n{snapshot['app']}, {snapshot['function']}"),
+            Text(f"{snapshot['id']}\n{_whose(snapshot)}"),
             snapshot["state"],
             size(snapshot["size_bytes"]),
             " ".join(duration(time.time() - snapshot["created_at"]).split()[:2]),
@@ -76,8 +76,9 @@ def show(snapshot: Which, data: Data = None, json: Json = False) -> None:
     lines = {
         "state": document["state"],
         "reason": document["reason"],
-        "app": f"{document['app']} ({document['app_id']})",
-        "function": f"{document['function']} ({document['function_id']})",
+        "app": f"{document['app']} ({document['app_id']})" if document["app"] else "",
+        "function": f"{document['function']} ({document['function_id']})" if document["app"] else "",
+        "base of": "" if document["app"] else f"the image {document['function_id']}",
         "size": size(document["size_bytes"]),
         "made": f"{duration(now - document['created_at'])} ago",
         "last used": f"{duration(now - document['used_at'])} ago",
@@ -99,7 +100,11 @@ def rm(snapshot: Which, data: Data = None, json: Json = False) -> None:
     if json:
         console.print_json(document)
     else:
-        console.out().print(f"Removed {document['id']} of {document['app']}, {document['function']}.", markup=False)
+        console.out().print(f"Removed {document['id']}: {_whose(document)}.", markup=False)
+
+
+def _whose(snapshot: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (snapshot["app"], snapshot["function"])))
 
 
 def _times(snapshot: dict[str, Any]) -> str:

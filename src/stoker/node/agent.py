@@ -137,8 +137,11 @@ class Node:
             if snapshots.BASE_READY in output:
                 said.set()
 
-        spec = await self._spec(replace(request, mount_trees=(), base=directory))
-        env = _outer_environment(request, isolates=True) | {"PYTHONPATH": _python_path(request, "/pkg"), "MODAL_IS_REMOTE": "1"}
+        spec = await self._spec(replace(request, arguments=b"", env={}, mount_trees=(), base=directory))
+        env = _outer_environment(request, isolates=True) | {
+            "PYTHONPATH": _python_path(request, "/pkg"),
+            "MODAL_IS_REMOTE": "1",
+        }
         spec = replace(spec, argv=("python", snapshots.BASE_PROGRAM), env=env, workdir="/")
         container = await self._runtime.start(spec, sink)
         try:
@@ -149,7 +152,9 @@ class Node:
             ended.cancel()
             if not said.is_set():
                 words = output.decode(errors="replace").strip().splitlines()
-                raise FailedPrecondition(f"The client could not be imported: {words[-1] if words else 'it said nothing'}")
+                raise FailedPrecondition(
+                    f"The client could not be imported: {words[-1] if words else 'it said nothing'}"
+                )
             await container.checkpoint(directory)
         finally:
             with anyio.CancelScope(shield=True):

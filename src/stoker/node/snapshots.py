@@ -13,20 +13,31 @@ from pathlib import Path
 HOOK_DIR = "/__modal/snapshot"
 """Inside; first on PYTHONPATH of containers that take or use snapshots."""
 
-_HOOK = Path(__file__).with_name("snapshot_hook.py")
+BASE_PROGRAM = "/__modal/base/base.py"
+"""Inside; what a container runs that is saved as the base of an image."""
+
+BASE_READY = b"stoker: the base is ready"
+"""What it says then, `READY` of snapshot_base.py."""
+
+_PROGRAMS = {
+    f"{HOOK_DIR}/sitecustomize.py": Path(__file__).with_name("snapshot_hook.py"),
+    BASE_PROGRAM: Path(__file__).with_name("snapshot_base.py"),
+}
 
 
 def make_hook_layer(directory: Path) -> Path:
-    """A layer of the root file system with the hook in its place."""
-    target = directory / HOOK_DIR.lstrip("/")
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "sitecustomize.py").write_bytes(_HOOK.read_bytes())
+    """A layer of the root file system with our programs in their places."""
+    for name, source in _PROGRAMS.items():
+        target = directory / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
     return directory
 
 
 def machine_identity(runtime_build: str, gpu: str) -> str:
-    """What a snapshot depends on besides its function: the sandbox's build, the processor's features, the GPU and its driver, our hook."""
-    parts = (runtime_build, platform.machine(), _processor(), gpu, _driver() if gpu else "", _HOOK.read_text())
+    """What a snapshot depends on besides its function: the sandbox's build, the processor's features, the GPU and its driver, our programs."""
+    programs = (source.read_text() for source in _PROGRAMS.values())
+    parts = (runtime_build, platform.machine(), _processor(), gpu, _driver() if gpu else "", *programs)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -44,6 +55,11 @@ def let_go(task_dir: Path, task_id: str, function_id: str, env: Mapping[str, str
     scratch = task_dir / ".restore-state.json"
     scratch.write_text(json.dumps(state))
     os.replace(scratch, task_dir / "restore-state.json")
+
+
+def tell_base(task_dir: Path, env: Mapping[str, str], directory: str) -> None:
+    """Writes what a container that comes from a base shall be; must be there before it is restored."""
+    (task_dir / "base.json").write_text(json.dumps({"env": dict(env), "directory": directory}))
 
 
 def size_of(snapshot: Path) -> int:

@@ -18,6 +18,7 @@ from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import reachable
 from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.bases import Bases
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
 from stoker.services.checkpoints import Checkpoints
@@ -178,6 +179,8 @@ class Services:
         self._cleanup.push_async_callback(self.snapshots.close)
         await self.snapshots.load()
         self.checkpoints = Checkpoints(self.snapshots)
+        self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
+        self._cleanup.push_async_callback(self.bases.close)
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
@@ -192,6 +195,7 @@ class Services:
             network_files=self.network_files,
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
+            bases=self.bases,
             snapshot_apps=self._may_have_snapshots,
             reseed=settings.snapshot_reseed,
             data_dir=data.path,

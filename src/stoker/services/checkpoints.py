@@ -67,6 +67,10 @@ class Checkpoints:
         self._watchers[task.id] = watcher
         watcher.add_done_callback(lambda _: self._watchers.pop(task.id, None))
 
+    def has_called(self, task: Task) -> bool:
+        """Whether the container ever connected to the server."""
+        return self.connections is not None and self.connections.has_called(task.id)
+
     async def settle(self, task: Task) -> None:
         """Ends what is done about `task`, whose container has ended: waits until saving it is over."""
         watcher = self._watchers.pop(task.id, None)

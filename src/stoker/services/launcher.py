@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from stoker.ids import is_id
 from stoker.node.agent import ContainerRequest, Node, NodeContainer, VolumeDir
 from stoker.node.processors import Processors
 from stoker.runtime.base import Container
+from stoker.services.bases import Bases
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
 from stoker.services.images import Images
@@ -60,6 +62,7 @@ class ContainerLauncher:
         environment_of: Callable[[str], str],
         snapshots: Snapshots,
         checkpoints: Checkpoints,
+        bases: Bases,
         snapshot_apps: Callable[[str], bool],
         reseed: bool,
         data_dir: Path,
@@ -81,6 +84,7 @@ class ContainerLauncher:
         self._network_files = network_files
         self._snapshots = snapshots
         self._checkpoints = checkpoints
+        self._bases = bases
         self._snapshot_apps = snapshot_apps
         self._reseed = reseed
         self._data_dir = data_dir
@@ -108,6 +112,9 @@ class ContainerLauncher:
             return lease
         self._leases[task.id] = lease
         request = await self._request(function, definition, task, lease, volumes)
+        if task.snapshot is None:
+            task.snapshot = self._bases.choose(request)
+            request = replace(request, base=task.snapshot.directory if task.snapshot else None)
         await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
         self._record(
             sa.insert(tables.tasks).values(
@@ -123,6 +130,8 @@ class ContainerLauncher:
     async def land(self, task: Task) -> None:
         assert self.sockets is not None
         self._containers.pop(task.id, None)
+        self._bases.gone(task.id)
+        task.called = self._checkpoints.has_called(task)
         await self.sockets.close_container(task.id)
         await self._checkpoints.settle(task)
         if task.snapshot is not None:
@@ -137,13 +146,15 @@ class ContainerLauncher:
             await self._engine.release(task.id)
 
     def ready(self, task: Task) -> None:
+        self._bases.up(task.id)
         use = task.snapshot
         if use is not None and use.restores:
             self._snapshots.started(use, time.time() - task.enqueued_at)
 
     def blames_snapshot(self, task: Task, reason: str) -> bool:
         use = task.snapshot
-        if use is None:
+        # What comes from a base and connects has been restored, and runs the user's code like any other.
+        if use is None or (use.base and task.called):
             return False
         if use.restores:
             self._snapshots.not_started(use, reason)

@@ -56,6 +56,7 @@ class SnapshotUse:
     snapshot_id: str
     directory: Path
     restores: bool
+    base: bool = False  # not the function's own: its image's, with nothing but the client
 
 
 class Snapshots:
@@ -96,7 +97,9 @@ class Snapshots:
     # What containers do
 
     def choose(self, key: str, app_id: str, function_id: str, definition_id: str, task_id: str) -> SnapshotUse | None:
-        """What a new container does about the snapshot `key`: starts from it, becomes it, or (None) has nothing to do with it."""
+        """What a new container does about the snapshot `key`: starts from it, becomes it, or (None) has nothing to do with it.
+
+        The base of an image belongs to no app: its app_id is empty, and the image's id stands for the function's."""
         snapshot = self._by_key.get(key)
         now = time.time()
         if snapshot is not None and snapshot.fall_back:
@@ -122,7 +125,11 @@ class Snapshots:
         if changed or not restores:
             self._store(snapshot)
             self._drop_outdated(function_id, definition_id)
-        return SnapshotUse(snapshot.id, self._path(snapshot), restores)
+        return SnapshotUse(snapshot.id, self._path(snapshot), restores, base=not app_id)
+
+    def is_ready(self, key: str) -> bool:
+        snapshot = self._by_key.get(key)
+        return snapshot is not None and snapshot.state == READY
 
     def scratch(self, use: SnapshotUse) -> Path:
         """Where a snapshot is put together."""
@@ -208,7 +215,7 @@ class Snapshots:
     async def sweep(self) -> None:
         """Removes the snapshots of apps that are over, and the least recently used ones beyond the quota."""
         for snapshot in self.all():
-            if not self._is_alive(snapshot.app_id):
+            if snapshot.app_id and not self._is_alive(snapshot.app_id):
                 self.remove(snapshot.id)
         self._keep_quota()
 

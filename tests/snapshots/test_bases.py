@@ -1,0 +1,140 @@
+"""Base snapshots end to end: functions without memory snapshots start from their image's Python with the client imported."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.images.base import ImageConfig
+from stoker.node.agent import ContainerRequest
+from stoker.services.bases import _fits, _key
+from tests.conftest import RunningServer
+
+BASE, PLAIN = "/__modal/base/base.py", "-m"
+CALL = "import json, modal; print(json.dumps(modal.Function.from_name('bases', {name!r}).remote({argument})))"
+
+
+class App:
+    def __init__(self, server: RunningServer) -> None:
+        self.server = server
+        server.modal("deploy", "bases.py")
+
+    def cold(self, name: str, argument: str = "") -> Any:
+        """Calls when the containers of earlier calls have ended by themselves."""
+        while self.ask("status")["containers"]:
+            time.sleep(0.1)
+        return json.loads(self.server.python(CALL.format(name=name, argument=argument)).stdout)
+
+    def bases(self) -> list[dict[str, Any]]:
+        return [s for s in self.ask("snapshots")["snapshots"] if not s["app_id"] and s["state"] != "creating"]
+
+    def wait_for_bases(self, count: int) -> list[dict[str, Any]]:
+        until = time.monotonic() + 60
+        while len(bases := self.bases()) < count:
+            assert time.monotonic() < until, f"only {len(bases)} bases\n{self.server.log_tail()}"
+            time.sleep(0.2)
+        return bases
+
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """What the server says at /_stoker/`path`."""
+        url = json.loads((self.server.data / "server.json").read_text())["http_url"]
+        token = json.loads((self.server.data / "token.json").read_text())
+        headers = {"Modal-Token-Id": token["id"], "Modal-Token-Secret": token["secret"]}
+        request = urllib.request.Request(f"{url}/_stoker/{path}", headers=headers, method=method)
+        return json.load(urllib.request.urlopen(request, timeout=60))
+
+
+@pytest.fixture(scope="module")
+def app(sandboxes: RunningServer) -> Iterator[App]:
+    app = App(sandboxes)
+    # Another test may have made them.
+    for base in app.bases():
+        app.ask(f"snapshots/{base['id']}", "DELETE")
+    yield app
+    sandboxes.modal("app", "stop", "bases", "--yes", check=False)
+
+
+def test_code_sees_no_difference(app: App) -> None:
+    first = app.cold("plain")
+    assert first["program"] == PLAIN
+    (base,) = app.wait_for_bases(1)
+    assert (base["state"], base["app"], base["function"]) == ("ready", "", f"base of {base['function_id']}")
+    second, third = app.cold("plain"), app.cold("plain")
+    assert second["program"] == third["program"] == BASE
+    assert len({first["task"], second["task"], third["task"]}) == 3
+    assert len({first["random"], second["random"], third["random"]}) == 3
+    for answer in (first, second):
+        for own in ("task", "program", "random"):
+            del answer[own]
+    assert second == first
+
+
+def test_secrets_and_the_time_zone_are_the_functions_own(app: App) -> None:
+    answer = app.cold("with_secret")
+    assert answer["program"] == BASE, "it shares the base of its image"
+    assert (answer["environment"]["WORD"], answer["zone"]) == ("secret", "JST")
+
+
+def test_functions_with_volumes_have_a_base_with_these(app: App) -> None:
+    assert app.cold("with_volume", "'one'")[0]["program"] == PLAIN
+    app.wait_for_bases(2)
+    seen, before = app.cold("with_volume", "'two'")
+    assert (seen["program"], before) == (BASE, "one")
+
+
+def test_what_must_be_there_when_python_starts_is(app: App) -> None:
+    answer = app.cold("too_early")
+    assert (answer["program"], answer["environment"]["LD_LIBRARY_PATH"]) == (PLAIN, "/opt/lib")
+
+
+def test_code_that_ends_its_container_is_no_fault_of_the_base(app: App) -> None:
+    code = "import modal\ntry: modal.Function.from_name('bases', 'leaves').remote(3)\nexcept Exception as e: print('lost', e)"
+    assert app.server.python(code).stdout.startswith("lost")
+    assert [base["failures"] for base in app.bases()] == [0, 0]
+
+
+def test_a_damaged_base_costs_time_but_no_input(app: App) -> None:
+    base = max(app.bases(), key=lambda b: float(b["hits"]))  # that without volumes
+    image = Path(app.server.data, "snapshots", base["id"], "image", "checkpoint.img")
+    image.write_bytes(image.read_bytes()[:10_000])
+    assert app.cold("plain")["program"] == PLAIN
+    assert app.ask(f"snapshots/{base['id']}")["failures"] == 1
+    app.ask(f"snapshots/{base['id']}", "DELETE")
+    assert app.cold("plain")["program"] == PLAIN
+    assert {b["state"] for b in app.wait_for_bases(2)} == {"ready"}
+
+
+def request(**changes: Any) -> ContainerRequest:
+    facts: dict[str, Any] = {
+        "task_id": "ta-1",
+        "image_id": "im-1",
+        "image": ImageConfig(),
+        "client_version": "1.6.4",
+        "arguments": b"",
+        "environment": "main",
+    }
+    return ContainerRequest(**facts | changes)
+
+
+def test_who_may_start_from_a_base(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    assert _fits(request(mount_trees=(tmp_path,), env={"HF_TOKEN": "x"}))
+    (tmp_path / "root" / "sitecustomize.py").touch()
+    for changes in (
+        {"mount_trees": (tmp_path,)},
+        {"image": ImageConfig(entrypoint=("/init",))},
+        {"gpu_devices": (0,)},
+        {"snapshots": True},
+        {"env": {"PYTHONHASHSEED": "0"}},
+        {"env": {"LD_PRELOAD": "/x.so"}},
+    ):
+        assert not _fits(request(**changes)), changes
+    assert _key(request(task_id="ta-2"), "m") == _key(request(), "m")
+    others = [{"image_id": "im-2"}, {"client_version": "1.2.0"}, {"network": False}]
+    assert len({_key(request(**changes), machine) for changes in [{}, *others] for machine in "mn"}) == 8
