@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -31,8 +32,7 @@ class AccessLog:
         if self._pretty:
             _log.info("web request", **event)
             return
-        event["event"], event["level"] = "web request", "info"
-        event["timestamp"] = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+        event["timestamp"] = time.time()
         self._lines.append(event)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(_GATHER, self.flush)
@@ -45,5 +45,10 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if lines:
             stream = self._stream or sys.stderr
-            stream.write("".join(json.dumps(line) + "\n" for line in lines))
+            stream.write("".join(map(_written, lines)))
             stream.flush()
+
+
+def _written(event: dict[str, Any]) -> str:
+    when = datetime.fromtimestamp(event.pop("timestamp"), timezone.utc).isoformat(timespec="microseconds")
+    return json.dumps({**event, "event": "web request", "level": "info", "timestamp": f"{when[:-6]}Z"}) + "\n"

@@ -55,6 +55,8 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._current is not None:
+            self._current.on_input_end()
         if self._in_head and self._head_bytes > _MOST_HEAD_BYTES:
             self._refuse(431, "Request Header Fields Too Large", f"more than {_MOST_HEAD_BYTES >> 10} KiB of headers")
 
@@ -120,6 +122,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if isinstance(cycle, Passage):
             self._begin(cycle)
+            cycle.on_input_end()
         else:
             super()._start_asgi_task(cycle, app)
 

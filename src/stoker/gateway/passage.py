@@ -41,13 +41,22 @@ _log = structlog.get_logger(__name__)
 _DEAF = "The server in the container does not listen on its port any more."
 
 
+class _Nobody:
+    """The event that uvicorn sets for a waiting application, of which there is none here."""
+
+    def set(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Passage:
     """front: the connection of the client, which has just parsed the head of the request."""
 
     def __init__(self, front: Connection, gate: ServerGateway, place: Place, target: ServerSpec) -> None:
         self.keep_alive = front.wants_keep_alive()
         self.upgrade = front.wants_websocket()
-        self.message_event = asyncio.Event()  # which uvicorn sets
+        self.message_event = _NOBODY
         self.disconnected = False
         self.response_complete = False
         self._front = front
@@ -64,6 +73,7 @@ class Passage:
         self._request_id = request_id(self._named.get(REQUEST_ID, b""))
         self._request_complete = False
         self._held: list[bytes] = []  # of the body, until there is a container
+        self._unsent: list[bytes] = []  # what goes to the container at the end of this turn
         self._held_bytes = 0
         self._slot: Slot | None = None
         self._upstream: Upstream | None = None
@@ -94,7 +104,7 @@ class Passage:
             return
         upstream = self._gate.upstreams.idle((slot.host, slot.port)) if slot is not None else None
         if slot is not None and upstream is not None:
-            self._pass_on(slot, upstream)
+            self._pass_on(slot, upstream)  # written together with what of the body has come: `on_input_end`
         else:
             self._arrange_soon(slot)
 
@@ -108,10 +118,16 @@ class Passage:
         if self._chunked and not self.upgrade:
             self._to_server(b"0\r\n\r\n")
 
+    def on_input_end(self) -> None:
+        """The client has sent no more than what has come."""
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._upstream is not None:
+            self._upstream.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+
     def on_client_bytes(self, data: bytes) -> None:
         """What the client sends after it asked for a websocket."""
         if self._upstream is not None and self._status == 101:
-            self._sent_to_server(data)
+            self._upstream.write(data)
         elif self._held_bytes + len(data) > _HELD:
             self._front.transport.close()
         else:
@@ -167,7 +183,8 @@ class Passage:
             self._front.transport.close()
             return
         if self._framed:
-            self._front.transport.write(b"0\r\n\r\n")
+            self._out.append(b"0\r\n\r\n")
+        self.on_flush()
         self._finish()
 
     def on_lost(self) -> None:
@@ -212,6 +229,7 @@ class Passage:
                     continue
                 taken, slot = slot, None
                 self._pass_on(taken, upstream)
+                self.on_input_end()
                 return
             self._refuse(502, _DEAF)
         except errors.StokerError as error:
@@ -232,7 +250,7 @@ class Passage:
         if self._expects_continue:
             self._expects_continue = False
             self._front.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        upstream.write(b"".join((self._request_head(), *self._held)))
+        self._unsent = [self._request_head(), *self._held]
         if not (self._repeatable and self._request_complete):
             self._forget_held()
         self._front.flow.resume_reading()
@@ -241,12 +259,8 @@ class Passage:
         if self._upstream is None:
             self._hold(data)
         else:
-            self._sent_to_server(data)
-
-    def _sent_to_server(self, data: bytes) -> None:
-        self._repeatable = False
-        assert self._upstream is not None
-        self._upstream.write(data)
+            self._repeatable = False
+            self._unsent.append(data)
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
@@ -255,9 +269,9 @@ class Passage:
             self._front.flow.pause_reading()
 
     def _send_held(self) -> None:
-        data = b"".join(self._held)
+        if self._upstream is not None:
+            self._upstream.write(b"".join(self._held))
         self._forget_held()
-        self._sent_to_server(data)
 
     def _forget_held(self) -> None:
         self._held = []

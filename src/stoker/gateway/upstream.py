@@ -29,7 +29,7 @@ class Answer(Protocol):
         ...
 
     def on_end(self) -> None:
-        """The answer is complete, and the connection free for another exchange."""
+        """The answer is complete, and the connection free for another exchange. Comes in place of the last `on_flush`."""
         ...
 
     def on_lost(self) -> None:
@@ -136,9 +136,10 @@ class Upstream(asyncio.Protocol):
                 self.transport.close()
                 answer.on_lost()
                 return
-        answer.on_flush()
-        if self._complete and self._answer is answer:
+        if self._complete:
             answer.on_end()
+        else:
+            answer.on_flush()
 
     def pause_writing(self) -> None:
         if self._answer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import itertools
 import signal
 import time
 from collections import Counter
@@ -15,7 +16,6 @@ import structlog
 
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from stoker.ids import new_id
 from stoker.services.functions import Function, ServerSpec
 from stoker.services.runner import Runner, Task
 from stoker.services.scheduler import Scheduler
@@ -48,6 +48,7 @@ class Servers:
         self._scheduler = scheduler
         self._key = hashlib.sha256(b"server tokens" + key).digest()
         self._max_pending = max_pending
+        self._numbers = itertools.count()  # of requests, which are inputs of the pool and of nobody else
         self._waiting: dict[str, asyncio.Future[Task]] = {}
         self._active: Counter[str] = Counter()  # requests by container
         self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
@@ -68,7 +69,7 @@ class Servers:
         function = self._scheduler.check(function_id)
         runner = self._scheduler.runner(function_id)
         if runner is not None:
-            input_id = new_id("in")
+            input_id = f"sr-{next(self._numbers)}"
             task = runner.take(PooledInput(input_id, "", pinned=True))
             if task is not None:
                 return self._occupy(task, input_id, server)
@@ -81,7 +82,7 @@ class Servers:
         Raises as `take` does, and Unavailable when none had room in time."""
         function = self._scheduler.check(function_id)
         self._check_room(function, server)
-        input_id = new_id("in")
+        input_id = f"sr-{next(self._numbers)}"
         granted: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._waiting[input_id] = granted
         slot = None
