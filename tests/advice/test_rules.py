@@ -177,6 +177,7 @@ class Model:
         return self.model(text)
 """,
     "a training run": '@app.function(gpu="H100", retries=1)\ndef train(config):\n    fit(model, config)',
+    "a GPU only by the environment": '@app.cls(gpu=os.environ.get("GPU"), volumes={"/models": vol})' + LOADS,
     "another library's decorator": "router = Router()\n@router.function(gpu=1, scaledown_window=5000)\ndef f(x):\n    pass",
     "tags and digests": """
 a = modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu22.04")
@@ -280,7 +281,7 @@ class TestFixes:
         """
         corrected = fixed(code, "STK001")
         assert '    .pip_install("torch==2.7.1")\n    .env({"HF_HUB_CACHE": "/models"})  # heavy\n' in corrected
-        assert '    gpu="A10G",\n    volumes={"/models": models},  # cheap\n)' in corrected
+        assert '    gpu="A10G",  # cheap\n    volumes={"/models": models},\n)' in corrected
         assert corrected.count("Volume.from_name") == 1
 
     def test_a_volume_joins_the_others(self) -> None:

@@ -100,7 +100,13 @@ class Unit:
     def uses_gpu(self) -> bool:
         """Whether it surely asks for one."""
         gpu = self.options.get("gpu")
-        return gpu is not None and self.scope.value(gpu) is not None
+        value = self.scope.value(gpu)
+        if gpu is None or value is None:
+            return False
+        written = isinstance(gpu, ast.JoinedStr) or self.scope.dotted(getattr(gpu, "func", gpu)).startswith(
+            "modal.gpu."
+        )
+        return value is not UNKNOWN or written
 
     @property
     def mounts(self) -> list[str] | None:

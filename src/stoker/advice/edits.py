@@ -43,20 +43,22 @@ def set_options(source: Source, call: ast.Call, options: Mapping[str, str]) -> l
         if name in present
     ]
     added = [f"{name}={value}" for name, value in options.items() if name not in present]
-    return [*found, add_items(source, call, added)] if added else found
+    return [*found, *(add_items(source, call, added) if added else [])]
 
 
-def add_items(source: Source, container: ast.Call | ast.Dict | ast.List, items: Sequence[str]) -> Edit:
+def add_items(source: Source, container: ast.Call | ast.Dict | ast.List, items: Sequence[str]) -> list[Edit]:
     """Adds last items before the closing bracket, on lines of their own when the others have that."""
     close = source.end(container) - 1
     _, last, text = source.token_before(close)
     if text in "([{":
-        return Edit(last, last, ", ".join(items))
-    comma = "" if text == "," else ","
-    if source.position(close)[0] == source.position(last)[0]:
-        return Edit(last, last, f"{comma} {', '.join(items)}")
+        return [Edit(last, last, ", ".join(items))]
+    comma = [] if text == "," else [Edit(last, last, ",")]
+    line = source.position(last)[0]
+    if source.position(close)[0] == line:
+        return [*comma, Edit(last, last, f" {', '.join(items)}")]
     indent = _indent_of_line(source, last)
-    return Edit(last, last, comma + "".join(f"\n{indent}{item}," for item in items))
+    below = source.line_start(line + 1)  # behind the comment that the last item's line may end with
+    return [*comma, Edit(below, below, "".join(f"{indent}{item},\n" for item in items))]
 
 
 def add_decorator(source: Source, below: ast.expr, text: str) -> Edit:

@@ -66,7 +66,7 @@ def _fix(app: App, unit: Unit, path: str) -> Fix:
     change = cache_variable(app, unit, path)
     if isinstance(change, str):
         return Fix(edits.set_options(app.source, unit.decorator, {"env": change}))
-    return Fix([change])
+    return Fix(change)
 
 
 _OWN_CACHE = {"cache_dir", "local_dir", "download_root", "cache_folder"}

@@ -83,7 +83,7 @@ def _options(app: App, unit: Unit, options: dict[str, str]) -> list[Edit]:
         entries = zip(given.keys, given.values, strict=True)
         value = next((value for key, value in entries if app.scope.value(key) == _GPU_SNAPSHOT), None)
         if value is None:
-            found.append(edits.add_items(app.source, given, [f'"{_GPU_SNAPSHOT}": True']))
+            found += edits.add_items(app.source, given, [f'"{_GPU_SNAPSHOT}": True'])
         elif not app.scope.value(value):
             found.append(Edit(app.source.start(value), app.source.end(value), "True"))
     return [*found, *edits.set_options(app.source, unit.decorator, options)]

@@ -58,7 +58,7 @@ def _changes(app: App, found: Credential, variable: str, name: str) -> list[Edit
         if given is None:
             changes += edits.set_options(source, unit.decorator, {"secrets": f"[{secret}]"})
         elif isinstance(given, ast.List) and any(keyword.value is given for keyword in unit.decorator.keywords):
-            changes.append(edits.add_items(source, given, [secret]))
+            changes += edits.add_items(source, given, [secret])
     return changes
 
 

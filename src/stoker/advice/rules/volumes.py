@@ -56,7 +56,7 @@ def mount(app: App, unit: Unit, path: str, *, point_cache: bool = False) -> list
     options = {}
     given = _own_option(unit, "volumes")
     if isinstance(given, ast.Dict):
-        found.append(edits.add_items(source, given, [f'"{path}": {volume}']))
+        found += edits.add_items(source, given, [f'"{path}": {volume}'])
     else:
         options["volumes"] = f'{{"{path}": {volume}}}'
     if point_cache:
@@ -64,15 +64,15 @@ def mount(app: App, unit: Unit, path: str, *, point_cache: bool = False) -> list
         if isinstance(changes, str):
             options["env"] = changes
         else:
-            found.append(changes)
+            found += changes
     return [*found, *edits.set_options(source, unit.decorator, options)] if options else found
 
 
-def cache_variable(app: App, unit: Unit, path: str) -> Edit | str:
-    """Lets hub downloads go to the path: an edit of the image or of the given `env`, else the value for an `env` to add."""
+def cache_variable(app: App, unit: Unit, path: str) -> list[Edit] | str:
+    """Lets hub downloads go to the path: edits of the image or of the given `env`, else the value for an `env` to add."""
     variables = f'{{"HF_HUB_CACHE": "{path}"}}'
     if unit.image is not None and unit.image.base is not None:
-        return _env_step(app, unit.image, variables)
+        return [_env_step(app, unit.image, variables)]
     given = _own_option(unit, "env")
     if isinstance(given, ast.Dict):
         return edits.add_items(app.source, given, [f'"HF_HUB_CACHE": "{path}"'])
