@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
 import resource
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import aiohttp
 import modal
@@ -47,8 +48,9 @@ def content(volume: modal.Volume, path: str) -> bytes:
     return b"".join(volume.read_file(path))
 
 
-def staged(state: StateServer) -> list[Path]:
-    return [p for p in (state.data / "volumes" / ".staging").rglob("*") if p.is_file()]
+def staged(state: StateServer, volume: modal.Volume) -> list[Path]:
+    """What unfinished uploads to a volume left behind."""
+    return [p for p in (state.data / "volumes" / ".staging" / volume.object_id).rglob("*") if p.is_file()]
 
 
 CONTENTS = {
@@ -68,7 +70,7 @@ def test_files_come_back_as_they_went(state: StateServer, volume: modal.Volume) 
     assert {e.path: e.size for e in volume.listdir("/")} == {k: len(v) for k, v in CONTENTS.items()}
     directory = state.volumes.directory(volume.object_id)
     assert (directory / "large").read_bytes() == CONTENTS["large"]
-    assert not staged(state)
+    assert not staged(state, volume)
 
 
 def test_directories_modes_and_listing(state: StateServer, volume: modal.Volume, tmp_path: Path) -> None:
@@ -265,8 +267,6 @@ def test_a_file_replaced_while_it_is_read_is_not_mixed(state: StateServer, volum
 
 
 def test_an_interrupted_upload_goes_on_where_it_stopped(state: StateServer, volume2: modal.Volume) -> None:
-    import hashlib
-
     from stoker.services.volume_files import FilePlan
 
     data = CONTENTS["large"]
@@ -293,7 +293,7 @@ def test_an_interrupted_upload_goes_on_where_it_stopped(state: StateServer, volu
     assert not state.run(state.files.put(volume2.object_id, [plan], overwrite=False))
     assert content(volume2, "f") == data
     assert (state.volumes.directory(volume2.object_id) / "f").stat().st_mode & 0o777 == 0o640
-    assert not staged(state)
+    assert not staged(state, volume2)
 
 
 def test_commit_and_reload(client: Client, volume2: modal.Volume) -> None:
@@ -351,3 +351,151 @@ def test_a_big_file_does_not_fill_the_memory(state: StateServer, tmp_path: Path)
     state.run(fetch_all())
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     assert grown < 256 << 20
+
+
+def test_blocks_that_the_server_has_are_not_sent_again(
+    state: StateServer, volume2: modal.Volume, client: Client
+) -> None:
+    from stoker.services.volume_files import FilePlan
+
+    data = random.Random(3).randbytes(3 * BLOCK_BYTES + 77)
+    blocks = [data[i : i + BLOCK_BYTES] for i in range(0, len(data), BLOCK_BYTES)]
+
+    def plan(path: str, blocks: list[bytes]) -> FilePlan:
+        digests = tuple(hashlib.sha256(block).hexdigest() for block in blocks)
+        return FilePlan(path, sum(map(len, blocks)), 0o644, digests)
+
+    def missing(volume_id: str, new: FilePlan) -> list[int]:
+        return [m.block_index for m in state.run(state.files.put(volume_id, [new], overwrite=True))]
+
+    put(volume2, f=data)
+    with modal.Volume.ephemeral(client=client) as other:
+        assert missing(other.object_id, plan("copy", blocks)) == []
+        assert content(other, "copy") == data
+        changed = [blocks[0], b"x" * BLOCK_BYTES, *blocks[2:]]
+        assert missing(other.object_id, plan("copy", changed)) == [1]
+        (state.volumes.directory(volume2.object_id) / "f").write_bytes(
+            bytes(len(data))
+        )  # what is remembered is not true any more
+        (state.volumes.directory(other.object_id) / "copy").unlink()
+        assert missing(other.object_id, plan("third", blocks)) == [0, 1, 2, 3]
+        state.files._places._places.clear()  # as a restart of the server does
+        put(other, force=True, copy=data)
+        assert missing(other.object_id, plan("copy", changed)) == [1]
+
+
+def test_a_block_that_was_spoilt_before_leaves_no_trace(state: StateServer, volume2: modal.Volume) -> None:
+    """A wrong block may be longer than the right one without its trailing zeros."""
+    from stoker.services.volume_files import FilePlan
+
+    right = b"right" + bytes(BLOCK_BYTES - 5)
+    plan = FilePlan("f", BLOCK_BYTES, 0o644, (hashlib.sha256(b"right").hexdigest(),))
+
+    async def send(body: bytes) -> int:
+        [missing] = await state.files.put(volume2.object_id, [plan], overwrite=False)
+        url = state.urls.url("PUT", missing.put_path, kind="client")
+        async with aiohttp.ClientSession() as session, session.put(url, data=body) as response:
+            return response.status
+
+    assert state.run(send(b"wrong" * (BLOCK_BYTES // 5))) == 400
+    assert volume2.listdir("/") == []
+    assert state.run(send(b"right")) == 200
+    assert not state.run(state.files.put(volume2.object_id, [plan], overwrite=False))
+    assert content(volume2, "f") == right
+
+
+def test_two_clients_that_upload_the_same_file(state: StateServer, volume2: modal.Volume) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = random.Random(4).randbytes(3 * BLOCK_BYTES + 1)
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(lambda _: put(volume2, force=True, f=data), range(3)))
+        assert content(volume2, "f") == data
+        volume2.remove_file("f")
+        state.files._places._places.clear()
+    assert not staged(state, volume2)
+
+
+def test_two_writers_of_one_name_leave_one_whole_file(state: StateServer, volume: modal.Volume) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    versions = [random.Random(seed).randbytes(2 * BLOCK_BYTES + seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda data: put(volume, force=True, f=data), versions))
+    assert content(volume, "f") in versions
+    assert not staged(state, volume)
+
+
+def test_names(client: Client) -> None:
+    name = "n" * 64
+    modal.Volume.objects.create(name, client=client)
+    assert name in {v.name for v in modal.Volume.objects.list(client=client)}
+    for wrong in ("n" * 65, "a b", "a/b", "", "ä"):
+        with pytest.raises(modal.exception.InvalidError):
+            modal.Volume.objects.create(wrong, client=client)
+    modal.Volume.objects.create("short", client=client)
+    with pytest.raises(modal.exception.InvalidError, match="64"):
+        modal.Volume.rename("short", "n" * 65, client=client)
+
+
+def test_environments_have_volumes_of_their_own(state: StateServer, client: Client) -> None:
+    state.modal("environment", "create", "staging")
+    for environment in ("main", "staging"):
+        there = modal.Volume.from_name("per-env", environment_name=environment, create_if_missing=True, client=client)
+        put(there, f=environment.encode())
+    for environment in ("main", "staging"):
+        there = modal.Volume.from_name("per-env", environment_name=environment, client=client)
+        assert content(there, "f") == environment.encode()
+    assert "per-env" in state.modal("volume", "list", "--env", "staging").stdout
+    state.modal("environment", "delete", "staging", "--yes")
+    assert not [v for v in state.volumes.named(state.environments.resolve("main").id) if v.name == "staging"]
+
+
+def test_every_form_of_a_batch(volume: modal.Volume, tmp_path: Path) -> None:
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "a").write_bytes(b"a")
+    (tmp_path / "d" / "deep" / "b").write_bytes(b"b")
+    (tmp_path / "script").write_bytes(b"#!")
+    with (tmp_path / "d" / "a").open("rb") as file, volume.batch_upload() as batch:
+        batch.put_file(tmp_path / "script", "bin/script", mode=0o755)
+        batch.put_file(str(tmp_path / "script"), "/plain")
+        batch.put_file(io.BytesIO(b"from memory"), PurePosixPath("/memory"))
+        batch.put_file(file, "from-handle")
+        batch.put_directory(tmp_path / "d", "/shallow", recursive=False)
+        batch.put_directory(str(tmp_path / "d"), "/whole")
+    assert {e.path for e in volume.iterdir("/") if e.type.name == "FILE"} == {
+        "bin/script", "plain", "memory", "from-handle", "shallow/a", "whole/a", "whole/deep/b",
+    }  # fmt: skip
+    assert {e.path for e in volume.iterdir("/whole", recursive=False)} == {"whole/a", "whole/deep"}
+    back = io.BytesIO()
+    assert volume.read_file_into_fileobj("memory", back) == 11 and back.getvalue() == b"from memory"
+    with pytest.raises(FileExistsError), volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b""), "plain")
+    with (
+        pytest.raises((FileExistsError, modal.exception.Error), match="directory"),
+        volume.batch_upload(force=True) as batch,
+    ):
+        batch.put_file(io.BytesIO(b""), "whole")
+
+
+def test_the_command_line_manages_volumes(state: StateServer, tmp_path: Path) -> None:
+    import json
+
+    state.modal("volume", "create", "managed")
+    again = state.modal("volume", "create", "managed", check=False)
+    assert again.returncode and "exists already" in again.stderr
+    assert "managed" in [v["name"] for v in json.loads(state.modal("volume", "list", "--json").stdout)]
+    (tmp_path / "f").write_text("f")
+    state.modal("volume", "put", "managed", str(tmp_path / "f"), "/f")
+    [entry] = json.loads(state.modal("volume", "ls", "--json", "managed").stdout)
+    assert entry["filename"] == "f" and entry["type"] == "file"
+    assert state.modal("volume", "get", "managed", "f", "-").stdout.startswith("f")
+    state.modal("volume", "cp", "managed", "f", "g")
+    state.modal("volume", "rm", "managed", "f")
+    state.modal("volume", "rename", "--yes", "managed", "renamed")
+    assert [e["filename"] for e in json.loads(state.modal("volume", "ls", "--json", "renamed").stdout)] == ["g"]
+    state.modal("volume", "delete", "--yes", "renamed")
+    for verb in (["ls", "renamed"], ["get", "renamed", "g"], ["delete", "--yes", "renamed"], ["rm", "renamed", "g"]):
+        missing = state.modal("volume", *verb, check=False, cwd=tmp_path)
+        assert missing.returncode and "renamed" in missing.stderr and "Traceback" not in missing.stderr, verb

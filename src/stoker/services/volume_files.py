@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.errors import FailedPrecondition, InvalidArgument, StokerError
+from stoker.services.block_places import BlockPlaces
 from stoker.services.transfer import PREFIX
 from stoker.services.volumes import Volumes
 from stoker.store.assembly import BLOCK_BYTES, FilePlan
@@ -23,6 +25,7 @@ from stoker.store.treecopy import TreeCopy
 __all__ = ["BlockReader", "Download", "Entry", "FilePlan", "MissingBlock", "VolumeFiles"]
 
 _BATCH = 500
+_VAIN_TRIES = 4  # blocks of a file that are looked for elsewhere before it counts as new
 T = TypeVar("T")
 
 
@@ -71,6 +74,7 @@ class VolumeFiles:
         """contents: where `MountPutFile` keeps files, of which version 1 of the protocol makes its uploads."""
         self._volumes = volumes
         self._contents = contents
+        self._places = BlockPlaces()
 
     async def list(
         self, volume_id: str, path: str, *, recursive: bool, limit: int = 0
@@ -88,22 +92,46 @@ class VolumeFiles:
         """
         tree, assembly = self._volumes.tree(volume_id), self._volumes.assembly(volume_id)
 
-        def work() -> Sequence[MissingBlock]:
+        def prepare() -> Sequence[Sequence[int]]:
             for plan in plans:
                 plan.check()
                 tree.check_target(parts_of(plan.path), overwrite=overwrite)
-            missing = [
-                MissingBlock(number, index, f"{PREFIX}/volumes/{volume_id}/uploads/{key}/{index}/{plan.blocks[index]}")
-                for number, plan in enumerate(plans)
-                for key in [plan.key()]
-                for index in assembly.prepare(plan)
-            ]
-            if not missing:
-                for plan in plans:
-                    assembly.publish(plan, overwrite=overwrite)
-            return missing
+            return [assembly.prepare(plan) for plan in plans]
 
-        return await asyncio.to_thread(work)
+        def publish() -> None:
+            for plan in plans:
+                assembly.publish(plan, overwrite=overwrite)
+                self._places.learn(volume_id, plan)
+
+        missing = []
+        for number, indices in enumerate(await asyncio.to_thread(prepare)):
+            if indices:
+                plan, key = plans[number], plans[number].key()
+                base = f"{PREFIX}/volumes/{volume_id}/uploads/{key}"
+                for index in await self._not_here(volume_id, plan, key, indices):
+                    missing.append(MissingBlock(number, index, f"{base}/{index}/{plan.blocks[index]}"))
+        if not missing:
+            await asyncio.to_thread(publish)
+        return missing
+
+    async def _not_here(self, volume_id: str, plan: FilePlan, key: str, indices: Sequence[int]) -> Sequence[int]:
+        """Takes blocks from files that have them already; returns which ones no file has."""
+        assembly = self._volumes.assembly(volume_id)
+        missing, tried = [], 0
+        for index in indices:
+            for place in self._places.candidates(volume_id, plan, index) if tried < _VAIN_TRIES else ():
+                with contextlib.suppress(StokerError), await self._open(place.volume_id, place.path) as file:
+                    if await assembly.adopt(plan.blocks[index], file, place.offset, key, index):
+                        tried = 0
+                        break
+                    tried += 1
+            else:
+                missing.append(index)
+        return missing
+
+    async def _open(self, volume_id: str, path: str) -> BinaryIO:
+        tree = self._volumes.tree(volume_id)
+        return await _in_thread(lambda: os.fdopen(tree.open_file(parts_of(path)), "rb"))
 
     async def store_block(
         self, volume_id: str, key: str, index: int, digest: str, chunks: AsyncIterator[bytes]

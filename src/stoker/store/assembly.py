@@ -1,7 +1,7 @@
 """Files that are being uploaded in blocks: each verified block goes straight to its place, so finishing costs one rename.
 
 An upload is known by a key computed from what the file will be, so an interrupted one goes on where it stopped, also after a restart of
-the server. Beside the file (`<key>.data`, sparse) lies one byte per block (`<key>.seen`), set once the block is in place.
+the server. Beside the file (`<key>.data`, sparse) lies one byte per block (`<key>.seen`) that says how far it is.
 """
 
 from __future__ import annotations
@@ -14,20 +14,28 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.store.filetree import FileTree, parts_of
-from stoker.store.incoming import Incoming, copy_range, disk_errors
+from stoker.store.incoming import disk_errors
 
 BLOCK_BYTES = 8 << 20
 ZEROS = hashlib.sha256(b"").hexdigest()
 """The digest of a block without its trailing zeros when it has nothing else: such a block is a hole."""
 
 _REMEMBERED = 10_000
+_PIECE = 1 << 20  # bytes that are hashed and written at once
+_MISSING, _THERE, _SPOILT = (
+    0,
+    1,
+    2,
+)  # what a byte of `<key>.seen` says; spoilt: something was written, but not the whole block
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,64 @@ class _Identity:
         return None if status is None else cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+class _Block:
+    """The place of one block in a file that is being uploaded; a context manager. All methods block the thread."""
+
+    def __init__(self, data: Path, marks: int, index: int, *, spoilt: bool) -> None:
+        """marks: the open `.seen`, which is closed with the block. spoilt: an earlier attempt wrote into this place."""
+        self._marks = marks
+        self._index = index
+        self._spoilt = spoilt
+        self._hash = hashlib.sha256()
+        self._file = os.open(data, os.O_WRONLY | os.O_CLOEXEC)
+        self._start = self._position = index * BLOCK_BYTES
+        self._end = min(self._start + BLOCK_BYTES, os.fstat(self._file).st_size)
+
+    def __enter__(self) -> _Block:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        os.close(self._marks)
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Raises InvalidArgument when the block becomes too long, ResourceExhausted when the disk is full."""
+        if self._position == self._start and not self._spoilt:
+            self._mark(_SPOILT)
+        for piece in pieces:
+            self._hash.update(piece)
+        self._put(pieces)
+
+    def finish(self, pieces: Sequence[bytes], digest: str) -> None:
+        """Writes the last pieces. Raises what `write` does, and InvalidArgument when the block has another digest."""
+        for piece in pieces:
+            self._hash.update(piece)
+        if self._hash.hexdigest() != digest:
+            raise InvalidArgument(
+                f"The block has SHA-256 {self._hash.hexdigest()}, not {digest} as announced; the file may have changed "
+                "while it was uploaded. Try again."
+            )
+        self._put(pieces)
+        if self._spoilt:
+            self._put([bytes(self._end - self._position)])
+        self._mark(_THERE)
+
+    def _put(self, pieces: Sequence[bytes]) -> None:
+        if self._position + sum(map(len, pieces)) > self._end:
+            raise InvalidArgument(f"The block is longer than the {self._end - self._start} bytes that were announced.")
+        with disk_errors():
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    written = os.pwrite(self._file, view, self._position)
+                    self._position += written
+                    view = view[written:]
+
+    def _mark(self, mark: int) -> None:
+        with disk_errors():
+            os.pwrite(self._marks, bytes([mark]), self._index)
+
+
 class AssemblyStore:
     """The uploads to one tree. `directory` must lie on the same file system as the tree."""
 
@@ -73,6 +139,7 @@ class AssemblyStore:
         self._tree = tree
         self._lock = threading.Lock()  # between putting a block in its place and moving the file away
         self._published: OrderedDict[str, _Identity | None] = OrderedDict()
+        self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
 
     def prepare(self, plan: FilePlan) -> list[int]:
         """Starts or continues an upload; returns the indices of the blocks that are missing. Blocks the thread."""
@@ -86,11 +153,11 @@ class AssemblyStore:
                 temporary = data.with_suffix(".new")
                 with temporary.open("wb") as file:
                     file.truncate(plan.size)
-                seen.write_bytes(bytes(digest == ZEROS for digest in plan.blocks))
+                seen.write_bytes(bytes(_THERE if digest == ZEROS else _MISSING for digest in plan.blocks))
                 temporary.rename(data)
             for path in (data, seen):
                 os.utime(path)  # an upload that goes on is not abandoned
-            return [index for index, there in enumerate(seen.read_bytes()) if not there]
+            return [index for index, there in enumerate(seen.read_bytes()) if there != _THERE]
 
     def publish(self, plan: FilePlan, *, overwrite: bool) -> None:
         """Moves a complete file to its place in the tree. Raises what `FileTree.publish` raises. Blocks the thread."""
@@ -109,21 +176,38 @@ class AssemblyStore:
 
     async def receive(self, digest: str, chunks: AsyncIterator[bytes], key: str, index: int) -> None:
         """Takes one block as a stream, without its trailing zeros. Raises InvalidArgument, FailedPrecondition, ResourceExhausted."""
-        data, _ = self._files(key)
-        try:
-            room = min(BLOCK_BYTES, data.stat().st_size - index * BLOCK_BYTES)
-        except FileNotFoundError:
-            raise FailedPrecondition("This upload is over or was given up. Start it again.") from None
-        if room < 0:
-            raise InvalidArgument(f"The file has no block {index}.")
-        with Incoming(self._directory, limit=room, algorithm="sha256") as incoming:
-            await incoming.fill(chunks)
-            if incoming.hexdigest() != digest:
-                raise InvalidArgument(
-                    f"The block has SHA-256 {incoming.hexdigest()}, not {digest} as announced; the file may have changed "
-                    "while it was uploaded. Try again."
-                )
-            await asyncio.to_thread(self._put, incoming, key, index)
+        async with self._turn(key, index):
+            block = await asyncio.to_thread(self._open, key, index)
+            if block is None:  # somebody else was faster
+                async for _ in chunks:
+                    pass
+                return
+            with block:
+                pieces: list[bytes] = []
+                amount = 0
+                async for chunk in chunks:
+                    pieces.append(chunk)
+                    amount += len(chunk)
+                    if amount >= _PIECE:
+                        await asyncio.to_thread(block.write, pieces)
+                        pieces, amount = [], 0
+                await asyncio.to_thread(block.finish, pieces, digest)
+
+    async def adopt(self, digest: str, source: BinaryIO, offset: int, key: str, index: int) -> bool:
+        """Takes a block from `offset` of an open file if it is there. Raises ResourceExhausted."""
+
+        def work() -> bool:
+            content = os.pread(source.fileno(), BLOCK_BYTES, offset).rstrip(b"\0")
+            if hashlib.sha256(content).hexdigest() != digest:
+                return False
+            block = self._open(key, index)
+            if block is not None:
+                with block:
+                    block.finish([content], digest)
+            return True
+
+        async with self._turn(key, index):
+            return await asyncio.to_thread(work)
 
     def clear(self) -> None:
         """Gives up all uploads. Blocks the thread."""
@@ -138,22 +222,31 @@ class AssemblyStore:
                     if entry.stat(follow_symlinks=False).st_mtime < oldest:
                         os.unlink(entry.path)
 
-    def _put(self, incoming: Incoming, key: str, index: int) -> None:
+    def _turn(self, key: str, index: int) -> asyncio.Lock:
+        """Held by whoever writes a block, so that two never write into each other's."""
+        return self._turns.setdefault((key, index), asyncio.Lock())
+
+    def _open(self, key: str, index: int) -> _Block | None:
+        """A block to be written; None when it is there. Raises FailedPrecondition, InvalidArgument."""
         data, seen = self._files(key)
         with self._lock:
             try:
-                target = os.open(data, os.O_WRONLY | os.O_CLOEXEC)
+                marks = os.open(seen, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
-                return  # someone who uploads the same file has just finished it
+                if key in self._published:
+                    return None
+                raise FailedPrecondition("This upload is over or was given up. Start it again.") from None
             try:
-                copy_range(incoming.fileno(), target, incoming.size, target_offset=index * BLOCK_BYTES)
-            finally:
-                os.close(target)
-            marks = os.open(seen, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(marks, b"\1", index)
-            finally:
+                mark = os.pread(marks, 1, index)
+                if mark in (b"", bytes([_THERE])):
+                    if not mark:
+                        raise InvalidArgument(f"The file has no block {index}.")
+                    os.close(marks)
+                    return None
+                return _Block(data, marks, index, spoilt=mark == bytes([_SPOILT]))
+            except BaseException:
                 os.close(marks)
+                raise
 
     def _in_place(self, key: str, plan: FilePlan) -> bool:
         """Whether this very upload was finished before and nobody has touched the file since."""
