@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli import check, console, doctor, down, env, run, settings, snapshots, status, token, up, version
+from stoker.cli import check, console, doctor, down, env, new, run, settings, snapshots, status, token, up, version
 from stoker.errors import StokerError
 
 cli = typer.Typer(
@@ -46,6 +46,7 @@ cli.command(
 cli.command()(status.status)
 cli.command()(doctor.doctor)
 cli.command()(check.check)
+cli.command()(new.new)
 cli.add_typer(token.cli, name="token")
 cli.add_typer(snapshots.cli, name="snapshots")
 cli.command()(version.version)
