@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     memory_snapshots: bool = Field(
         True, description="Whether functions with enable_memory_snapshot are started from memory snapshots."
     )
+    huge_pages: bool = Field(
+        True,
+        description="Whether the server may tell the kernel to offer huge pages for shared memory (`shmem_enabled` from never to "
+        "advise), which sandboxes ask for: snapshots are restored in a third of the time.",
+    )
     base_snapshots: bool = Field(
         True,
         description="Whether functions without memory snapshots start from a snapshot of their image's Python with the client imported.",

@@ -59,6 +59,18 @@ def filesystem_of(path: Path) -> str:
     return kind
 
 
+def offer_huge_pages() -> bool:
+    """Lets programs that ask for it have shared memory in huge pages; whether they have them now.
+
+    Others are not concerned. gVisor keeps a sandbox's memory there and asks: reading a snapshot into it then takes a third of the time."""
+    path = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    with contextlib.suppress(OSError):
+        if "[never]" in path.read_text():
+            path.write_text("advise")
+        return not {"[never]", "[deny]"} & set(path.read_text().split())
+    return False
+
+
 def kill_and_wait(pid: int) -> None:
     """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it). No error when it is gone."""
     try:

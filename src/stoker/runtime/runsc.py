@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import checkpoint, gpu, gpu_snapshot, overlay
+from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
@@ -45,11 +45,22 @@ class RunscRuntime:
     name = "runsc"
     isolates = True
 
-    def __init__(self, state_dir: Path, *, runsc: Path, tini: Path, gateway_port: int, pool_size: int = 8) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        runsc: Path,
+        tini: Path,
+        gateway_port: int,
+        pool_size: int = 8,
+        huge_pages: bool = True,
+    ) -> None:
+        """huge_pages: whether the kernel may be told to give sandboxes memory in pages of 2 MiB."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
         self._tini = tini
+        self._huge_pages = huge_pages
         tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
         self._network = Network(tag, gateway_port, pool_size)
         self._cgroup_name = f"stoker-{tag}"
@@ -81,6 +92,8 @@ class RunscRuntime:
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
         self._containers.mkdir()
+        if self._huge_pages:
+            linux.offer_huge_pages()
         await self._network.open()
 
     async def close(self) -> None:

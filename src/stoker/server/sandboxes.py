@@ -30,7 +30,11 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
     from stoker.runtime.runsc_binary import find_runsc, find_tini
 
     runtime = RunscRuntime(
-        data.run / "runsc", runsc=find_runsc(settings.runsc_path), tini=find_tini(), gateway_port=container_port
+        data.run / "runsc",
+        runsc=find_runsc(settings.runsc_path),
+        tini=find_tini(),
+        gateway_port=container_port,
+        huge_pages=settings.huge_pages,
     )
     builder = BuildahImageBuilder(
         data.path,
