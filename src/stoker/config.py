@@ -139,6 +139,11 @@ class Settings(BaseSettings):
 
     @property
     def pretty_log(self) -> bool:
+    predictive_scaling: bool = Field(
+        False,
+        description="Whether containers of all functions come and go by what their history lets expect, and not only of those that ask for it "
+        "(docs/scaling.md).",
+    )
         """Whether the server's log is for people, not for programs."""
         return self.log_format == "pretty" or (self.log_format == "auto" and sys.stderr.isatty())
 

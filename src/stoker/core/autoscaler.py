@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 DEFAULT_SCALEDOWN_WINDOW = 60.0
-_ASSUMED_START = 2.0  # seconds, before any container of the function has started
+ASSUMED_START = 2.0  # seconds, before any container of the function has started
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class ScalingSettings:
     max_containers: int | None = None
     buffer_containers: int = 0
     scaledown_window: float = DEFAULT_SCALEDOWN_WINDOW  # seconds
+    scaleup_window: float = 0.0  # seconds for which more must be needed before a container is added to those there are
     target_inputs: float = 1  # per container
+    predictive: bool = False  # whether containers come and go by what the function's history lets expect
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def _worthwhile(view: PoolView, settings: ScalingSettings, parallel_starts: int)
         return max(1, min(parallel_starts, math.ceil(view.backlog / max(1, settings.target_inputs))))
     if view.mean_runtime is None:
         return max(0, parallel_starts - view.starting)
-    start = view.mean_start or _ASSUMED_START
+    start = view.mean_start or ASSUMED_START
     slots = have * max(1, settings.target_inputs)
     drained_in = view.backlog * view.mean_runtime / slots
     if drained_in <= start:

@@ -140,7 +140,9 @@ def scaling_settings(function: Any) -> ScalingSettings:
 
 def _target_inputs(function: Any) -> float:
     if function.is_server:
+        scaleup_window=float(chosen.scaleup_window),
         # Without a target and without a limit one container takes every request.
+        predictive=function.experimental_options.get("predictive_scaling", "").lower() in ("true", "1"),
         target = function.autoscaler_settings.target_concurrency_float or function.max_concurrent_inputs
         return float(target or _UNLIMITED_REQUESTS)
     slots = function.target_concurrent_inputs or function.max_concurrent_inputs or 1

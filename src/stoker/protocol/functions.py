@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from modal_proto import api_pb2
@@ -137,11 +138,13 @@ class FunctionServicer:
             value: int = getattr(asked, name)
             return value if asked.HasField(name) else now
 
-        function.scaling_override = ScalingSettings(
+        function.scaling_override = replace(
+            old,
             min_containers=int(pick("min_containers", request.warm_pool_size_override or old.min_containers) or 0),
             max_containers=_int(pick("max_containers", old.max_containers)),
             buffer_containers=int(pick("buffer_containers", old.buffer_containers) or 0),
             scaledown_window=float(pick("scaledown_window", old.scaledown_window) or 0.0),
+            scaleup_window=float(pick("scaleup_window", old.scaleup_window) or 0.0),
             target_inputs=float(
                 pick("target_concurrency_float", pick("target_concurrency", old.target_inputs)) or old.target_inputs
             ),
@@ -186,6 +189,7 @@ def _scaling(settings: ScalingSettings) -> api_pb2.AutoscalerSettings:
         min_containers=settings.min_containers,
         buffer_containers=settings.buffer_containers,
         scaledown_window=int(settings.scaledown_window),
+        scaleup_window=int(settings.scaleup_window),
     )
     if settings.max_containers is not None:
         wire.max_containers = settings.max_containers

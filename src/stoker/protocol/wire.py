@@ -27,10 +27,14 @@ class ModalWire:
     metadata: Metadata
     shares_ports = False
     """Whether containers share the ports of one machine, so that only one may listen on a fixed port."""
+    predictive = False
+    """Whether all functions scale predictively, and not only those that ask for it."""
 
     def parse_definition(self, definition: bytes, binding: bytes) -> FunctionSpec:
         spec = parse_definition(definition, binding)
         listens = spec.server is not None or any(web.proxies for web in spec.web)
+        if self.predictive:
+            spec = replace(spec, scaling=replace(spec.scaling, predictive=True))
         if self.shares_ports and listens:
             return replace(spec, scaling=replace(spec.scaling, max_containers=1))
         return spec

@@ -148,6 +148,7 @@ class Services:
     async def _apps(self, gateway_port: int, builder: ImageBuilder) -> None:
         settings, database = self.settings, self.database
         self.wire = ModalWire()
+        self.wire.predictive = settings.predictive_scaling
         self.functions = Functions(database, self.wire)
         self.apps = Apps(database, self.functions, self.logs, client_lost_seconds=settings.client_lost_seconds)
         self.endpoints = Endpoints(

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import structlog
 
-from stoker.core.autoscaler import PoolView, desired_containers
 from stoker.core.crashloop import CrashLoop
 from stoker.core.pool import (
     Action,
@@ -22,9 +21,9 @@ from stoker.core.pool import (
     Kill,
     Outcome,
     Pool,
-    PooledContainer,
     PooledInput,
 )
+from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
 from stoker.errors import StokerError
 from stoker.ids import new_id
@@ -37,8 +36,7 @@ _KILLED = 128 + 9  # exit code
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
-_RECONSIDER = 1.0  # seconds until a function with a backlog is looked at again, without an event
-_SMOOTHING = 0.3  # weight of the newest observation in the running means
+_LOOK_AGAIN, _LOOK_AGAIN_BUSY = 0.005, 0.05  # seconds between looks at the number of containers; the second while inputs wait
 _log = structlog.get_logger(__name__)
 
 FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
@@ -126,10 +124,10 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._crash_loop = CrashLoop()
-        self._mean_runtime: float | None = None
-        self._mean_start: float | None = None
+        self._scaler = Scaler()
         self._stopped = False
         self._rescaling = False
+        self._looked_at = 0.0
         self._input_starts: dict[str, float] = {}
         self._kills: set[asyncio.Task[None]] = set()
 
@@ -157,7 +155,7 @@ class Runner:
         now = _now()
         started = self._input_starts.pop(input_id, None)
         if started is not None:
-            self._mean_runtime = _mean(self._mean_runtime, now - started)
+            self._scaler.ran(now - started)
         accepted, actions = (self.pool.fail if failed else self.pool.succeed)(now, task_id, input_id)
         self._apply(actions)
         self.rescale()
@@ -184,7 +182,7 @@ class Runner:
         self._polls[task_id] = poll
         container = self.pool.containers[task_id]
         if container.state is ContainerState.STARTING:
-            self._mean_start = _mean(self._mean_start, _now() - container.started_at)
+            self._scaler.started(_now() - container.started_at)
             self._crash_loop.succeeded()
             self.tasks[task_id].started_at = time.time()
             self._launcher.ready(self.tasks[task_id])
@@ -264,10 +262,17 @@ class Runner:
             await asyncio.wait(jobs)
 
     def rescale(self) -> None:
-        """Soon starts and stops containers as the autoscaler's rule wants it; many events in a row cause one look."""
-        if not self._rescaling:
-            self._rescaling = True
-            asyncio.get_running_loop().call_soon(self._rescale)
+        """Soon starts and stops containers as the autoscaler's rule wants it. The first of many events in a row causes a look at once, the
+        others together one a little later; what waits for its batch to fill is looked at with every event, for the alarm must be exact."""
+        if self._rescaling:
+            return
+        self._rescaling = True
+        loop = asyncio.get_running_loop()
+        wait = self._looked_at + (_LOOK_AGAIN_BUSY if self.pool.backlog else _LOOK_AGAIN) - _now()
+        if wait <= 0 or self.pool.settings.batch_max_size > 1:
+            loop.call_soon(self._rescale)
+        else:
+            loop.call_later(wait, self._rescale)
 
     # How it is done
 
@@ -275,23 +280,14 @@ class Runner:
         self._rescaling = False
         if self._stopped:
             return
-        now = _now()
-        live = [c for c in self.pool.containers.values() if c.state is not ContainerState.DRAINING]
-        view = PoolView(
-            backlog=self.pool.backlog,
-            running=self.pool.running,
-            ready=sum(c.state is ContainerState.READY for c in live),
-            starting=sum(c.state is ContainerState.STARTING for c in live),
-            mean_runtime=self._mean_runtime,
-            mean_start=self._mean_start,
-        )
-        wanted = desired_containers(view, self.function.scaling, self._launcher.start_slots())
-        if wanted > len(live) and now >= self._crash_loop.not_before and not self.starved:
-            for _ in range(wanted - len(live)):
+        now = self._looked_at = _now()
+        decision = self._scaler.decide(now, self.pool, self.function.scaling, self._launcher.start_slots())
+        if now >= self._crash_loop.not_before and not self.starved:
+            for _ in range(decision.start):
                 self._start()
-        elif wanted < len(live):
-            self._stop_idle(now, live, wanted)
-        self._set_alarm(now, wanted)
+        for container_id in decision.drain:
+            self.drain(container_id)
+        self._set_alarm(now, decision)
 
     def _apply(self, actions: Iterable[Action]) -> None:
         finishes: list[Finish] = []
@@ -411,25 +407,14 @@ class Runner:
     def _worth_repeating(self, reason: str) -> bool:
         return "image" not in reason.lower()
 
-    def _stop_idle(self, now: float, live: list[PooledContainer], wanted: int) -> None:
-        window = self.function.scaling.scaledown_window
-        idle = sorted((c for c in live if c.ready_at and not c.running), key=lambda c: c.idle_since)
-        for container in idle[: len(live) - wanted]:
-            if now - container.idle_since >= window:
-                self.drain(container.id)
-
-    def _set_alarm(self, now: float, wanted: int) -> None:
-        live = [c for c in self.pool.containers.values() if c.state is not ContainerState.DRAINING]
-        times = [self.pool.next_tick()]
-        if len(live) > wanted:
-            window = self.function.scaling.scaledown_window
-            times += [c.idle_since + window for c in live if c.ready_at and not c.running]
-        if wanted > len(live) and self._crash_loop.not_before > now:
+    def _set_alarm(self, now: float, decision: Decision) -> None:
+        times = [self.pool.next_tick(), decision.look_at]
+        if decision.start and self._crash_loop.not_before > now:
             times.append(self._crash_loop.not_before)
-        if self.pool.backlog and live:
-            times.append(now + _RECONSIDER)
         startup = self.function.active.spec.startup_timeout
-        times += [c.started_at + startup for c in live if c.state is ContainerState.STARTING]
+        times += [
+            c.started_at + startup for c in self.pool.containers.values() if c.state is ContainerState.STARTING
+        ]
         due = [t for t in times if t is not None]
         self._set_timer(min(due) if due else None, now)
 
@@ -469,10 +454,6 @@ class Runner:
 
 def _now() -> float:
     return time.monotonic()
-
-
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else old + _SMOOTHING * (new - old)
 
 
 def _sentence(task: Task, ended: Exit) -> str:
