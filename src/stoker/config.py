@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     snapshot_ephemeral: bool = Field(
         False, description="Whether apps that are run and not deployed get memory snapshots too."
     )
+    predictive_scaling: bool = Field(
+        False,
+        description="Whether containers of all functions come and go by what their history lets expect, and not only of those that ask for it "
+        "(docs/scaling.md).",
+    )
     schedule_catch_up_hours: float = Field(
         24.0,
         ge=0,
@@ -139,11 +144,6 @@ class Settings(BaseSettings):
 
     @property
     def pretty_log(self) -> bool:
-    predictive_scaling: bool = Field(
-        False,
-        description="Whether containers of all functions come and go by what their history lets expect, and not only of those that ask for it "
-        "(docs/scaling.md).",
-    )
         """Whether the server's log is for people, not for programs."""
         return self.log_format == "pretty" or (self.log_format == "auto" and sys.stderr.isatty())
 

@@ -134,15 +134,15 @@ def scaling_settings(function: Any) -> ScalingSettings:
         max_containers=pick("max_containers", function.concurrency_limit),
         buffer_containers=pick("buffer_containers", function._experimental_buffer_containers) or 0,
         scaledown_window=float(pick("scaledown_window", function.task_idle_timeout_secs) or DEFAULT_SCALEDOWN_WINDOW),
+        scaleup_window=float(chosen.scaleup_window),
         target_inputs=_target_inputs(function),
+        predictive=function.experimental_options.get("predictive_scaling", "").lower() in ("true", "1"),
     )
 
 
 def _target_inputs(function: Any) -> float:
     if function.is_server:
-        scaleup_window=float(chosen.scaleup_window),
         # Without a target and without a limit one container takes every request.
-        predictive=function.experimental_options.get("predictive_scaling", "").lower() in ("true", "1"),
         target = function.autoscaler_settings.target_concurrency_float or function.max_concurrent_inputs
         return float(target or _UNLIMITED_REQUESTS)
     slots = function.target_concurrent_inputs or function.max_concurrent_inputs or 1
