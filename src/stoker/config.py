@@ -62,6 +62,27 @@ class Settings(BaseSettings):
     web_redirect_seconds: float = Field(
         150.0, gt=0, description="A web request without an answer is told after this long (303) to ask for it again."
     )
+    custom_domains: list[str] = Field(
+        default_factory=list,
+        description="Domains that web endpoints may have as their own (`custom_domains=[...]` in the app); `*.` in front allows all below one.",
+    )
+    tls_cert: str = Field(
+        "", description="PEM file with a certificate and those between it and its root; turns TLS on, for HTTP and gRPC."
+    )
+    tls_key: str = Field("", description="PEM file with the key of `tls_cert`.")
+    tls_port: int = Field(443, ge=1, le=65535, description="TCP port for TLS, once there is a certificate.")
+    acme_domains: list[str] = Field(
+        default_factory=list,
+        description="Names for which a certificate is asked for and renewed (ACME, HTTP-01), in place of `tls_cert`; `http_port` must be "
+        "reachable as port 80 of each.",
+    )
+    acme_email: str = Field("", description="Where the certificate authority may write to.")
+    acme_directory: str = Field(
+        "https://acme-v02.api.letsencrypt.org/directory", description="URL of the certificate authority."
+    )
+    acme_ca: str = Field(
+        "", description="PEM file with the root of the certificate authority's own URL, where that is a private one."
+    )
     workspace: str = Field("local", description="Workspace name shown by the client.")
     environment: str = Field("main", description="Name of the default environment.")
     database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
@@ -76,6 +97,11 @@ class Settings(BaseSettings):
         default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images."
     )
     insecure_registries: list[str] = Field(default_factory=list, description="Registries reached over plain HTTP.")
+    package_indexes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Package index (as apps name it, e.g. in extra_index_url) -> the mirror that image builds use instead: an http address "
+        "or a directory.",
+    )
     process_python: str = Field(
         "", description="Interpreter for containers of the process runtime; empty for the server's own."
     )
@@ -141,6 +167,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is on."""
+        return bool(self.tls_cert or self.acme_domains)
 
     @property
     def pretty_log(self) -> bool:

@@ -60,6 +60,12 @@ class HttpServer:
             raise FailedPrecondition("The HTTP server ended while it was starting.")
         return port
 
+    def connection(self) -> asyncio.Protocol:
+        """The protocol of a connection that another listener accepted. Only while the server runs."""
+        assert self._server is not None
+        config, state = self._server.config, self._server.server_state
+        return Connection(config, state, self._server.lifespan.state, servers=self._servers)
+
     async def stop(self, grace: float = 5.0) -> None:
         """Stops taking requests; those that run get `grace` seconds, at least one. No error when it is not running."""
         if self._server is None or self._running is None:

@@ -16,9 +16,11 @@ from stoker.core.pool import PoolSettings
 from stoker.core.retries import RetryPolicy
 from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument
+from stoker.node import bucket
 from stoker.runtime.base import Limits
-from stoker.services.functions import FunctionSpec, ServerSpec, VolumeUse, WebSpec
+from stoker.services.functions import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
 
+_BUCKET_KINDS = {api_pb2.CloudBucketMount.R2: bucket.R2, api_pb2.CloudBucketMount.GCP: bucket.GCP}
 _DEFAULT_CPU_MILLI = 125
 _DEFAULT_MEMORY_MIB = 128
 _DEFAULT_TIMEOUT = 300.0
@@ -40,6 +42,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         mount_ids=tuple(function.mount_ids),
         secret_ids=tuple(function.secret_ids),
         volumes=_volumes(function),
+        buckets=_buckets(function),
         resources=ResourceRequest(
             cpu_milli=resources.milli_cpu or _DEFAULT_CPU_MILLI,
             memory_mib=resources.memory_mb or _DEFAULT_MEMORY_MIB,
@@ -96,6 +99,9 @@ def with_options(function: Any, binding: bytes) -> Any:
     if options.replace_volume_mounts or options.volume_mounts:
         del changed.volume_mounts[:]
         changed.volume_mounts.extend(options.volume_mounts)
+    if options.replace_cloud_bucket_mounts or options.cloud_bucket_mounts:
+        del changed.cloud_bucket_mounts[:]
+        changed.cloud_bucket_mounts.extend(options.cloud_bucket_mounts)
     if options.mount_ids:
         changed.mount_ids.extend(options.mount_ids)
     for name in ("resources", "retry_policy", "scheduler_placement"):
@@ -171,6 +177,23 @@ def _volumes(function: Any) -> tuple[VolumeUse, ...]:
     )
 
 
+def _buckets(function: Any) -> tuple[BucketUse, ...]:
+    return tuple(
+        BucketUse(
+            name=m.bucket_name,
+            mount_path=m.mount_path,
+            kind=_BUCKET_KINDS.get(m.bucket_type, bucket.S3),
+            endpoint=m.bucket_endpoint_url,
+            prefix=m.key_prefix,
+            read_only=m.read_only,
+            requester_pays=m.requester_pays,
+            path_style=m.force_path_style,
+            secret_id=m.credentials_secret_id,
+        )
+        for m in function.cloud_bucket_mounts
+    )
+
+
 def _schedule(request: Any) -> schedules.Schedule | None:
     """Raises InvalidArgument for one that has no meaning."""
     source = request.function if request.function.HasField("schedule") else request.function_data
@@ -206,6 +229,7 @@ def _web(name: str, method: str, config: Any) -> WebSpec:
         dev_suffix=config.ephemeral_suffix or "dev",
         proxies=config.type == api_pb2.WEBHOOK_TYPE_WEB_SERVER,
         needs_token=config.requires_proxy_auth,
+        domains=tuple(domain.name.strip().lower().rstrip(".") for domain in config.custom_domains),
     )
 
 
@@ -244,8 +268,8 @@ def _unsupported(function: Any) -> str:
         return _unsupported_server(function)
     if function.http_config.port:
         return "This server does not offer modal.experimental.http_server; use @app.server (docs/compatibility.md)."
-    if function.cloud_bucket_mounts:
-        return "This server does not offer CloudBucketMount yet (docs/compatibility.md)."
+    if any(mount.oidc_auth_role_arn for mount in function.cloud_bucket_mounts):
+        return "This server has no identity that Amazon could trust (oidc_auth_role_arn); give the CloudBucketMount a secret."
     if function._experimental_group_size > 1:
         return "This server does not run clustered functions yet (docs/compatibility.md)."
     return ""

@@ -114,7 +114,16 @@ class Metadata:
         for name, method in wire.method_definitions.items():
             method.web_url = urls.get(name, "")
         definition = function.latest
-        if definition is not None and definition.spec.server is not None:
+        if definition is None:
+            return
+        for web in definition.spec.web:
+            if web.method and web.method not in wire.method_definitions:
+                continue
+            shown = wire.method_definitions[web.method] if web.method else wire
+            del shown.custom_domain_info[:]
+            for url in self._endpoints.domain_urls(function.app_id, web):
+                shown.custom_domain_info.add(url=url)
+        if definition.spec.server is not None:
             del wire.flash_service_urls[:]
             wire.flash_service_urls.append(self._endpoints.url(function.app_id, definition.spec.server))
 

@@ -66,6 +66,11 @@ class Transport:
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
+    def connection(self) -> asyncio.Protocol:
+        """The protocol of a client's connection that another listener accepted. Only after `listen`."""
+        assert self._clients is not None
+        return self._clients.connection()
+
     async def listen_container(self, task_id: str, path: Path) -> None:
         """Serves the container `task_id` at a unix socket."""
         listener = _Listener(_Rpcs(self._methods, self._replays, self._authenticator, task_id=task_id))
@@ -184,9 +189,9 @@ class _Rpcs:
     def _admit(self, headers: Headers) -> _Request:
         path = headers.get(":path", "")
         name = path.removeprefix(_PATH)
-        if not path.startswith(_PATH) or name not in SERVICE.methods_by_name:
-            raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
         method = self._methods.get(name)
+        if not path.startswith(_PATH) or (method is None and name not in SERVICE.methods_by_name):
+            raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
         if method is None:
             raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
         if self._task_id:

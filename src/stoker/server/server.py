@@ -21,6 +21,7 @@ from stoker.server.sandboxes import open_runtime
 from stoker.server.servicers import make_call_servicer, make_servicers
 from stoker.server.services import Services
 from stoker.server.status import status
+from stoker.server.tls import Tls
 from stoker.server.web import serve_containers, serve_web
 
 _log = structlog.get_logger(__name__)
@@ -75,12 +76,16 @@ class Server:
         data.lock()
         cleanup.callback(data.unlock)
         self._check_disk()
+        tls = Tls(settings, data) if settings.secure else None
         http_port, container_port = gateway_port(settings), any_port()
         runtime, builder = await open_runtime(settings, data, container_port)
         await services.open(gateway_port=http_port, container_port=container_port, runtime=runtime, builder=builder)
         call_servicer = make_call_servicer(services)
         connect(services, call_servicer)
-        await serve_web(services, self.status, http_port, cleanup)
+        if tls is not None:
+            services.urls.secure_base = tls.base_for
+            services.endpoints.is_servers_own = tls.is_challenge
+        http = await serve_web(services, self.status, http_port, cleanup, tls.routes() if tls is not None else ())
         self.http_url = f"http://{reachable(settings.host)}:{http_port}"
         address = runtime.host_address()
         if address is not None:
@@ -93,6 +98,8 @@ class Server:
         cleanup.push_async_callback(services.apps.close)
         self._resume()
         port = await transport.listen(settings.host, settings.port)
+        if tls is not None:
+            await tls.listen(http, transport, cleanup)
         self.url = f"http://{reachable(settings.host)}:{port}"
         data.write_server(ServerInfo(os.getpid(), self.url, self.http_url, self._started_at, runtime.name))
         _log.info("ready", url=self.url, http=self.http_url, runtime=runtime.name)

@@ -34,8 +34,8 @@ from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.mounts import Mounts
-from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.network_files import NetworkFiles
+from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.schedules import Schedules
@@ -124,7 +124,6 @@ class Services:
         )
         self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
         self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
-        self.dicts = Dicts(database=database, environments=self.environments)
         self.network_files = NetworkFiles(
             database=database,
             environments=self.environments,
@@ -132,6 +131,7 @@ class Services:
             blobs=self.blobs,
             directory=data.volumes,
         )
+        self.dicts = Dicts(database=database, environments=self.environments)
         self.queues = Queues(database=database, environments=self.environments)
         upkeep = Upkeep(
             [
@@ -154,7 +154,9 @@ class Services:
         self.endpoints = Endpoints(
             workspace=settings.workspace,
             host=reachable(settings.host),
-            port=gateway_port,
+            port=settings.tls_port if settings.secure else gateway_port,
+            secure=settings.secure,
+            custom_domains=settings.custom_domains,
             domain=await asyncio.to_thread(domain_for, settings.host, settings.web_domain),
             apps=self.apps,
             functions=self.functions,
@@ -190,10 +192,10 @@ class Services:
             mounts=self.mounts,
             secrets=self.secrets,
             volumes=self.volumes,
+            network_files=self.network_files,
             logs=self.logs,
             wire=self.wire,
             environment_of=self.environment_of,
-            network_files=self.network_files,
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
             bases=self.bases,

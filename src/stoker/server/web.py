@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
+
+from starlette.routing import BaseRoute
 
 from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import Admission
 from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.endpoint import FunctionGateway
+from stoker.gateway.functions import FunctionRoutes
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.snapshots import SnapshotRoutes
@@ -21,9 +24,13 @@ from stoker.server.services import Services
 
 
 async def serve_web(
-    services: Services, status: Callable[[], Awaitable[dict[str, Any]]], port: int, cleanup: AsyncExitStack
-) -> None:
-    """The gateway of clients and browsers, on `settings.host`."""
+    services: Services,
+    status: Callable[[], Awaitable[dict[str, Any]]],
+    port: int,
+    cleanup: AsyncExitStack,
+    routes: Sequence[BaseRoute] = (),
+) -> HttpServer:
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts."""
     s = services
     log = AccessLog(enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
     cleanup.callback(log.flush)
@@ -32,22 +39,32 @@ async def serve_web(
     )
     servers = ServerGateway(endpoints=s.endpoints, servers=s.servers, admission=admission, log=log)
     cleanup.push_async_callback(servers.close)
-    routes = [
+    own = [
+        *routes,
         *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,
             authenticate=s.tokens.authenticate,
             names=partial(_names, s),
         ).routes(),
+        *FunctionRoutes(
+            apps=s.apps,
+            functions=s.functions,
+            environments=s.environments,
+            history=s.history,
+            authenticate=s.tokens.authenticate,
+        ).routes(),
     ]
     web = WebGateway(
-        make_gateway(transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, routes=routes),
+        make_gateway(transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, routes=own),
         endpoints=s.endpoints,
         functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds),
         admission=admission,
         log=log,
     )
-    await _serve(HttpServer(web, servers), s.settings.host, port, cleanup)
+    server = HttpServer(web, servers)
+    await _serve(server, s.settings.host, port, cleanup)
+    return server
 
 
 async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:

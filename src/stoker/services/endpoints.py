@@ -1,7 +1,8 @@
 """Web addresses: which label, and so which URL, belongs to which function; and which function a URL means.
 
 A label is made from names alone, so it survives redeployments and restarts. It is the first part of a host name
-(`<label>.localhost:7691`), and works as a path on any host name too (`/w/<label>/`), which needs no DNS.
+(`<label>.localhost:7691`), and works as a path on any host name too (`/w/<label>/`), which needs no DNS. A deployed function may have
+domains of its own besides, of those that the server may serve.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from stoker.errors import AlreadyExists, NotFound
+from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.services.apps import DETACHED, DETACHED_DISCONNECTED, EPHEMERAL, App, Apps
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions, FunctionSpec, ServerSpec, WebSpec
@@ -69,37 +71,49 @@ class Endpoints:
         apps: Apps,
         functions: Functions,
         environments: Environments,
+        secure: bool = False,
+        custom_domains: Sequence[str] = (),
     ) -> None:
-        """host, port: of the gateway. domain: for URLs of the form `<label>.<domain>`; "" makes URLs with a path."""
+        """host, port: of the gateway; secure: that is the port for TLS. domain: for URLs of the form `<label>.<domain>`; "" makes URLs with a path.
+        custom_domains: those that functions may have as their own, `*.` in front for all below."""
         self._workspace = workspace
-        self._base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._port = port
+        self._scheme = "https" if secure else "http"
+        self._port = "" if port == (443 if secure else 80) else f":{port}"
+        self._base = f"{self._scheme}://{f'[{host}]' if ':' in host else host}{self._port}"
         self._domain = domain
+        self._custom_domains = [pattern.lower().rstrip(".") for pattern in custom_domains]
         self._apps = apps
         self._functions = functions
         self._environments = environments
-        self._by_label: dict[str, list[Endpoint]] = {}  # the last one answers
+        self.is_servers_own: Callable[[str], bool] = lambda path: False
+        """Whether a path is the server's own whatever the host name."""
+        self._by_name: dict[str, list[Endpoint]] = {}  # by label and by domain; the last one answers
 
     def url(self, app_id: str, target: WebSpec | ServerSpec) -> str:
         """The URL of an endpoint, with no slash at its end."""
         label = self._label(self._apps.get(app_id), target)
-        return f"http://{label}.{self._domain}:{self._port}" if self._domain else f"{self._base}{PATH_PREFIX}{label}"
+        if self._domain:
+            return f"{self._scheme}://{label}.{self._domain}{self._port}"
+        return f"{self._base}{PATH_PREFIX}{label}"
+
+    def domain_urls(self, app_id: str, target: WebSpec) -> list[str]:
+        """The URLs of an endpoint on domains of its own, which only deployed apps have."""
+        if self._apps.get(app_id).state in _LIVES_WITH_CLIENT:
+            return []
+        return [f"{self._scheme}://{domain}{self._port}" for domain in target.domains]
 
     def check(self, app_id: str, spec: FunctionSpec) -> None:
-        """Raises AlreadyExists when a label of a function that is about to be defined belongs to another deployed app."""
+        """Raises AlreadyExists when a label or a domain of a function that is about to be defined belongs to another deployed app, and
+        InvalidArgument for a domain that this server may not serve."""
         app = self._apps.get(app_id)
         if app.state in _LIVES_WITH_CLIENT:
             return  # of two that run at the same time the newer one answers
         for target in _targets(spec):
             label = self._label(app, target)
-            for owner in self._by_label.get(label, ()):
-                other = self._apps.get(owner.app_id)
-                if other.state in _LIVES_WITH_CLIENT or _same(app, other):
-                    continue
-                raise AlreadyExists(
-                    f"The web label {label!r} of {target.name} belongs to {owner.target.name} of the deployed app {other.name!r}. "
-                    "Choose another with label=..., or stop that app with `modal app stop`."
-                )
+            self._check_free(app, label, f"The web label {label!r} of {target.name}", "with label=...")
+            for domain in _domains(target):
+                self._check_domain(target.name, domain)
+                self._check_free(app, domain, f"The domain {domain!r} of {target.name}", "in custom_domains")
 
     def publish(self, app: App) -> None:
         """Event: the functions of an app are the ones it names now."""
@@ -113,22 +127,28 @@ class Endpoints:
                 continue
             for target in _targets(function.current.spec):
                 endpoint = Endpoint(self._label(app, target), app.id, function_id, target)
-                owners = self._by_label.setdefault(endpoint.label, [])
-                if owners:
-                    _log.warning("web label taken over", label=endpoint.label, app=app.id, from_app=owners[-1].app_id)
-                owners.append(endpoint)
+                domains = () if app.state in _LIVES_WITH_CLIENT else _domains(target)
+                for name in (endpoint.label, *domains):
+                    owners = self._by_name.setdefault(name, [])
+                    if owners:
+                        _log.warning("web label taken over", label=name, app=app.id, from_app=owners[-1].app_id)
+                    owners.append(endpoint)
 
     def forget(self, app_id: str) -> None:
         """Event: an app is over."""
-        for label, owners in list(self._by_label.items()):
+        for label, owners in list(self._by_name.items()):
             owners[:] = [e for e in owners if e.app_id != app_id]
             if not owners:
-                del self._by_label[label]
+                del self._by_name[label]
 
     def locate(self, host: str, path: str) -> Place | None:
         """Whose a request is; None when it is for the server itself. Raises NotFound for a label nobody has."""
+        if self.is_servers_own(path):
+            return None
         name = host.partition(":")[0].lower().rstrip(".")
         label, _, domain = name.partition(".")
+        if domain and name in self._by_name:
+            return Place(self._by_name[name][-1])
         if label and domain and domain in (_LOCAL_DOMAIN, self._domain):
             return Place(self._find(label))
         if path.startswith(PATH_PREFIX):
@@ -136,8 +156,26 @@ class Endpoints:
             return Place(self._find(label.lower()), PATH_PREFIX + label)
         return None
 
+    def _check_free(self, app: App, name: str, what: str, where: str) -> None:
+        for owner in self._by_name.get(name, ()):
+            other = self._apps.get(owner.app_id)
+            if other.state not in _LIVES_WITH_CLIENT and not _same(app, other):
+                raise AlreadyExists(
+                    f"{what} belongs to {owner.target.name} of the deployed app {other.name!r}. "
+                    f"Choose another {where}, or stop that app with `modal app stop`."
+                )
+
+    def _check_domain(self, name: str, domain: str) -> None:
+        patterns = self._custom_domains
+        below = {pattern[1:] for pattern in patterns if pattern.startswith("*.")}
+        if domain not in patterns and not any(domain.endswith(suffix) for suffix in below):
+            raise InvalidArgument(
+                f"The domain {domain!r} of {name} is not among those that this server may serve "
+                f"({', '.join(patterns) or 'none'}). Add it to the server's setting custom_domains and point its DNS record at the server."
+            )
+
     def _find(self, label: str) -> Endpoint:
-        owners = self._by_label.get(label)
+        owners = self._by_name.get(label)
         if not owners:
             raise NotFound(
                 f"No running app has the web label {label!r}. `modal app list` shows which apps run; `modal deploy` prints their URLs."
@@ -160,6 +198,10 @@ class Endpoints:
 
 def _targets(spec: FunctionSpec) -> list[WebSpec | ServerSpec]:
     return [*spec.web, *([spec.server] if spec.server is not None else [])]
+
+
+def _domains(target: WebSpec | ServerSpec) -> tuple[str, ...]:
+    return target.domains if isinstance(target, WebSpec) else ()
 
 
 def _same(app: App, other: App) -> bool:

@@ -32,6 +32,21 @@ class VolumeUse:
 
 
 @dataclass(frozen=True)
+class BucketUse:
+    """A bucket as stoker.node.bucket describes it, but for its credentials, which `secret_id` has ("" for none)."""
+
+    name: str
+    mount_path: str
+    kind: str
+    endpoint: str = ""
+    prefix: str = ""
+    read_only: bool = False
+    requester_pays: bool = False
+    path_style: bool = False
+    secret_id: str = ""
+
+
+@dataclass(frozen=True)
 class WebSpec:
     """A function, or a method of a class, that answers HTTP."""
 
@@ -41,6 +56,7 @@ class WebSpec:
     dev_suffix: str = "dev"  # for apps that live with their client
     proxies: bool = False  # web_server: the app in the container knows nothing of a path in front of its own
     needs_token: bool = False
+    domains: tuple[str, ...] = ()  # asked for by the user, in lower case
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,7 @@ class FunctionSpec:
     mount_ids: tuple[str, ...] = ()
     secret_ids: tuple[str, ...] = ()
     volumes: tuple[VolumeUse, ...] = ()
+    buckets: tuple[BucketUse, ...] = ()
     resources: ResourceRequest = field(default_factory=ResourceRequest)
     limits: Limits = field(default_factory=Limits)
     pool: PoolSettings = field(default_factory=PoolSettings)

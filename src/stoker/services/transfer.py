@@ -55,11 +55,14 @@ class TransferUrls:
         self._client_host = client_host
         self._client_port = client_port
         self._container_base = container_base.rstrip("/")
+        self.secure_base: Callable[[str], str] = lambda host: ""
+        """The beginning of URLs over TLS for a host name, "" when there is no certificate for it."""
 
     def url(self, method: str, path: str, *, kind: str, host: str = "") -> str:
         """A signed URL for `path`. kind: "client" or "container"; host: by which a client reached the server, "" when unknown."""
         base = self._container_base
         if kind != "container" or not base:
             host = ((host if kind != "container" else "") or self._client_host).strip("[]")
-            base = f"http://{f'[{host}]' if ':' in host else host}:{self._client_port}"
+            plain = f"http://{f'[{host}]' if ':' in host else host}:{self._client_port}"
+            base = self.secure_base(host) or plain
         return base + self._signer.sign(method, path)

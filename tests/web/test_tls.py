@@ -1,0 +1,222 @@
+"""TLS with a certificate of one's own and from an authority, domains of one's own, and the client over TLS."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.conftest import RunningServer, start_server, stop_server
+from tests.web.certificates import Authority
+from tests.web.conftest import connection_closed, until
+
+_APP = """
+import modal
+app = modal.App({name!r})
+
+@app.function(serialized=True, image=modal.Image.debian_slim())
+@modal.asgi_app({options})
+def site():
+    async def answer(scope, receive, send):
+        if scope["type"] == "websocket":
+            await receive()
+            await send({{"type": "websocket.accept"}})
+            await send({{"type": "websocket.send", "text": scope["scheme"]}})
+            await receive()
+            return
+        says = {name!r} + " " + scope["scheme"]
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": says.encode()}})
+    return answer
+"""
+
+# The client trusts the roots that come with it and no others, so its list is replaced.
+_CLIENT = """
+import certifi
+certifi.where = lambda: {root!r}
+import os
+os.environ["MODAL_SERVER_URL"] = {url!r}
+import modal
+volume = modal.Volume.from_name("over-tls", create_if_missing=True)
+with volume.batch_upload(force=True) as batch:
+    batch.put_file({file!r}, "/big")
+print(sum(len(chunk) for chunk in volume.read_file("/big")))
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Secure:
+    """A server with TLS."""
+
+    def __init__(self, server: RunningServer, port: int, root: Path) -> None:
+        self.server = server
+        self.port = port
+        self.context = ssl.create_default_context(cafile=str(root))
+
+    def get(self, name: str, path: str = "/") -> tuple[int, str]:
+        """Asks the server under a host name, whatever that resolves to."""
+        connection = http.client.HTTPSConnection(name, self.port, timeout=60)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sock = self.context.wrap_socket(plain, server_hostname=name)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        with connection_closed(connection):
+            return answer.status, answer.read().decode()
+
+    def deploy(self, directory: Path, name: str, options: str) -> str:
+        program = directory / "app_file.py"
+        program.write_text(_APP.format(name=name, options=options))
+        done = self.server.modal("deploy", str(program), check=False)
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secure]:
+    authority, port = Authority(tmp_path), _free_port()
+    names = ("localhost", "*.stoker.test", "api.example.test", "one.shop.test")
+    cert, key = authority.issue(*names)
+    monkeypatch.setenv("STOKER_TLS_CERT", str(cert))
+    monkeypatch.setenv("STOKER_TLS_KEY", str(key))
+    monkeypatch.setenv("STOKER_TLS_PORT", str(port))
+    monkeypatch.setenv("STOKER_WEB_DOMAIN", "stoker.test")
+    monkeypatch.setenv("STOKER_CUSTOM_DOMAINS", '["api.example.test", "*.shop.test"]')
+    running = start_server(tmp_path / "data", "process")
+    yield Secure(running, port, authority.root)
+    stop_server(running)
+
+
+def test_a_certificate_of_ones_own_and_domains(secure: Secure, tmp_path: Path) -> None:
+    said = secure.deploy(tmp_path, "shop", 'custom_domains=["api.example.test", "One.Shop.test"]')
+    assert f"https://local--shop-site.stoker.test:{secure.port}" in said
+    assert f"https://api.example.test:{secure.port}" in said
+    assert secure.get("api.example.test") == (200, "shop https")
+    assert secure.get("one.shop.test") == (200, "shop https")
+    assert secure.get("local--shop-site.stoker.test") == (200, "shop https")
+    assert secure.get("localhost", "/w/local--shop-site/") == (200, "shop https")
+    with connect(
+        f"wss://api.example.test:{secure.port}/",
+        sock=_plain(secure),
+        ssl=secure.context,
+        server_hostname="api.example.test",
+    ) as websocket:
+        assert websocket.recv() == "wss"
+
+    refused = secure.deploy(tmp_path, "elsewhere", 'custom_domains=["www.example.test"]')
+    assert "custom_domains" in refused
+    assert "'www.example.test'" in refused
+    taken = secure.deploy(tmp_path, "second", 'custom_domains=["api.example.test"]')
+    assert "'shop'" in taken
+    assert secure.get("api.example.test") == (200, "shop https")
+
+    secure.server.modal("app", "stop", "shop", "--yes")
+    assert secure.get("one.shop.test")[0] == 404
+    assert "https://api.example.test" in secure.deploy(tmp_path, "second", 'custom_domains=["api.example.test"]')
+    assert secure.get("api.example.test") == (200, "second https")
+
+    with socket.create_connection(("127.0.0.1", secure.port), timeout=30) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not plain.recv(4096).startswith(b"HTTP")
+    assert secure.get("localhost", "/healthz") == (200, "ok")
+
+
+def test_the_client_over_tls(secure: Secure, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * (9 << 20))
+    root = str(tmp_path / "root.pem")
+    program = _CLIENT.format(root=root, url=f"https://localhost:{secure.port}", file=str(big))
+    assert secure.server.python(program).stdout.split()[-1] == str(9 << 20)
+
+
+def test_files_that_are_no_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stoker.errors import InvalidArgument
+    from stoker.gateway.tls import Certificate
+
+    cert, key = Authority(tmp_path).issue("localhost")
+    with pytest.raises(InvalidArgument, match="is not there"):
+        Certificate(tmp_path / "nowhere.pem", key)
+    with pytest.raises(InvalidArgument, match="PEM"):
+        Certificate(cert, cert)
+    certificate = Certificate(cert, key)
+    assert certificate.covers("localhost")
+    assert not certificate.covers("api.localhost")
+
+
+@pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble, an ACME server for tests, is not installed")
+def test_a_certificate_from_an_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("127.0.0.1")
+    http_port, tls_port, acme_port, dns_port = (_free_port() for _ in range(4))
+    config = {
+        "pebble": {
+            "listenAddress": f"127.0.0.1:{acme_port}",
+            "managementListenAddress": f"127.0.0.1:{_free_port()}",
+            "certificate": str(cert),
+            "privateKey": str(key),
+            "httpPort": http_port,
+            "tlsPort": _free_port(),
+        }
+    }
+    (tmp_path / "pebble.json").write_text(json.dumps(config))
+    names = ["-dns01", f"127.0.0.1:{dns_port}", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]
+    off = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{_free_port()}"]
+    with (
+        subprocess.Popen(
+            ["pebble-challtestsrv", *names, *off], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as dns,
+        subprocess.Popen(
+            ["pebble", "-config", str(tmp_path / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns_port}"],
+            env={"PEBBLE_VA_NOSLEEP": "1", "PATH": "/usr/bin"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as pebble,
+    ):
+        try:
+            monkeypatch.setenv("STOKER_ACME_DOMAINS", '["stoker.test"]')
+            monkeypatch.setenv("STOKER_ACME_EMAIL", "someone@stoker.test")
+            monkeypatch.setenv("STOKER_ACME_DIRECTORY", f"https://127.0.0.1:{acme_port}/dir")
+            monkeypatch.setenv("STOKER_ACME_CA", str(authority.root))
+            monkeypatch.setenv("STOKER_TLS_PORT", str(tls_port))
+            monkeypatch.setenv("STOKER_HTTP_PORT", str(http_port))
+            _await_port(acme_port)
+            _await_port(dns_port)
+            running = start_server(tmp_path / "data", "process")
+            try:
+                until(lambda: (running.data / "acme" / "certificate.pem").exists())
+                first = (running.data / "acme" / "certificate.pem").read_bytes()
+                _await_port(tls_port)
+                assert ssl.get_server_certificate(("127.0.0.1", tls_port)).encode() in first
+                assert (running.data / "acme" / "key.pem").stat().st_mode & 0o077 == 0
+                stop_server(running)
+                start_server(tmp_path / "data", "process")
+                _await_port(tls_port)
+                assert (running.data / "acme" / "certificate.pem").read_bytes() == first  # it was not asked for again
+            finally:
+                stop_server(running)
+        finally:
+            pebble.terminate()
+            dns.terminate()
+
+
+def _plain(secure: Secure) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", secure.port), timeout=60)
+
+
+def _await_port(port: int) -> None:
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens)
