@@ -8,11 +8,12 @@ import binascii
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stoker.errors import FailedPrecondition, InvalidArgument, StokerError
+from stoker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, StokerError
 from stoker.services.block_places import BlockPlaces
 from stoker.services.transfer import PREFIX
 from stoker.services.volumes import Volumes
@@ -85,8 +86,12 @@ class VolumeFiles:
         while batch := await asyncio.to_thread(_take, chosen):
             yield batch
 
-    async def put(self, volume_id: str, plans: Sequence[FilePlan], *, overwrite: bool) -> Sequence[MissingBlock]:
+    async def put(
+        self, volume_id: str, plans: Sequence[FilePlan], *, overwrite: bool, sent: bool = False
+    ) -> Sequence[MissingBlock]:
         """Puts files in place when all their blocks are there; else says which are missing, and changes nothing.
+
+        sent: the client has sent what was missing, and asks no second time.
 
         Raises NotFound, InvalidArgument, AlreadyExists, FailedPrecondition, ResourceExhausted.
         """
@@ -112,6 +117,15 @@ class VolumeFiles:
                     missing.append(MissingBlock(number, index, f"{base}/{index}/{plan.blocks[index]}"))
         if not missing:
             await asyncio.to_thread(publish)
+            return []
+        needed = sum(min(BLOCK_BYTES, plans[m.file_index].size - m.block_index * BLOCK_BYTES) for m in missing)
+        free = shutil.disk_usage(self._volumes.scratch()).free
+        if needed > free or sent:
+            raise ResourceExhausted(
+                f"The server's disk is full: {needed >> 20} MiB are still to be stored, and {free >> 20} MiB are free. Free some "
+                "space, then repeat what you did; what has arrived is kept for two days.",
+                retry_after=0,
+            )
         return missing
 
     async def _not_here(self, volume_id: str, plan: FilePlan, key: str, indices: Sequence[int]) -> Sequence[int]:
@@ -136,8 +150,14 @@ class VolumeFiles:
     async def store_block(
         self, volume_id: str, key: str, index: int, digest: str, chunks: AsyncIterator[bytes]
     ) -> None:
-        """Takes one block, without its trailing zeros, as a stream. Raises NotFound, InvalidArgument, FailedPrecondition."""
-        await self._volumes.assembly(volume_id).receive(digest, chunks, key, index)
+        """Takes one block, without its trailing zeros, as a stream. Raises NotFound, InvalidArgument, FailedPrecondition.
+
+        Says nothing of a full disk, because clients repeat a refused block for a quarter of an hour: `put` tells them."""
+        try:
+            await self._volumes.assembly(volume_id).receive(digest, chunks, key, index)
+        except ResourceExhausted:
+            async for _ in chunks:
+                pass
 
     async def put_contents(self, volume_id: str, files: Sequence[tuple[str, str, int]], *, overwrite: bool) -> None:
         """Puts files whose content was stored before: (path, SHA-256, mode). Raises NotFound, InvalidArgument, AlreadyExists."""

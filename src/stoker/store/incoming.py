@@ -114,14 +114,14 @@ def file_digest(path: Path, algorithm: str, start: int = 0, length: int | None =
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """A full disk is something the caller can wait out."""
+    """A full disk is for people to deal with: who uploads shall see the error at once."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(
-                "The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.",
-                5.0,
+                "The server's disk is full, so nothing can be stored. Free some space, then repeat what you did.",
+                0.0,
             ) from None
         raise
 
