@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli import check, console, doctor, down, env, new, run, settings, snapshots, status, token, up, version
+from stoker.cli import (
+    check,
+    console,
+    doctor,
+    down,
+    env,
+    new,
+    run,
+    settings,
+    snapshots,
+    status,
+    token,
+    tune,
+    up,
+    version,
+)
 from stoker.errors import StokerError
 
 cli = typer.Typer(
@@ -47,6 +62,7 @@ cli.command()(status.status)
 cli.command()(doctor.doctor)
 cli.command()(check.check)
 cli.command()(new.new)
+cli.command()(tune.tune)
 cli.add_typer(token.cli, name="token")
 cli.add_typer(snapshots.cli, name="snapshots")
 cli.command()(version.version)
