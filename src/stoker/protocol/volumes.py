@@ -144,7 +144,8 @@ class VolumeServicer:
             for f in request.files
         ]
         overwrite = not request.disallow_overwrite_existing_files
-        missing = await self._files.put(request.volume_id, plans, overwrite=overwrite)
+        sent = any(block.put_response for file in request.files for block in file.blocks)
+        missing = await self._files.put(request.volume_id, plans, overwrite=overwrite, sent=sent)
         return api_pb2.VolumePutFiles2Response(
             missing_blocks=[
                 api_pb2.VolumePutFiles2Response.MissingBlock(
