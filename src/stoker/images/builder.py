@@ -16,12 +16,13 @@ from pathlib import Path
 
 from stoker.errors import ImageBuildFailed
 from stoker.images import context as build_context
-from stoker.images import dockerfile, hostconfig, inspection, plan, recipe
+from stoker.images import dockerfile, hostconfig, inspection, ownpython, plan, recipe
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
 from stoker.images.bases import BaseImages, Origin
 from stoker.images.buildah import PLAIN, Buildah
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
+from stoker.images.indexes import IndexMirrors
 from stoker.images.layering import Mount, NewLayer
 from stoker.images.records import Record, Records
 from stoker.images.steplog import BuildahLog, Transcript
@@ -35,8 +36,9 @@ class BuildahImageBuilder:
     """ImageBuilder that keeps all it builds under `data`/images. Works as root on Linux only.
 
     Base images: `registry_mirrors` maps a registry to what stands in for it, `insecure_registries` are reached over plain HTTP,
-    `base_origin` says where bases may come from. `cache` (shared by all servers of the machine) holds what can be made again: bases
-    made from Debian's packages, downloads of pip and uv, client trees."""
+    `base_origin` says where bases may come from. `package_indexes` maps package indexes to their mirrors (see indexes.py). `cache`
+    (shared by all servers of the machine) holds what can be made again: bases made from Debian's packages, downloads of pip and uv, client
+    trees."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class BuildahImageBuilder:
         registry_mirrors: Mapping[str, str] | None = None,
         insecure_registries: Sequence[str] = (),
         base_origin: Origin = "auto",
+        package_indexes: Mapping[str, str] | None = None,
         cache: Path | None = None,
         max_builds: int = 4,
     ) -> None:
@@ -59,6 +62,7 @@ class BuildahImageBuilder:
             insecure=insecure_registries,
             origin=base_origin,
         )
+        self._indexes = IndexMirrors(package_indexes or {})
         self._clients = ClientTrees(self._cache, self._records)
         self._slots = asyncio.Semaphore(max_builds)
 
@@ -69,14 +73,31 @@ class BuildahImageBuilder:
         self._work.mkdir(parents=True)
 
     async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
-        source = dockerfile.parse(spec.commands, spec.build_args)
+        written = dockerfile.parse(spec.commands, spec.build_args)
+        for index, mirror in self._indexes.used(written).items():
+            log(f"Note: {mirror} stands in for the package index {index}.\n")
+        source = self._indexes.apply(written)
         async with self._slots, self._workspace() as work:
             job = _Job(image_id, spec, context, source, work, log)
             sources = hostconfig.package_sources()
             job.variables = self._run_environment(work, sources.environment)
-            job.mounts = self._mounts(work, sources.paths)
+            job.mounts = self._mounts(work, (*sources.paths, *self._indexes.paths))
+            job.source = source = await self._with_python(job)
             image = await self._by_layering(job) or await self._by_buildah(job)
         return await self._record(image_id, image, source, spec)
+
+    async def _with_python(self, job: _Job) -> dockerfile.Dockerfile:
+        """What is to be built; with steps that add a Python where a base without one is taken as it is."""
+        final = job.source.final
+        if final.image == "scratch" or final.image in job.spec.bases or recipe.changes_files(job.source):
+            return job.source
+        base = await self._local_image(final.image, job)
+        layers = self._buildah.layers(base)
+        if not ownpython.possible(layers):
+            return job.source
+        settings = inspection.known_settings(await self._buildah.settings(base))
+        found = await inspection.python_inside(layers, settings["env"])
+        return job.source if found.version else ownpython.added(job.source)
 
     async def _by_layering(self, job: _Job) -> str:
         """Builds without packing and unpacking the layer; empty when this image needs buildah."""
@@ -153,13 +174,18 @@ class BuildahImageBuilder:
         for name in ("pip", "uv"):
             (work / "run" / name).mkdir(parents=True)
             (self._cache / "downloads" / name).mkdir(parents=True, exist_ok=True)
-        env = dict(packages) | {
-            "PIP_CACHE_DIR": f"{inside}/pip",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_ROOT_USER_ACTION": "ignore",
-            "UV_CACHE_DIR": f"{inside}/uv",
-            "UV_LINK_MODE": "copy",  # the cache is another mount, so that links cannot be made
-        }
+        trusted = f"{packages.get('PIP_TRUSTED_HOST', '')} {self._indexes.plain_hosts}".strip()
+        env = (
+            dict(packages)
+            | ({"PIP_TRUSTED_HOST": trusted} if trusted else {})
+            | {
+                "PIP_CACHE_DIR": f"{inside}/pip",
+                "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+                "PIP_ROOT_USER_ACTION": "ignore",
+                "UV_CACHE_DIR": f"{inside}/uv",
+                "UV_LINK_MODE": "copy",  # the cache is another mount, so that links cannot be made
+            }
+        )
         bundle = hostconfig.certificate_bundle()
         if bundle is not None:
             shutil.copy(bundle, work / "run" / "ca-certificates.crt")

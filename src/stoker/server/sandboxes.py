@@ -40,6 +40,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         data.path,
         registry_mirrors=settings.registry_mirrors,
         insecure_registries=settings.insecure_registries,
+        package_indexes=settings.package_indexes,
     )
     await builder.open()
     return runtime, builder
