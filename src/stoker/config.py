@@ -144,6 +144,12 @@ class Settings(BaseSettings):
         description="Whether containers of all functions come and go by what their history lets expect, and not only of those that ask for it "
         "(docs/scaling.md).",
     )
+    fair_after_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="A function that has waited this long for resources gets those of a busy container of a function that holds more, which ends "
+        "when it has done what it runs; 0 for never. Idle containers make room at once.",
+    )
     schedule_catch_up_hours: float = Field(
         24.0,
         ge=0,

@@ -8,7 +8,7 @@ import pytest
 
 from stoker.engine.base import GpuRequest, Granted, Never, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus, model_of
-from stoker.engine.local import LocalEngine
+from stoker.engine.local import Gpus, LocalEngine
 from stoker.errors import InvalidArgument
 
 
@@ -29,9 +29,11 @@ def test_gpus_are_assigned_exclusively_and_come_back() -> None:
         fallback = await engine.reserve("d", gpu(("H100", 1), ("L40S", 1)))
         assert isinstance(fallback, Granted) and fallback.gpu_model == "L40S"
         assert await engine.reserve("a", gpu(("H100", 1))) == first, "asking again for a lease gives the same one"
-        await engine.release("a")
-        await engine.release("a")
+        engine.withdraw("c")
         assert released == [1]
+        await engine.release("a")
+        await engine.release("a")
+        assert released == [1, 1]
         again = await engine.reserve("e", gpu(("ANY", 1)))
         assert isinstance(again, Granted) and again.gpu_devices == first.gpu_devices
 
@@ -62,6 +64,66 @@ def test_memory_is_not_promised_twice() -> None:
         assert isinstance(await engine.reserve("b", half), NotNow)
         await engine.release("a")
         assert isinstance(await engine.reserve("b", half), Granted)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_freed_is_kept_for_who_waits() -> None:
+    async def scenario() -> None:
+        clock = [0.0]
+        engine = LocalEngine(declared_gpus("H100:2"), clock=lambda: clock[0])
+        for lease in ("a", "b"):
+            assert isinstance(await engine.reserve(lease, gpu(("H100", 1)), "small"), Granted)
+        waiting = await engine.reserve("big-1", gpu(("H100", 2)), "big")
+        assert isinstance(waiting, NotNow) and waiting.missing == {"gpu:H100": 2}
+        await engine.release("a")
+        # Not yet patient enough to keep a GPU idle, but somebody who holds nothing comes before who holds one.
+        assert isinstance(await engine.reserve("c", gpu(("H100", 1)), "small"), Granted)
+        for clock[0] in (10.0, 20.0, 31.0):
+            assert isinstance(await engine.reserve("big-1", gpu(("H100", 2)), "big"), NotNow)
+        await engine.release("c")
+        refused = await engine.reserve("d", gpu(("H100", 1)), "small")
+        assert isinstance(refused, NotNow) and "waited longer" in refused.reason
+        assert isinstance(await engine.reserve("e", ResourceRequest(), "other"), Granted), "it takes no GPU"
+        await engine.release("b")
+        assert isinstance(await engine.reserve("big-1", gpu(("H100", 2)), "big"), Granted)
+
+    asyncio.run(scenario())
+
+
+def test_a_gpu_that_does_not_answer_is_not_given_away() -> None:
+    async def scenario() -> None:
+        ill = {0}
+        engine = LocalEngine((Gpus("H100", (0, 1)),), healthy=lambda device: device not in ill)
+        first = await engine.reserve("a", gpu(("H100", 1)))
+        assert isinstance(first, Granted) and first.gpu_devices == (1,)
+        second = await engine.reserve("b", gpu(("H100", 1)))
+        assert isinstance(second, NotNow) and "GPU 0 does not answer" in second.reason
+        assert engine.inventory()["gpus"]["H100"]["unhealthy"] == [0]  # type: ignore[index]
+        ill.clear()
+        assert isinstance(await engine.reserve("b", gpu(("H100", 1))), Granted)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "wanted, given",
+    [("A100", "A100-80GB"), ("A100-80GB", "A100-80GB"), ("ANY", "A100-80GB"), ("L40S", "L40S"), ("L40S+", "L40S")],
+)
+def test_a_family_of_gpus_has_one_name(wanted: str, given: str) -> None:
+    engine = LocalEngine((Gpus("A100-80GB", (0,)), Gpus("L40S", (1,))))
+    lease = asyncio.run(engine.reserve("a", gpu((wanted, 1))))
+    assert isinstance(lease, Granted) and lease.gpu_model == given
+    assert isinstance(asyncio.run(engine.reserve("b", gpu(("L4", 1)))), Never)
+
+
+def test_disk_is_counted() -> None:
+    async def scenario() -> None:
+        engine = LocalEngine(disk_mib=1000)
+        assert isinstance(await engine.reserve("a", ResourceRequest(disk_mib=600)), Granted)
+        assert isinstance(await engine.reserve("b", ResourceRequest(disk_mib=600)), NotNow)
+        never = await engine.reserve("c", ResourceRequest(disk_mib=1001))
+        assert isinstance(never, Never) and "1001 MiB of ephemeral disk" in never.reason
 
     asyncio.run(scenario())
 

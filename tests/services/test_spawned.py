@@ -10,6 +10,7 @@ from pathlib import Path
 from modal_proto import api_pb2
 
 from stoker.engine.base import NotNow
+from stoker.engine.local import LocalEngine
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Container
 from stoker.services.apps import DEPLOYED, Apps
@@ -30,6 +31,9 @@ class NoRoom:
     async def launch(self, function: Function, task: Task) -> Container | NotNow:
         return NotNow("there is no room")
 
+    def withdraw(self, function_id: str) -> None:
+        pass
+
     async def land(self, task: Task) -> None:
         pass
 
@@ -45,7 +49,7 @@ class Services:
         self.database = database
         self.functions = Functions(database, ModalWire())
         self.apps = Apps(database, self.functions, Logs(database))
-        self.scheduler = Scheduler(self.functions, self.apps, NoRoom())
+        self.scheduler = Scheduler(self.functions, self.apps, NoRoom(), LocalEngine())
         self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
 
     async def a_function(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -20,6 +21,7 @@ class ResourceRequest:
 
     cpu_milli: int = 125
     memory_mib: int = 128
+    disk_mib: int = 0
     gpus: tuple[GpuRequest, ...] = ()
 
 
@@ -36,9 +38,14 @@ class Granted:
 
 @dataclass(frozen=True)
 class NotNow:
-    """The request fits this cluster but not at this moment; `reason` is a sentence for the logs."""
+    """The request fits this cluster but not at this moment; `reason` is a sentence for the logs.
+
+    `missing`: what would have to be freed, by resource; empty when that is not known, or when it is another's turn. `waited`: seconds since
+    the same owner first asked in vain."""
 
     reason: str
+    missing: Mapping[str, int] = field(default_factory=dict)
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,24 @@ class Never:
 
 
 class Engine(Protocol):
-    async def reserve(self, lease_id: str, request: ResourceRequest) -> Granted | NotNow | Never: ...
+    async def reserve(self, lease_id: str, request: ResourceRequest, owner: str = "") -> Granted | NotNow | Never:
+        """Owners (functions) that ask in vain are served in a fair order when they ask again."""
+        ...
 
     async def release(self, lease_id: str) -> None:
         """Gives the resources back. Idempotent."""
+        ...
+
+    def withdraw(self, owner: str) -> None:
+        """An owner that waits wants nothing any more. Idempotent."""
+        ...
+
+    def held(self, lease_id: str) -> Mapping[str, int]:
+        """What a lease would free, by resource, in the terms of `NotNow.missing`; nothing for an unknown one."""
+        ...
+
+    def share(self, owner: str) -> float:
+        """The largest part of any resource that an owner holds, from 0 to 1."""
         ...
 
     def inventory(self) -> dict[str, object]:

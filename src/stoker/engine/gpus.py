@@ -12,7 +12,7 @@ from stoker.errors import InvalidArgument
 _log = structlog.get_logger(__name__)
 
 # Product names as NVML gives them contain these; the first match wins, so longer names come first.
-_MODELS = ("RTX-PRO-6000", "A100-80GB", "A100-40GB", "GH200", "B200", "H200", "H100", "L40S", "A100", "A10", "L4", "T4")
+_MODELS = ("RTX-PRO-6000", "A100-80GB", "A100-40GB", "GH200", "B300", "B200", "H200", "H100", "L40S", "A100", "A10", "L4", "T4")
 
 
 def find_gpus() -> tuple[Gpus, ...]:
@@ -34,6 +34,22 @@ def find_gpus() -> tuple[Gpus, ...]:
     finally:
         pynvml.nvmlShutdown()
     return tuple(Gpus(model, tuple(indices)) for model, indices in devices.items())
+
+
+def gpu_answers(index: int) -> bool:
+    """Whether the driver still reaches a GPU that was there at the start."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        _log.warning("a GPU does not answer", gpu=index, reason=str(error))
+        return False
+    return True
 
 
 def model_of(name: str, memory_bytes: int) -> str:

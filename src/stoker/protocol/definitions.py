@@ -46,6 +46,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         resources=ResourceRequest(
             cpu_milli=resources.milli_cpu or _DEFAULT_CPU_MILLI,
             memory_mib=resources.memory_mb or _DEFAULT_MEMORY_MIB,
+            disk_mib=resources.ephemeral_disk_mb,
             gpus=gpus,
         ),
         limits=Limits(

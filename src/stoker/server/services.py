@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 
 from stoker.config import Settings
 from stoker.datadir import DataDir
-from stoker.engine.gpus import declared_gpus, find_gpus
+from stoker.engine.gpus import declared_gpus, find_gpus, gpu_answers
 from stoker.engine.local import LocalEngine
 from stoker.images.base import ImageBuilder
 from stoker.node.agent import Node
@@ -172,7 +173,11 @@ class Services:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         self.node = Node(runtime, builder, data.run / "tasks")
-        self.engine = LocalEngine((*find_gpus(), *declared_gpus(settings.fake_gpus)))
+        self.engine = LocalEngine(
+            (*find_gpus(), *declared_gpus(settings.fake_gpus)),
+            disk_mib=shutil.disk_usage(data.path).total >> 20,
+            healthy=gpu_answers,
+        )
         self.snapshots = Snapshots(
             database=database,
             directory=data.snapshots,
@@ -205,7 +210,10 @@ class Services:
             min_free_bytes=settings.min_free_disk_mib << 20,
         )
         self._cleanup.push_async_callback(self.launcher.close)
-        self.scheduler = Scheduler(self.functions, self.apps, self.launcher)
+        self.scheduler = Scheduler(
+            self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
+        )
+        self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
 

@@ -107,7 +107,11 @@ class ContainerLauncher:
             volumes = [self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in definition.spec.volumes]
         except (NotFound, InvalidArgument, FailedPrecondition) as error:
             return Never(f"{error} Deploy the app again when the volume is there.")
-        lease = await self._engine.reserve(task.id, definition.spec.resources)
+        try:
+            buckets = await self._buckets.resolve(definition.spec.buckets)
+        except (NotFound, InvalidArgument, FailedPrecondition) as error:
+            return Never(str(error))
+        lease = await self._engine.reserve(task.id, definition.spec.resources, function.id)
         if not isinstance(lease, Granted):
             return lease
         self._leases[task.id] = lease
@@ -126,6 +130,9 @@ class ContainerLauncher:
         if task.snapshot is not None and task.snapshot.restores:
             self._checkpoints.watch(task, task.snapshot, container)
         return container
+
+    def withdraw(self, function_id: str) -> None:
+        self._engine.withdraw(function_id)
 
     async def land(self, task: Task) -> None:
         assert self.sockets is not None

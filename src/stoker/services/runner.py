@@ -36,7 +36,10 @@ _KILLED = 128 + 9  # exit code
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
-_LOOK_AGAIN, _LOOK_AGAIN_BUSY = 0.005, 0.05  # seconds between looks at the number of containers; the second while inputs wait
+_LOOK_AGAIN, _LOOK_AGAIN_BUSY = (
+    0.005,
+    0.05,
+)  # seconds between looks at the number of containers; the second while inputs wait
 _log = structlog.get_logger(__name__)
 
 FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
@@ -81,12 +84,20 @@ class Launcher(Protocol):
 
     async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
 
+    def withdraw(self, function_id: str) -> None:
+        """A function that waits for resources needs none any more."""
+        ...
+
     async def land(self, task: Task) -> None:
         """Gives everything back after a container's end (or failed start)."""
         ...
 
     def ready(self, task: Task) -> None:
         """A container asks for its first input."""
+        ...
+
+    def delivered(self, waited: float) -> None:
+        """A container gets an input that waited so many seconds."""
         ...
 
     def blames_snapshot(self, task: Task, reason: str) -> bool:
@@ -110,15 +121,18 @@ class Runner:
         on_finish: FinishSink,
         by_task: dict[str, Runner],
         is_deployed: Callable[[], bool],
+        make_room: Callable[[Runner, NotNow], None] = lambda runner, why: None,
     ) -> None:
-        """by_task: an index shared by all runners, in which this one keeps its containers."""
+        """by_task: an index shared by all runners, in which this one keeps its containers. make_room: asks others to end containers."""
         self.function = function
         self.pool = Pool(function.active.spec.pool)
         self.tasks: dict[str, Task] = {}
+        self.taken = 0  # inputs that containers got
         self.starved = False  # a container could not be placed; try again when something is released
         self._launcher = launcher
         self._by_task = by_task
         self._is_deployed = is_deployed
+        self._make_room = make_room
         self._on_finish = on_finish
         self._polls: dict[str, asyncio.Future[Delivery]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -147,6 +161,7 @@ class Runner:
         if container_id is None:
             return None
         self._input_starts[item.id] = now
+        self.taken += 1
         self.rescale()
         return self.tasks[container_id]
 
@@ -226,6 +241,13 @@ class Runner:
         if container is not None and not container.ready_at:
             self._kill(task_id, "It was still starting.")
 
+    def give_way(self, task_id: str, to: str) -> None:
+        """A container must end, after what it runs, because others wait for what it holds."""
+        self._launcher.say(
+            self.tasks[task_id], f"The container ends to make room for {to}, which waits for resources.\n"
+        )
+        self.drain(task_id)
+
     def kill(self, task_id: str, reason: str) -> None:
         self._kill(task_id, reason)
 
@@ -247,6 +269,7 @@ class Runner:
     async def stop(self, *, drain: bool) -> None:
         """Ends all containers and waits for their end."""
         self._stopped = True
+        self._launcher.withdraw(self.function.id)
         if self._timer is not None:
             self._timer.cancel()
         for task_id, task in list(self.tasks.items()):
@@ -282,6 +305,9 @@ class Runner:
             return
         now = self._looked_at = _now()
         decision = self._scaler.decide(now, self.pool, self.function.scaling, self._launcher.start_slots())
+        if self.starved and not decision.start:
+            self.starved = False
+            self._launcher.withdraw(self.function.id)
         if now >= self._crash_loop.not_before and not self.starved:
             for _ in range(decision.start):
                 self._start()
@@ -294,7 +320,10 @@ class Runner:
         for action in actions:
             if isinstance(action, Deliver):
                 now = _now()
-                self._input_starts.update((input_id, now) for input_id, _ in action.inputs)
+                for input_id, _ in action.inputs:
+                    self._input_starts[input_id] = now
+                    self._launcher.delivered(now - self.pool.inputs[input_id].waiting_since)
+                self.taken += len(action.inputs)
                 self._answer(action.container_id, Delivery(action.inputs, final=action.final))
             elif isinstance(action, Dismiss):
                 self._answer(action.container_id, Delivery(exit=True))
@@ -372,6 +401,7 @@ class Runner:
         if not self.starved:
             self._launcher.say(task, f"Waiting for resources: {why.reason}.\n")
         self.starved = True
+        self._make_room(self, why)
         # Room also appears without a release of ours, such as when somebody frees disk space.
         asyncio.get_running_loop().call_later(_LOOK_FOR_ROOM, self.try_again)
 
@@ -412,9 +442,7 @@ class Runner:
         if decision.start and self._crash_loop.not_before > now:
             times.append(self._crash_loop.not_before)
         startup = self.function.active.spec.startup_timeout
-        times += [
-            c.started_at + startup for c in self.pool.containers.values() if c.state is ContainerState.STARTING
-        ]
+        times += [c.started_at + startup for c in self.pool.containers.values() if c.state is ContainerState.STARTING]
         due = [t for t in times if t is not None]
         self._set_timer(min(due) if due else None, now)
 

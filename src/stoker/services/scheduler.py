@@ -6,15 +6,24 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
-from stoker.core.pool import Finish, Outcome, PooledInput
+from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
+from stoker.core.turns import Holding, make_room
+from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.functions import Function, Functions
 from stoker.services.runner import Delivery, FinishSink, Launcher, Runner, Task
 
+_LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between
+
 
 class Scheduler:
-    def __init__(self, functions: Functions, apps: Apps, launcher: Launcher) -> None:
+    def __init__(
+        self, functions: Functions, apps: Apps, launcher: Launcher, engine: Engine, *, fair_after: float = 120.0
+    ) -> None:
+        """fair_after: seconds a function waits for resources until a busy container of one that holds more has to make room; 0 for ever."""
+        self._engine = engine
+        self._fair_after = fair_after
         self._functions = functions
         self._apps = apps
         self._launcher = launcher
@@ -163,9 +172,31 @@ class Scheduler:
                 self._finish,
                 self._by_task,
                 lambda: self._apps.get(function.app_id).state == DEPLOYED,
+                self._make_room,
             )
             self._runners[function_id] = runner
         return runner
+
+    def _make_room(self, needy: Runner, why: NotNow) -> None:
+        """A function cannot be placed: idle containers of others end for it, and after a while busy ones of functions that hold more, when they
+        have done what they run."""
+        if not why.missing:
+            return
+        take_busy = bool(self._fair_after) and why.waited >= self._fair_after
+        holdings = [h for r in self._runners.values() if r is not needy for h in self._holdings(r)]
+        for task_id in make_room(why.missing, holdings, self._engine.share(needy.function.id), take_busy=take_busy):
+            runner = self._by_task[task_id]
+            runner.give_way(task_id, needy.function.name)
+
+    def _holdings(self, runner: Runner) -> list[Holding]:
+        """The containers of a function beyond its minimum, as far as they could end."""
+        now = time.monotonic()
+        live = [c for c in runner.pool.containers.values() if c.state is not ContainerState.DRAINING]
+        spare = max(0, len(live) - runner.function.scaling.min_containers)
+        ready = [c for c in live if c.ready_at and (c.running or now - c.idle_since >= _LEAST_IDLE)]
+        ready.sort(key=lambda c: (bool(c.running), c.idle_since))
+        share = self._engine.share(runner.function.id)
+        return [Holding(c.id, self._engine.held(c.id), bool(c.running), c.idle_since, share) for c in ready[:spare]]
 
     def _finish(self, finishes: Iterable[Finish], result: tuple[bytes, int] | None) -> None:
         self.on_finish(finishes, result)

@@ -10,7 +10,7 @@ from stoker.simulation.policies import Contender, contenders, oracle
 from stoker.simulation.replay import Outcome, replay
 from stoker.simulation.trace import Trace
 
-_CLOSE = 0.005  # of the container-seconds wanted, where the search for a number ends
+_CLOSE = 0.01  # of the container-seconds wanted, where the search for a number ends
 _STEPS = 14
 
 

@@ -27,7 +27,7 @@ def diurnal(seconds: float, functions: int, seed: int, *, rate: float = 1 / 30) 
     return _trace("diurnal", seconds, functions, seed, lambda chance: _diurnal(chance, seconds, rate))
 
 
-def azure(seconds: float, functions: int, seed: int, *, most_per_day: float = 20_000.0) -> Trace:
+def azure(seconds: float, functions: int, seed: int, *, most_per_day: float = 5_000.0) -> Trace:
     """Shaped like the functions of Azure in Shahrad et al. (USENIX ATC 2020), as far as the paper says how:
 
     rates over eight magnitudes, of which 45% are below one an hour and 81% below one a minute (figure 5; `most_per_day` cuts the top off, for
