@@ -177,21 +177,20 @@ class AssemblyStore:
     async def receive(self, digest: str, chunks: AsyncIterator[bytes], key: str, index: int) -> None:
         """Takes one block as a stream, without its trailing zeros. Raises InvalidArgument, FailedPrecondition, ResourceExhausted."""
         async with self._turn(key, index):
+            pieces = await _take(chunks)
+            if sum(map(len, pieces)) < _PIECE:  # all of a small file, in one go
+                await asyncio.to_thread(self._store, pieces, digest, key, index)
+                return
             block = await asyncio.to_thread(self._open, key, index)
             if block is None:  # somebody else was faster
                 async for _ in chunks:
                     pass
                 return
             with block:
-                pieces: list[bytes] = []
-                amount = 0
-                async for chunk in chunks:
-                    pieces.append(chunk)
-                    amount += len(chunk)
-                    if amount >= _PIECE:
-                        await asyncio.to_thread(block.write, pieces)
-                        pieces, amount = [], 0
-                await asyncio.to_thread(block.finish, pieces, digest)
+                while pieces:
+                    await asyncio.to_thread(block.write, pieces)
+                    pieces = await _take(chunks)
+                await asyncio.to_thread(block.finish, [], digest)
 
     async def adopt(self, digest: str, source: BinaryIO, offset: int, key: str, index: int) -> bool:
         """Takes a block from `offset` of an open file if it is there. Raises ResourceExhausted."""
@@ -200,10 +199,7 @@ class AssemblyStore:
             content = os.pread(source.fileno(), BLOCK_BYTES, offset).rstrip(b"\0")
             if hashlib.sha256(content).hexdigest() != digest:
                 return False
-            block = self._open(key, index)
-            if block is not None:
-                with block:
-                    block.finish([content], digest)
+            self._store([content], digest, key, index)
             return True
 
         async with self._turn(key, index):
@@ -225,6 +221,12 @@ class AssemblyStore:
     def _turn(self, key: str, index: int) -> asyncio.Lock:
         """Held by whoever writes a block, so that two never write into each other's."""
         return self._turns.setdefault((key, index), asyncio.Lock())
+
+    def _store(self, pieces: Sequence[bytes], digest: str, key: str, index: int) -> None:
+        block = self._open(key, index)
+        if block is not None:
+            with block:
+                block.finish(pieces, digest)
 
     def _open(self, key: str, index: int) -> _Block | None:
         """A block to be written; None when it is there. Raises FailedPrecondition, InvalidArgument."""
@@ -255,3 +257,15 @@ class AssemblyStore:
 
     def _files(self, key: str) -> tuple[Path, Path]:
         return self._directory / f"{key}.data", self._directory / f"{key}.seen"
+
+
+async def _take(chunks: AsyncIterator[bytes]) -> list[bytes]:
+    """The next MiB or more of a stream, less only at its end."""
+    pieces: list[bytes] = []
+    amount = 0
+    async for chunk in chunks:
+        pieces.append(chunk)
+        amount += len(chunk)
+        if amount >= _PIECE:
+            break
+    return pieces
