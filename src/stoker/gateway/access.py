@@ -1,4 +1,5 @@
-"""The access log: a line for every request. It costs a tenth of what the server's other log lines do, for there may be thousands a second."""
+"""The access log: a line for every request, and their number. It costs a tenth of what the server's other log lines do, for there may be
+thousands a second."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from stoker.services.metrics import Metrics
+
 _GATHER = 0.1  # seconds for which lines are gathered, to be written together
 _log = structlog.get_logger(__name__)
 
@@ -18,15 +21,26 @@ _log = structlog.get_logger(__name__)
 class AccessLog:
     """pretty: lines for people, written one by one like all others; otherwise one JSON object a line, in the form of the others."""
 
-    def __init__(self, *, enabled: bool = True, pretty: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, metrics: Metrics, *, enabled: bool = True, pretty: bool = False, stream: TextIO | None = None
+    ) -> None:
+        self.open = 0
+        """Requests that have begun and are not over."""
+        self._metrics = metrics
         self._enabled = enabled
         self._pretty = pretty
         self._stream = stream
         self._lines: list[dict[str, Any]] = []
         self._flushing: asyncio.TimerHandle | None = None
 
+    def begin(self) -> None:
+        """A request has begun."""
+        self.open += 1
+
     def add(self, event: dict[str, Any]) -> None:
-        """The fields of one request. Called in the event loop."""
+        """A request is over; its fields. Called in the event loop."""
+        self.open -= 1
+        self._metrics.web_request(event["label"], event["status"] or 0, event["ms"] / 1000)
         if not self._enabled:
             return
         if self._pretty:

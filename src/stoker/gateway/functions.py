@@ -48,8 +48,9 @@ class FunctionRoutes:
         )
         until = time.time()
         since = until - _seconds(request)
-        records = await self._history.between([function.id], since, until, _MOST)
-        totals = await self._history.totals([function.id], since, until)
+        ids = [function.id, *self._alike(function)]
+        records = await self._history.between(ids, since, until, _MOST)
+        totals = await self._history.totals(ids, since, until)
         # Arrival, and seconds in the container, of what was run to its end there.
         inputs = [
             [record.enqueued_at, record.finished_at - record.started_at]
@@ -67,6 +68,11 @@ class FunctionRoutes:
                 "statuses": dict(totals.statuses),
             }
         )
+
+    def _alike(self, function: Function) -> list[str]:
+        """The same class with other parameters, but not with other options: that is somebody's experiment."""
+        spec = function.active.spec
+        return [id for id in self._history.variants(function.id) if self._functions.get(id).active.spec == spec]
 
     def _find(self, environment: str, app_name: str, name: str) -> Function:
         app = self._apps.by_name(self._environments.resolve(environment).id, app_name)

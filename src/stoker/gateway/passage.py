@@ -90,6 +90,7 @@ class Passage:
 
     def begin(self) -> None:
         endpoint = self._place.endpoint
+        self._gate.log.begin()
         if self._method == b"CONNECT":
             self.keep_alive = False
             self._refuse(405, "CONNECT is for proxies; this is a server.")

@@ -60,6 +60,11 @@ class HttpServer:
             raise FailedPrecondition("The HTTP server ended while it was starting.")
         return port
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._server.server_state.connections) if self._server is not None else 0
+
     def connection(self) -> asyncio.Protocol:
         """The protocol of a connection that another listener accepted. Only while the server runs."""
         assert self._server is not None

@@ -53,6 +53,7 @@ class WebGateway:
 
     async def _answer(self, place: Place, exchange: Exchange) -> None:
         target = place.endpoint.target
+        self._access.begin()
         try:
             if isinstance(target, ServerSpec):
                 raise errors.NotFound("Write the label of a server in this URL without escapes.")

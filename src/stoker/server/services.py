@@ -34,6 +34,7 @@ from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
+from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
 from stoker.services.proxy_tokens import ProxyTokens
@@ -189,6 +190,7 @@ class Services:
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
+        self.metrics = Metrics()
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
@@ -200,6 +202,7 @@ class Services:
             network_files=self.network_files,
             logs=self.logs,
             wire=self.wire,
+            metrics=self.metrics,
             environment_of=self.environment_of,
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,

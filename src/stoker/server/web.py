@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -32,7 +33,7 @@ async def serve_web(
 ) -> HttpServer:
     """The gateway of clients and browsers, on `settings.host`. routes: of other parts."""
     s = services
-    log = AccessLog(enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
+    log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
     cleanup.callback(log.flush)
     admission = Admission(
         s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
@@ -56,13 +57,18 @@ async def serve_web(
         ).routes(),
     ]
     web = WebGateway(
-        make_gateway(transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, routes=own),
+        make_gateway(
+            transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
+        ),
         endpoints=s.endpoints,
         functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds),
         admission=admission,
         log=log,
     )
     server = HttpServer(web, servers)
+    s.metrics.watch("stoker_http_connections", "Open HTTP connections.", lambda: server.connections)
+    s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: log.open)
+    s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
     await _serve(server, s.settings.host, port, cleanup)
     return server
 

@@ -26,6 +26,7 @@ from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
 from stoker.services.images import Images
 from stoker.services.logs import INFO, Logs
+from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
@@ -58,6 +59,7 @@ class ContainerLauncher:
         volumes: Volumes,
         logs: Logs,
         wire: Wire,
+        metrics: Metrics,
         network_files: NetworkFiles,
         environment_of: Callable[[str], str],
         snapshots: Snapshots,
@@ -80,6 +82,7 @@ class ContainerLauncher:
         self._volumes = volumes
         self._logs = logs
         self._wire = wire
+        self._metrics = metrics
         self._environment_of = environment_of
         self._network_files = network_files
         self._snapshots = snapshots
@@ -154,9 +157,14 @@ class ContainerLauncher:
 
     def ready(self, task: Task) -> None:
         self._bases.up(task.id)
-        use = task.snapshot
-        if use is not None and use.restores:
-            self._snapshots.started(use, time.time() - task.enqueued_at)
+        use, seconds = task.snapshot, time.time() - task.enqueued_at
+        restored = use is not None and use.restores
+        self._metrics.container_ready(seconds, restored=restored)
+        if use is not None and restored:
+            self._snapshots.started(use, seconds)
+
+    def delivered(self, waited: float) -> None:
+        self._metrics.input_waited(waited)
 
     def blames_snapshot(self, task: Task, reason: str) -> bool:
         use = task.snapshot
