@@ -98,6 +98,7 @@ class StateServer:
                 transfer=transfer,
                 status=self.status,
                 authenticate=self.tokens.authenticate,
+                metrics=bytes,
                 routes=TokenRoutes(tokens=self.tokens, flows=self.flows).routes(),
             )
         )
