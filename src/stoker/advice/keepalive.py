@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import Pool
@@ -17,7 +17,7 @@ _CANDIDATES = (
     *((0, 1, window) for window in (60, 300)),
     *((1, least, window) for least in (0, 1) for window in (60, 300)),
 )
-_STARTS = 100  # containers that may start at once: there is always room
+_STARTS = 4  # containers that may start at once, one for each idle processor
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,23 @@ class Plan:
         return self.container_hours + patience * self.mean_wait * inputs / 3600
 
 
-def plans(traffic: TracedFunction, seconds: float) -> Iterator[Plan]:
-    """Every combination worth looking at, as the traffic of that many seconds would have gone."""
+def plans(traffic: TracedFunction, seconds: float, most: int | None) -> Iterator[Plan]:
+    """Every combination worth looking at, as the traffic of that many seconds would have gone with at most `most` containers."""
     for least, buffer, window in _CANDIDATES:
-        yield plan(traffic, seconds, least, buffer, window)
+        if most is None or least <= most:
+            yield plan(traffic, seconds, ScalingSettings(least, most, buffer, window))
 
 
-def plan(traffic: TracedFunction, seconds: float, least: int, buffer: int, window: float) -> Plan:
+def plan(traffic: TracedFunction, seconds: float, settings: ScalingSettings) -> Plan:
     """What the traffic would have made of these settings."""
-    settings = ScalingSettings(
-        min_containers=least,
-        buffer_containers=buffer,
-        scaledown_window=window,
-        target_inputs=traffic.concurrency,
-    )
+    settings = replace(settings, target_inputs=traffic.concurrency)
     outcome = replay(traffic, _ServersOwn(settings), seconds)
     waits = sorted(outcome.waits)
     count = len(waits)
     return Plan(
-        min_containers=least,
-        buffer_containers=buffer,
-        scaledown_window=int(window),
+        min_containers=settings.min_containers,
+        buffer_containers=settings.buffer_containers,
+        scaledown_window=int(settings.scaledown_window),
         cold=outcome.cold / count,
         p50_wait=waits[count // 2],
         p95_wait=waits[min(count - 1, int(count * 0.95))],

@@ -24,6 +24,7 @@ from stoker.advice.samples import read_samples
 from stoker.cli import console
 from stoker.cli.client import Connection, require_server
 from stoker.cli.options import Data, Json, data_dir
+from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.simulation.trace import TracedFunction
 
@@ -71,7 +72,7 @@ def tune(
     patience: Annotated[
         float, typer.Option(min=0.0, help="Container-seconds that are worth one second of somebody's waiting.")
     ] = 10.0,
-    days: Annotated[float, typer.Option(min=0.001, help="How far to look back for recorded traffic.")] = 7.0,
+    days: Annotated[float, typer.Option(min=0.00001, help="How far to look back for recorded traffic.")] = 7.0,
     parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters of the class, as an object.")] = "{}",
     start_timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds to wait for the first answer of each setting.")
@@ -173,7 +174,7 @@ def _replayed(
 ) -> tuple[Plan | None, Plan | None, TracedFunction | None]:
     """The best plan for the recorded traffic, how the present settings do on it, and the traffic; None without any."""
     recorded = sorted(known["inputs"])[-_REPLAYED:]
-    if not recorded:
+    if not recorded or known["settings"]["max_containers"] == 0:
         return None, None, None
     settings, begin = known["settings"], recorded[0][0]
     start = known["start_seconds"].get("p50") or 2.0
@@ -185,9 +186,9 @@ def _replayed(
         max(1, int(settings["target_inputs"] * settings["max_batch_size"])),
     )
     seconds = max(known["until"] - begin, 1.0)
-    present = keepalive.plan(
-        traffic, seconds, settings["min_containers"], settings["buffer_containers"], settings["scaledown_window"]
-    )
+    most = settings["max_containers"]
+    now = ScalingSettings(settings["min_containers"], most, settings["buffer_containers"], settings["scaledown_window"])
+    present = keepalive.plan(traffic, seconds, now)
     if choice is not None:
         measured = choice.measurement
         traffic = replace(
@@ -198,7 +199,7 @@ def _replayed(
         )
     run = sorted(traffic.runs)[len(traffic.runs) // 2]
     wait = max(latency - run, 0.0) if latency is not None else None
-    plans = list(keepalive.plans(traffic, seconds))
+    plans = list(keepalive.plans(traffic, seconds, most))
     return keepalive.best(plans, len(recorded), patience, wait), present, traffic
 
 
