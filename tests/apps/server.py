@@ -29,6 +29,9 @@ async def serve(reader, writer):
                 size += len(chunk)
         if target.startswith("/slow"):
             await asyncio.sleep(float(target.split("=")[1]))
+        if target == "/garbage":
+            writer.write(b"this is no HTTP at all\\r\\n\\r\\n")
+            return writer.close()
         if target == "/break":
             return writer.transport.abort()
         body = f"{method} {target} {size} {os.getpid()} {headers.get('host')} {headers.get('x-forwarded-for')}".encode()
@@ -49,17 +52,45 @@ asyncio.run(main())
 """
 
 SOCKETS = """
+import asyncio
 import uvicorn
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
 
 web = FastAPI()
+gone = 0
+
+@web.get("/gone")
+async def get_gone():
+    return gone
+
+@web.get("/never")
+async def never(request: Request):
+    global gone
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.05)
+    gone += 1
+
+@web.get("/events")
+async def events():
+    async def stream():
+        for i in range(3):
+            yield f"data: {i}\\n\\n"
+            await asyncio.sleep(0.3)
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+@web.post("/size")
+async def size(request: Request):
+    return {"size": len(await request.body()), "id": request.headers["x-request-id"]}
 
 @web.websocket("/echo")
 async def echo(socket: WebSocket):
+    global gone
     await socket.accept()
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
+            gone += 1
             print("socket closed", message.get("code"), flush=True)
             return
         if message.get("text") == "close":

@@ -77,6 +77,11 @@ class Web:
         headers = {"Modal-Token-Id": token["id"], "Modal-Token-Secret": token["secret"]}
         return self.ask("GET", "/_stoker/status", headers=headers).json()
 
+    def metric(self, name: str) -> float:
+        """A number that the server counts, over all its labels."""
+        lines = self.ask("GET", "/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+
     def memory(self) -> int:
         """Resident bytes of the server now."""
         return int(psutil.Process(self.server.pid).memory_info().rss)
