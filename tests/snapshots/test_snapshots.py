@@ -44,6 +44,7 @@ class App:
         """Calls after all containers were told to stop: a new one answers."""
         self.stop_containers()
         (answer,) = self.look()
+        answer["received"] = time.time()
         return answer
 
     def keep(self, containers: int) -> None:
@@ -90,7 +91,7 @@ def test_state_survives_and_every_start_is_its_own(app: App) -> None:
         # The open file, the background server with its socket and its database, and its pipe are where they were.
         assert (answer["heap"], answer["file"], answer["served"]) == (True, "64656667", 1)
         assert answer["pipe"] == r"served b'hello\n'"
-        assert abs(answer["time"] - time.time()) < 60
+        assert abs(answer["time"] - answer["received"]) < 60
     assert len({answer["task"] for answer in answers}) == 4
     assert len({answer["random"] for answer in answers}) == 4, "seeded the same in enter(snap=True)"
     snapshot = app.snapshot()
@@ -121,12 +122,26 @@ def test_several_start_from_one_snapshot_at_once(app: App) -> None:
     assert {a["loads"] for a in answers} == {1}
 
 
-def test_it_outlives_the_server(app: App) -> None:
+def test_it_outlives_the_server_and_moves_with_its_data(app: App, tmp_path: Path) -> None:
     before = app.cold()
     stop_server(app.server)
-    start_server(app.server.data, "runsc", "--fake-gpus", "H100:1,L40S:1")
-    (after,) = app.look()
-    assert (after["loaded"], after["loads"]) == (before["loaded"], 1)
+    # As on another machine of the same kind; the images are many gigabytes, and how they are restored is not the question here.
+    copy = tmp_path / "moved"
+    copy.mkdir()
+    for path in app.server.data.iterdir():
+        if path.name == "images":
+            (copy / "images").symlink_to(path)
+        else:
+            subprocess.run(["cp", "--archive", path, copy], check=True)
+    moved = start_server(copy, "runsc", "--fake-gpus", "H100:1,L40S:1")
+    try:
+        (there,) = json.loads(moved.python(LOOK.format(count=1, wait=0)).stdout)
+    finally:
+        stop_server(moved)
+        start_server(app.server.data, "runsc", "--fake-gpus", "H100:1,L40S:1")
+    (here,) = app.look()
+    for after in (there, here):
+        assert (after["loaded"], after["loads"]) == (before["loaded"], 1)
     assert app.snapshot()["state"] == "ready"
 
 
