@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,8 @@ import anyio
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
+from stoker.node.bucket import BucketMount
+from stoker.node.bucket_mounts import BucketMounts
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
@@ -53,6 +55,7 @@ class ContainerRequest:
     mount_trees: tuple[Path, ...] = ()  # in the order of the function; later ones win
     env: Mapping[str, str] = field(default_factory=dict)  # secrets and settings, over the image's own
     volumes: tuple[VolumeDir, ...] = ()
+    buckets: tuple[BucketMount, ...] = ()
     limits: Limits = field(default_factory=Limits)
     network: bool = True
     gpu_devices: tuple[int, ...] = ()
@@ -69,6 +72,8 @@ class Node:
         self._runtime = runtime
         self._builder = builder
         self._run_dir = run_dir
+        self._buckets = BucketMounts(run_dir.parent / "buckets")
+        self.check_bucket = self._buckets.check
         self._hook_layer = run_dir.parent / "snapshot-hook"
 
     async def open(self) -> None:
@@ -82,10 +87,12 @@ class Node:
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._run_dir.mkdir(mode=0o700)
         await self._runtime.open()
+        await self._buckets.open()
         snapshots.make_hook_layer(self._hook_layer)
 
     async def close(self) -> None:
         await self._runtime.close()
+        await self._buckets.close()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def task_dir(self, task_id: str) -> Path:
@@ -107,7 +114,19 @@ class Node:
 
     async def start(self, request: ContainerRequest, write: Callable[[int, str], None]) -> NodeContainer:
         """Starts a container; its output goes line by line to `write(fd, text)`. Raises StokerError."""
-        spec = await self._spec(request)
+        places = await self._buckets.mount(request.task_id, request.buckets, lambda line: write(2, line))
+        try:
+            return await self._start(request, places, write)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._buckets.unmount(request.task_id)
+            raise
+
+    async def _start(
+        self, request: ContainerRequest, buckets: Sequence[Path], write: Callable[[int, str], None]
+    ) -> NodeContainer:
+        """buckets: where those of the request are mounted on the host."""
+        spec = await self._spec(request, buckets)
         splitters = {fd: LineSplitter(lambda text, fd=fd: write(fd, text)) for fd in (1, 2)}  # type: ignore[misc]
         task_dir = self.task_dir(request.task_id)
 
@@ -124,7 +143,9 @@ class Node:
             container = await self._runtime.restore(spec, request.base, sink)
         else:
             container = await self._runtime.start(spec, sink)
-        return NodeContainer(container, splitters, task_dir, spec.env, request.function_id, request.volumes)
+        return NodeContainer(
+            container, splitters, task_dir, spec.env, request.function_id, request.volumes, self._buckets.unmount
+        )
 
     async def make_base(self, request: ContainerRequest, directory: Path) -> int:
         """Saves as `directory` a container like those of `request`, on the image and with its mounts, that has imported the client and
@@ -163,7 +184,7 @@ class Node:
             shutil.rmtree(self.task_dir(request.task_id), ignore_errors=True)
         return await asyncio.to_thread(snapshots.size_of, directory)
 
-    async def _spec(self, request: ContainerRequest) -> ContainerSpec:
+    async def _spec(self, request: ContainerRequest, buckets: Sequence[Path] = ()) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
             self._builder.layers(request.image_id), self._builder.client_layers(request.client_version, request.image)
         )
@@ -176,6 +197,10 @@ class Node:
             if self._runtime.isolates:
                 mounts.append(BindMount(volume.directory, f"/__modal/volumes/{volume.volume_id}", volume.read_only))
             mounts.append(BindMount(volume.directory, target, volume.read_only))
+        for bucket, place in zip(request.buckets, buckets, strict=True):
+            # A file that is written is in the bucket when the host closes it, so the host must close it when the container does.
+            target = _mount_path(bucket.mount_path)
+            mounts.append(BindMount(place, target, bucket.read_only, direct=not bucket.read_only))
         return ContainerSpec(
             id=request.task_id,
             layers=(
@@ -205,14 +230,17 @@ class NodeContainer:
         task_dir: Path,
         env: Mapping[str, str],
         function_id: str,
-        volumes: Sequence[VolumeDir] = (),
+        volumes: Sequence[VolumeDir],
+        on_end: Callable[[str], Awaitable[None]],
     ) -> None:
+        """on_end: called with the container's id after its end, before `wait` returns."""
         self._container = container
         self._splitters = splitters
         self._task_dir = task_dir
         self._env = env
         self._function_id = function_id
         self._volumes = volumes
+        self._on_end = on_end
         self.id = container.id
         self.address = container.address
         self.signal = container.signal
@@ -241,6 +269,7 @@ class NodeContainer:
 
     async def wait(self) -> Exit:
         ended = await self._container.wait()
+        await self._on_end(self.id)
         for splitter in self._splitters.values():
             splitter.close()
         shutil.rmtree(self._task_dir, ignore_errors=True)

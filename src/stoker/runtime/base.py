@@ -19,6 +19,8 @@ class BindMount:
     source: Path
     target: str
     read_only: bool = True
+    direct: bool = False
+    """Whether what the container closes is closed on the host at once; else a sandbox may keep it open for a next use."""
 
 
 @dataclass(frozen=True)

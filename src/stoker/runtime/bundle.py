@@ -63,7 +63,7 @@ def make_bundle(
         {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-        *(_bind(mount.source, mount.target, mount.read_only) for mount in spec.mounts),
+        *(_bind(mount.source, mount.target, mount.read_only, mount.direct) for mount in spec.mounts),
         # Last, so that a mount at /__modal does not hide it.
         _bind(tini, TINI, read_only=True),
     ]
@@ -108,10 +108,11 @@ def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str
     }
 
 
-def _bind(source: Path, target: str, read_only: bool) -> dict[str, Any]:
+def _bind(source: Path, target: str, read_only: bool, direct: bool = False) -> dict[str, Any]:
+    options = ["rbind", "ro" if read_only else "rw", "nosuid", "nodev"]
     return {
         "destination": target,
         "type": "bind",
         "source": str(source),
-        "options": ["rbind", "ro" if read_only else "rw", "nosuid", "nodev"],
+        "options": [*options, "disable_file_handle_sharing"] if direct else options,
     }

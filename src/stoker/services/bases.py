@@ -92,6 +92,7 @@ def _fits(request: ContainerRequest) -> bool:
     """Whether a container can become this one after Python and the client have started."""
     return (
         not request.snapshots
+        and not request.buckets  # each container has mounts of its own
         and not request.gpu_devices
         and not request.image.entrypoint
         and not any(name in _EARLY_NAMES or name.startswith(_EARLY_PREFIXES) for name in request.env)

@@ -22,15 +22,16 @@ from stoker.node.agent import ContainerRequest, Node, NodeContainer, VolumeDir
 from stoker.node.processors import Processors
 from stoker.runtime.base import Container
 from stoker.services.bases import Bases
+from stoker.services.buckets import Buckets
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
 from stoker.services.images import Images
 from stoker.services.logs import INFO, Logs
 from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
+from stoker.services.network_files import NetworkFiles
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
-from stoker.services.network_files import NetworkFiles
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
@@ -57,10 +58,10 @@ class ContainerLauncher:
         mounts: Mounts,
         secrets: Secrets,
         volumes: Volumes,
+        network_files: NetworkFiles,
         logs: Logs,
         wire: Wire,
         metrics: Metrics,
-        network_files: NetworkFiles,
         environment_of: Callable[[str], str],
         snapshots: Snapshots,
         checkpoints: Checkpoints,
@@ -80,11 +81,12 @@ class ContainerLauncher:
         self._mounts = mounts
         self._secrets = secrets
         self._volumes = volumes
+        self._network_files = network_files
+        self._buckets = Buckets(secrets=secrets, node=node)
         self._logs = logs
         self._wire = wire
         self._metrics = metrics
         self._environment_of = environment_of
-        self._network_files = network_files
         self._snapshots = snapshots
         self._checkpoints = checkpoints
         self._bases = bases
@@ -107,7 +109,9 @@ class ContainerLauncher:
         if free < self._min_free_bytes:
             return NotNow(f"only {free >> 20} MiB of disk are free in the server's data directory")
         try:
-            volumes = [self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in definition.spec.volumes]
+            volumes = [
+                self._volume(v.volume_id, v.mount_path, v.read_only, v.sub_path) for v in definition.spec.volumes
+            ]
         except (NotFound, InvalidArgument, FailedPrecondition) as error:
             return Never(f"{error} Deploy the app again when the volume is there.")
         try:
@@ -119,6 +123,7 @@ class ContainerLauncher:
             return lease
         self._leases[task.id] = lease
         request = await self._request(function, definition, task, lease, volumes)
+        request = replace(request, buckets=buckets)
         if task.snapshot is None:
             task.snapshot = self._bases.choose(request)
             request = replace(request, base=task.snapshot.directory if task.snapshot else None)
@@ -249,6 +254,8 @@ class ContainerLauncher:
         return self._snapshots.choose(key, task.app_id, function.id, definition.id, task.id)
 
     def _volume(self, volume_id: str, mount_path: str, read_only: bool, sub_path: str) -> VolumeDir:
+        if is_id(volume_id, "sv"):
+            return VolumeDir(volume_id, self._network_files.directory(volume_id), mount_path, read_only)
         if not is_id(volume_id, "vo"):
             raise FailedPrecondition(f"The volume {volume_id!r} mounted at {mount_path} does not exist.")
         directory = self._volumes.directory(volume_id)
@@ -261,8 +268,6 @@ class ContainerLauncher:
 
     def _record(self, statement: sa.Executable) -> None:
         """History is written beside the work, never before it."""
-        if is_id(volume_id, "sv"):
-            return VolumeDir(volume_id, self._network_files.directory(volume_id), mount_path, read_only)
 
         async def write() -> None:
             with contextlib.suppress(Exception):

@@ -1,0 +1,233 @@
+"""Buckets of an S3-compatible server, which checks keys and signatures, mounted in real sandboxes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import modal
+import psutil
+import pytest
+from modal.client import Client
+from modal_proto import api_pb2
+
+from stoker.node.bucket import BucketMount, Credentials, credentials_from
+from tests.conftest import RunningServer, start_server, stop_server
+
+needs_fuse = pytest.mark.skipif(
+    not Path("/dev/fuse").exists() or not shutil.which("rclone"), reason="needs rclone and /dev/fuse"
+)
+_BUCKET = "stoker-test"
+
+
+@dataclass
+class Store:
+    endpoint: str
+    key: str
+    secret: str
+
+    @property
+    def s3(self) -> Any:
+        return boto3.client("s3", **self.login())
+
+    def login(self) -> dict[str, Any]:
+        keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret}
+        return {"endpoint_url": self.endpoint, "region_name": "us-east-1", **keys}
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self.s3.get_object(Bucket=_BUCKET, Key=key)["Body"].read()
+        return content
+
+    def names(self) -> set[str]:
+        return {found["Key"] for found in self.s3.list_objects_v2(Bucket=_BUCKET).get("Contents", [])}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """The server lets three calls through without keys: those that make the user."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        env=os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        made = Store(f"http://127.0.0.1:{port}", "first", "first")
+        iam = boto3.client("iam", **made.login())
+        iam.create_user(UserName="stoker")
+        policy = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+        iam.put_user_policy(UserName="stoker", PolicyName="all", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="stoker")["AccessKey"]
+        made = Store(made.endpoint, key["AccessKeyId"], key["SecretAccessKey"])
+        made.s3.create_bucket(Bucket=_BUCKET)
+        for name in ("part/data.bin", "top.txt", "doomed", "moving", "replaced"):
+            made.s3.put_object(Bucket=_BUCKET, Key=name, Body=bytes(range(256)) * 4096)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def client_of(server: RunningServer, store: Store) -> Iterator[Client]:
+    environment = {"BUCKET_ENDPOINT": store.endpoint, "BUCKET_KEY": store.key, "BUCKET_SECRET": store.secret}
+    server.modal("deploy", "buckets.py", timeout=400, **environment)
+    env = server.env
+    credentials = (env["MODAL_TOKEN_ID"], env["MODAL_TOKEN_SECRET"])
+    with Client(env["MODAL_SERVER_URL"], api_pb2.CLIENT_TYPE_CLIENT, credentials) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(sandboxes: RunningServer, store: Store) -> Iterator[Client]:
+    with client_of(sandboxes, store) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def function(client: Client) -> Callable[[str], modal.Function]:
+    return lambda name: modal.Function.from_name("buckets", name, client=client)
+
+
+def mounts_of(server: RunningServer) -> list[str]:
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if f"{server.data}/run/buckets" in line]
+
+
+def rclones_of(server: RunningServer) -> list[psutil.Process]:
+    found = psutil.process_iter(["name", "cmdline"])
+    return [p for p in found if p.info["name"] == "rclone" and str(server.data) in " ".join(p.info["cmdline"] or [])]
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@needs_fuse
+def test_code_reads_and_writes_a_bucket(
+    function: Callable[[str], modal.Function], store: Store, sandboxes: RunningServer
+) -> None:
+    work = function("work")
+    listing, part, size, tail = work.remote("read")
+    assert listing == ["doomed", "moving", "part", "part/data.bin", "replaced", "top.txt"]
+    assert part == ["data.bin"] and size == 1 << 20 and tail == "fdfeff"
+    assert work.remote("write") == ["moved", "new", "part", "replaced", "top.txt"]
+    large = b"".join(bytes([n]) * (1 << 20) for n in range(12))
+    eventually(lambda: store.get("new/deep/a.txt") == b"from a sandbox" and store.get("part/large.bin") == large)
+    work.remote("change")
+    eventually(lambda: store.get("replaced") == b"second third")
+    assert {"moved", "top.txt"} <= store.names() and not {"doomed", "moving"} & store.names()
+    assert work.remote("write_where_it_is_forbidden") == [errno.EROFS, errno.EROFS]
+    store.s3.put_object(Bucket=_BUCKET, Key="part/late", Body=b"late")
+    eventually(lambda: "late" in work.remote("read")[1])
+
+
+@needs_fuse
+def test_credentials_are_nowhere(
+    function: Callable[[str], modal.Function], store: Store, sandboxes: RunningServer
+) -> None:
+    names, environment = function("work").remote("environment")
+    assert names == [] and store.secret not in environment and store.key not in environment
+    running = rclones_of(sandboxes)
+    assert len(running) >= 3
+    for process in running:
+        shown = " ".join(process.cmdline()) + str(process.environ())
+        assert store.secret not in shown and store.key not in shown
+    for path in sandboxes.data.rglob("*"):
+        if path.is_file() and (path.suffix in (".log", ".json") or path.name.startswith("stoker.db")):
+            assert store.secret.encode() not in path.read_bytes(), path
+
+
+@needs_fuse
+def test_a_bucket_that_refuses_says_so_at_once(function: Callable[[str], modal.Function]) -> None:
+    with pytest.raises(Exception, match=r"'stoker-test' at http.* refuses: InvalidAccessKeyId.* Check the keys"):
+        function("wrong_key").remote()
+    with pytest.raises(Exception, match="no bucket 'no-such-bucket'"):
+        function("no_bucket").remote()
+
+
+@needs_fuse
+def test_network_files_are_shared_with_containers(function: Callable[[str], modal.Function], client: Client) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nfs = modal.NetworkFileSystem.from_name("shared-files", client=client)
+        nfs.write_file("from-outside", io.BytesIO(b"outside"))
+        assert function("work").remote("share") == "outside"
+        assert b"".join(nfs.read_file("sub/from-inside")) == b"inside"
+
+
+@needs_fuse
+def test_nothing_is_left_when_the_containers_end(sandboxes: RunningServer, client: Client, store: Store) -> None:
+    modal.Function.from_name("buckets", "work", client=client).remote("write_at_the_end")
+    assert mounts_of(sandboxes)
+    sandboxes.modal("app", "stop", "buckets", "--yes")
+    directory = sandboxes.data / "run" / "buckets"
+    eventually(lambda: not mounts_of(sandboxes) and not rclones_of(sandboxes) and not list(directory.iterdir()))
+    assert store.get("left-at-the-end") == b"e" * (8 << 20), "what was written last is not lost"
+
+
+@needs_fuse
+def test_a_killed_server_leaves_nothing_to_the_next(store: Store, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    server = start_server(tmp_path / "data", "process")
+    try:
+        with client_of(server, store) as client:
+            modal.Function.from_name("buckets", "work", client=client).spawn("wait")
+            eventually(lambda: len(mounts_of(server)) == 3)
+        os.kill(server.pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], 10)
+        server = start_server(tmp_path / "data", "process")
+        server.modal("app", "stop", "buckets", "--yes")
+        eventually(lambda: not mounts_of(server) and not rclones_of(server))
+        assert "top.txt" in store.names(), "unmounting removes no object"
+    finally:
+        stop_server(server)
+
+
+def test_what_cannot_be_a_bucket() -> None:
+    for wrong in (
+        {"name": "s3://bucket"},
+        {"name": "a/b"},
+        {"endpoint": "ftp://host"},
+        {"endpoint": "http://host\naccess_key_id = x"},
+        {"prefix": "/absolute/"},
+        {"prefix": "../other/"},
+        {"credentials": Credentials("key", "two\nlines")},
+    ):
+        with pytest.raises(Exception, match=r"bucket|key_prefix") as caught:
+            BucketMount(**({"name": "bucket", "mount_path": "/x"} | wrong))  # type: ignore[arg-type]
+        assert "two" not in str(caught.value)
+    with pytest.raises(Exception, match="no key AWS_SECRET_ACCESS_KEY") as caught:
+        credentials_from("s3", {"AWS_ACCESS_KEY_ID": "hidden"})
+    assert "hidden" not in str(caught.value)
+    found = BucketMount(
+        "b-ucket",
+        "/x",
+        kind="gcp",
+        credentials=credentials_from("gcp", {"GOOGLE_ACCESS_KEY_ID": "i", "GOOGLE_ACCESS_KEY_SECRET": "s"}),
+    )
+    assert "access_key_id = i\n" in found.rclone_config() and "i" not in repr(found.credentials).removeprefix(
+        "Credentials(region='')"
+    )
