@@ -66,6 +66,12 @@ class RunningServer:
             pytest.fail(f"the program ended with {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log_tail()}")
         return done
 
+    def stop_containers(self, app: str) -> None:
+        """Stops all containers of a deployed app, so that its next call starts cold."""
+        for container in json.loads(self.modal("container", "list", "--json").stdout):
+            if container["app_name"] == app:
+                self.modal("container", "stop", "--yes", container["container_id"])
+
     def log_tail(self) -> str:
         log = self.data / "logs" / "server.log"
         return log.read_text()[-6000:] if log.exists() else ""
@@ -89,6 +95,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     running = start_server(tmp_path_factory.mktemp("process"), "process", "--fake-gpus", "H100:1")
     yield running
     stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def torch_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of servers that need the diffusion example's image, which takes minutes to build and is built once.
+
+    STOKER_TEST_DATA names a directory in which it is kept between runs."""
+    kept = os.environ.get("STOKER_TEST_DATA")
+    return Path(kept).absolute() / "diffusion" if kept else tmp_path_factory.mktemp("diffusion")
 
 
 @pytest.fixture(scope="session")

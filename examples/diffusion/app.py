@@ -1,12 +1,15 @@
 """A text-to-video model as an API: weights on one Volume, videos on another, one GPU class between them.
 
 modal run app.py --prompt "a cat on a bench in front of a lake at sunset"
+modal deploy app.py          # then POST prompts to the URL it prints
 
 Nothing here knows about Stoker: this is an ordinary Modal app, and `modal run` finds it the server.
 """
 
 import time
 import uuid
+from dataclasses import dataclass
+from pathlib import Path
 
 import modal
 
@@ -37,6 +40,8 @@ image = (
     )
 )
 
+web_image = modal.Image.debian_slim(python_version="3.11").uv_pip_install("fastapi[standard]==0.142.2")
+
 with image.imports():
     import torch
     from diffusers import DiffusionPipeline
@@ -64,6 +69,36 @@ class DiffusionAPI:
         export_to_video(frames, output_path)
         output_vol.commit()
         return output_path
+
+
+@dataclass
+class GenerationRequest:
+    prompt: str
+    steps: int = 50
+
+
+@app.function(image=web_image)
+@modal.fastapi_endpoint(method="POST", docs=True)
+def inference_api(request: GenerationRequest):
+    result = DiffusionAPI().generate.remote(
+        prompt=request.prompt,
+        num_inference_steps=request.steps
+    )  # fmt: skip
+    return {"filename": result}
+
+
+@app.function(image=web_image, volumes={"/outputs": output_vol})
+@modal.fastapi_endpoint(method="GET", docs=True)
+def video(filename: str):
+    """Serves what `inference_api` named."""
+    from fastapi import HTTPException
+    from fastapi.responses import FileResponse
+
+    output_vol.reload()  # the video may be younger than this container
+    path = Path("/outputs", Path(filename).name)
+    if not path.is_file():
+        raise HTTPException(404, f"There is no video {path.name}.")
+    return FileResponse(path, media_type="video/mp4")
 
 
 @app.local_entrypoint()

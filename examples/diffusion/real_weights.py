@@ -1,6 +1,7 @@
 """Fetch the published weights of LTX-Video into the models Volume: a few tens of gigabytes, once.
 
 modal run real_weights.py
+modal run real_weights.py --model-id genmo/mochi-1-preview
 """
 
 import modal
@@ -14,13 +15,13 @@ with image.imports():
 
 
 @app.function(image=online_image, volumes={"/models": model_vol}, timeout=60 * 60)
-def download_weights() -> str:
+def download_weights(model_id: str) -> str:
     # Only the files the pipeline loads; the repository also holds every older release of the model.
-    snapshot = DiffusionPipeline.download(MODEL_ID)
+    snapshot = DiffusionPipeline.download(model_id)
     model_vol.commit()
     return str(snapshot)
 
 
 @app.local_entrypoint()
-def main():
-    print(download_weights.remote())
+def main(model_id: str = MODEL_ID):
+    print(download_weights.remote(model_id))

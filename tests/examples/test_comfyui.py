@@ -77,11 +77,6 @@ def post(url: str, body: object) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def container_of(modal: Modal, app: str) -> str:
-    [container] = [one for one in json.loads(modal("container", "list", "--json").stdout) if one["app_name"] == app]
-    return str(container["container_id"])
-
-
 def width(png: bytes) -> int:
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     return int.from_bytes(png[16:20], "big")
@@ -170,7 +165,7 @@ for name, data in comfy.generate.remote(WORKFLOW).items():
     for drawn in (130, 131):
         out = sandboxes.python(code.replace("WORKFLOW", repr(workflow(drawn)))).stdout
         assert out.split() == ["picture_00001_.png", str(drawn)]
-        modal("container", "stop", "--yes", container_of(modal, SNAPSHOT_APP))
+        sandboxes.stop_containers(SNAPSHOT_APP)
     command = [sys.executable, "-m", "stoker.cli.main", "snapshots", "list", "--data", str(sandboxes.data), "--json"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     [snapshot] = [one for one in json.loads(listed.stdout) if SNAPSHOT_APP in json.dumps(one)]

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import RunningServer, start_server, stop_server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "diffusion"
 STOKER, MODAL = (Path(sys.executable).with_name(name) for name in ("stoker", "modal"))
@@ -27,9 +33,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kept = os.environ.get("STOKER_TEST_DATA")
-    return Path(kept).absolute() / "diffusion" if kept else tmp_path_factory.mktemp("diffusion")
+def data(torch_data: Path) -> Path:
+    return torch_data
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,14 @@ def modal(data: Path, *words: object, gpus: str = "H100:1") -> subprocess.Comple
     """A `modal` command against a server on `data` that lives as long as the command."""
     flags = ["--fake-gpus", gpus] if gpus else []
     return run(STOKER, "run", "--data", data, *flags, "--", MODAL, *words)
+
+
+@pytest.fixture
+def kept(report: dict[str, Any], data: Path) -> Iterator[RunningServer]:
+    """A server on the data that the demo left, with its image and weights."""
+    server = start_server(data, "runsc", "--fake-gpus", "H100:1,L40S:1")
+    yield server
+    stop_server(server)
 
 
 def test_the_video_decodes_to_what_was_asked_for(report: dict[str, Any]) -> None:
@@ -98,3 +111,45 @@ def test_random_weights_never_hide_downloaded_ones(report: dict[str, Any], data:
         assert modal(data, "volume", "put", "--force", volume, kept, ref).returncode == 0
     assert refused.returncode != 0
     assert "will not hide them" in refused.stdout
+
+
+def test_a_snapshot_generates_and_the_api_serves_its_video(kept: RunningServer) -> None:
+    name = "example-diffusion-snapshot"
+    kept.modal("deploy", str(EXAMPLE / "snapshot.py"), timeout=600)
+    generate = f"""
+import modal
+small = dict(num_inference_steps=2, width=64, height=64, num_frames=9)
+print(modal.Cls.from_name("{name}", "DiffusionAPI")().generate.remote("a cat on a bench", **small))
+"""
+    videos = []
+    for _ in range(2):
+        videos.append(kept.python(generate, timeout=600).stdout.strip())
+        kept.stop_containers(name)
+    snapshots = json.loads(run(STOKER, "snapshots", "list", "--data", kept.data, "--json").stdout)
+    assert [one["hits"] for one in snapshots if name in json.dumps(one)] == [1]
+    deployed = kept.modal("deploy", str(EXAMPLE / "app.py"), timeout=600).stdout.replace("\n", "")
+    url = re.search(r"(http://\S+-video)\b", deployed)
+    assert url, deployed
+    for video in videos:
+        with urllib.request.urlopen(f"{url[1]}?filename={video}", timeout=120) as answer:
+            assert answer.headers["Content-Type"] == "video/mp4"
+            assert answer.read()[4:8] == b"ftyp"
+    for wrong in ("none.mp4", "../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url[1]}?filename={wrong}", timeout=120)
+
+
+@pytest.mark.matrix
+def test_mochi_and_stable_diffusion(kept: RunningServer, tmp_path: Path) -> None:
+    ids = "genmo/mochi-1-preview,stable-diffusion-v1-5/stable-diffusion-v1-5"
+    kept.modal("run", str(EXAMPLE / "tiny_weights.py"), "--model-id", ids, timeout=600)
+    size = ("--steps", "2", "--width", "64", "--height", "64")
+    mochi = kept.modal("run", str(EXAMPLE / "mochi.py"), *size, "--frames", "7", timeout=600).stdout
+    pictures = kept.modal("run", str(EXAMPLE / "stable_diffusion.py"), *size, "--images", "2", timeout=600).stdout
+    videos = re.findall(r"/outputs/(\S+\.mp4)", mochi)
+    files = [*videos, *re.findall(r"/outputs/(\S+\.png)", pictures)]
+    assert (len(videos), len(files)) == (1, 3)
+    for file in files:
+        kept.modal("volume", "get", OUTPUTS, file, str(tmp_path / file))
+    assert (tmp_path / files[0]).read_bytes()[4:8] == b"ftyp"
+    assert all((tmp_path / file).read_bytes().startswith(b"\x89PNG") for file in files[1:])
