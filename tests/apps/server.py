@@ -157,3 +157,13 @@ class Sockets:
     @modal.enter()
     def start(self):
         self.process = subprocess.Popen([sys.executable, "-c", SOCKETS])
+
+
+@app.server(image=image, port=8306, max_concurrency=2, scaledown_window=3)
+@modal.sessioned()
+class Sticky:
+    @modal.enter()
+    def start(self):
+        self.program = Program()
+        self.program.port = 8306
+        self.program.start()

@@ -20,6 +20,7 @@ NO_TOKEN = (
 )
 _STATUS: tuple[tuple[type[errors.StokerError], int], ...] = (
     (errors.NotFound, 404),
+    (errors.InvalidArgument, 400),
     (errors.ResourceExhausted, 429),
     (errors.Unavailable, 503),
     (errors.FailedPrecondition, 503),

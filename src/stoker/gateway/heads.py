@@ -43,12 +43,12 @@ def written(first_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"\r\n".join(parts)
 
 
-def plain_answer(status: int, phrase: str, sentence: str, headers: HeaderList, *, close: bool) -> bytes:
+def own_answer(status: int, phrase: str, text: str, headers: HeaderList, *, close: bool) -> bytes:
     """A whole answer of ours."""
-    body = sentence.encode() + b"\n"
-    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    body = text.encode()
     last = [(b"connection", b"close")] if close else []
-    return written(f"HTTP/1.1 {status} {phrase}".encode(), [*own, *headers, *last]) + body
+    head = [(b"content-length", b"%d" % len(body)), *headers, *last]
+    return written(f"HTTP/1.1 {status} {phrase}".encode(), head) + body
 
 
 def path_of(url: bytes) -> bytes:

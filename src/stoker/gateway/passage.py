@@ -19,8 +19,8 @@ from stoker.gateway.heads import (
     REQUEST_ID,
     HeaderList,
     forwarded,
+    own_answer,
     path_of,
-    plain_answer,
     request_id,
     written,
 )
@@ -89,25 +89,15 @@ class Passage:
     # The client's side
 
     def begin(self) -> None:
-        endpoint = self._place.endpoint
         self._gate.log.begin()
         if self._method == b"CONNECT":
             self.keep_alive = False
             self._refuse(405, "CONNECT is for proxies; this is a server.")
             return
         try:
-            if not self._gate.admission.admits(endpoint, self._named):
-                self._refuse(401, NO_TOKEN, [(b"www-authenticate", b"Modal-Key")])
-                return
-            slot = self._gate.servers.take(endpoint.function_id, self._target)
+            self._find_place()
         except errors.StokerError as error:
             self._fail(error)
-            return
-        upstream = self._gate.upstreams.idle((slot.host, slot.port)) if slot is not None else None
-        if slot is not None and upstream is not None:
-            self._pass_on(slot, upstream)  # written together with what of the body has come: `on_input_end`
-        else:
-            self._arrange_soon(slot)
 
     def on_body(self, data: bytes) -> None:
         if self._chunked:
@@ -210,6 +200,33 @@ class Passage:
     def on_writable(self, writable: bool) -> None:
         self._front.flow.resume_reading() if writable else self._front.flow.pause_reading()
 
+    # Where it goes
+
+    def _find_place(self) -> None:
+        """Raises StokerError when the request cannot be passed on."""
+        if self._is_admitted():
+            self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target))
+
+    def _is_admitted(self) -> bool:
+        """Answers with a refusal when not."""
+        if self._gate.admission.admits(self._place.endpoint, self._named):
+            return True
+        self._refuse(401, NO_TOKEN, [(b"www-authenticate", b"Modal-Key")])
+        return False
+
+    def _go(self, slot: Slot | None) -> None:
+        upstream = self._gate.upstreams.idle((slot.host, slot.port)) if slot is not None else None
+        if slot is not None and upstream is not None:
+            self._pass_on(slot, upstream)  # written together with what of the body has come: `on_input_end`
+        else:
+            self._arrange_soon(slot)
+
+    async def _wait(self) -> Slot:
+        return await self._gate.servers.wait(self._place.endpoint.function_id, self._target)
+
+    def _give_back(self, slot: Slot) -> None:
+        self._gate.servers.give_back(slot)
+
     # How it is done
 
     def _arrange_soon(self, slot: Slot | None) -> None:
@@ -220,12 +237,12 @@ class Passage:
         try:
             for _ in range(_ATTEMPTS):
                 if slot is None:
-                    slot = await self._gate.servers.wait(self._place.endpoint.function_id, self._target)
+                    slot = await self._wait()
                 try:
                     upstream = await self._gate.upstreams.connect((slot.host, slot.port))
                 except OSError:
                     # Nothing was sent yet; the container may be about to end.
-                    self._gate.servers.give_back(slot)
+                    self._give_back(slot)
                     slot = None
                     continue
                 taken, slot = slot, None
@@ -241,7 +258,7 @@ class Passage:
         finally:
             self._arranging = None
             if slot is not None:
-                self._gate.servers.give_back(slot)
+                self._give_back(slot)
 
     def _pass_on(self, slot: Slot, upstream: Upstream) -> None:
         self._slot, self._upstream = slot, upstream
@@ -304,13 +321,17 @@ class Passage:
         self._refuse(status, str(error), headers)
 
     def _refuse(self, status: int, sentence: str, headers: HeaderList | None = None) -> None:
+        self._answer(status, sentence + "\n", [(b"content-type", b"text/plain; charset=utf-8"), *(headers or ())])
+
+    def _answer(self, status: int, text: str, headers: HeaderList) -> None:
+        """An answer of ours."""
         if self.response_complete or self.disconnected:
             return
         self._status = status
         if self.upgrade:
             self.keep_alive = False
-        every = [*(headers or ()), (REQUEST_ID, self._request_id)]
-        answer = plain_answer(status, HTTPStatus(status).phrase, sentence, every, close=not self.keep_alive)
+        every = [*headers, (REQUEST_ID, self._request_id)]
+        answer = own_answer(status, HTTPStatus(status).phrase, text, every, close=not self.keep_alive)
         self._sent = len(answer)
         self._front.transport.write(answer)
         self._finish()
@@ -341,7 +362,7 @@ class Passage:
             upstream.release(usable)
         slot, self._slot = self._slot, None
         if slot is not None:
-            self._gate.servers.give_back(slot)
+            self._give_back(slot)
         self._forget_held()
 
     def _log(self, **more: Any) -> None:

@@ -9,9 +9,11 @@ from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import Admission
 from stoker.gateway.heads import path_of
 from stoker.gateway.passage import Passage
+from stoker.gateway.session_passage import SessionPassage
 from stoker.gateway.upstream import Upstreams
 from stoker.services.endpoints import Endpoints
 from stoker.services.functions import ServerSpec
+from stoker.services.server_sessions import ServerSessions
 from stoker.services.servers import Servers
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 class ServerGateway:
     def __init__(self, *, endpoints: Endpoints, servers: Servers, admission: Admission, log: AccessLog) -> None:
         self.servers = servers
+        self.sessions = ServerSessions(servers)
         self.admission = admission
         self.log = log
         self.upstreams = Upstreams()
@@ -37,7 +40,8 @@ class ServerGateway:
             return None
         if place is None or not isinstance(place.endpoint.target, ServerSpec):
             return None
-        return Passage(front, self, place, place.endpoint.target)
+        kind = SessionPassage if place.endpoint.target.sessioned else Passage
+        return kind(front, self, place, place.endpoint.target)
 
     async def close(self) -> None:
         self.upstreams.close()

@@ -244,6 +244,7 @@ def _server(function: Any) -> ServerSpec | None:
         exit_grace=float(config.exit_grace_period),
         max_concurrency=function.max_concurrent_inputs,
         needs_token=not config.unauthenticated,
+        sessioned=function.is_sessioned,
     )
 
 
@@ -281,8 +282,6 @@ def _unsupported_server(function: Any) -> str:
         return "This server does not run servers without code (`modal server deploy`) yet; write an @app.server class."
     if function.http_config.h2_enabled:
         return "This server speaks HTTP/1.1 with @app.server classes; leave out h2_enabled."
-    if function.is_sessioned:
-        return "This server does not offer @modal.sessioned() yet (docs/compatibility.md)."
     if function.block_network:
         return "A server cannot be reached with block_network=True."
     return ""

@@ -68,6 +68,7 @@ class ServerSpec:
     exit_grace: float = 0.0
     max_concurrency: int = 0  # 0: no limit
     needs_token: bool = True
+    sessioned: bool = False  # requests belong to sessions, each of which stays with one container
 
 
 @dataclass(frozen=True)

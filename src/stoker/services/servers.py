@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import itertools
+import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -50,6 +52,7 @@ class Servers:
         self._max_pending = max_pending
         self._numbers = itertools.count()  # of requests, which are inputs of the pool and of nobody else
         self._waiting: dict[str, asyncio.Future[Task]] = {}
+        self._on_lost: dict[str, Callable[[], None]] = {}  # by request
         self._active: Counter[str] = Counter()  # requests by container
         self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
         self._attendants: set[asyncio.Task[None]] = set()
@@ -101,6 +104,7 @@ class Servers:
     def give_back(self, slot: Slot) -> None:
         """The request of a slot is over."""
         task_id = slot.task_id
+        self._on_lost.pop(slot.input_id, None)
         self._active[task_id] -= 1
         if self._active[task_id] <= 0:
             del self._active[task_id]
@@ -108,6 +112,10 @@ class Servers:
             if quiet is not None and not quiet.done():
                 quiet.set_result(None)
         self._scheduler.report(task_id, slot.input_id, failed=False)
+
+    def when_lost(self, slot: Slot, call: Callable[[], None]) -> None:
+        """Has something called when the container of a slot ends before the slot is given back."""
+        self._on_lost[slot.input_id] = call
 
     def ready(self, task_id: str) -> None:
         """Event: the enter hooks of a server's container are done."""
@@ -130,15 +138,17 @@ class Servers:
         return [(t.id, t.container.address or "") for t in tasks if t.container is not None]
 
     def token(self, function_id: str) -> str:
-        """Lets its bearer call one server for a day."""
-        until = str(int(time.time()) + _TOKEN_SECONDS)
-        return f"{until}.{self._signature(function_id, until)}"
+        """Lets its bearer call one server for a day. A JWT, for the client reads in it when to ask for the next."""
+        claims = {"sub": function_id, "exp": int(time.time()) + _TOKEN_SECONDS}
+        signed = f"{_JWT_HEAD}.{_base64(json.dumps(claims).encode())}"
+        return f"{signed}.{self._signature(signed)}"
 
     def is_token(self, function_id: str, token: str) -> bool:
-        until, _, signature = token.partition(".")
-        if not (until.isascii() and until.isdigit() and len(until) < 16) or int(until) < time.time():
+        signed, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(signed).encode()):
             return False
-        return hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(function_id, until).encode())
+        claims = json.loads(base64.urlsafe_b64decode(signed.partition(".")[2] + "=="))
+        return bool(claims["sub"] == function_id and claims["exp"] > time.time())
 
     # How it is done
 
@@ -224,6 +234,9 @@ class Servers:
     def _finished(self, finishes: list[Finish]) -> None:
         """Requests that end before a container took them."""
         for finish in finishes:
+            lost = self._on_lost.pop(finish.input_id, None)
+            if lost is not None:
+                lost()
             waiting = self._waiting.get(finish.input_id)
             if waiting is None or waiting.done():
                 continue
@@ -233,5 +246,12 @@ class Servers:
             else:
                 waiting.set_exception(Unavailable(finish.detail))
 
-    def _signature(self, function_id: str, until: str) -> str:
-        return hmac.new(self._key, f"{function_id}\n{until}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, signed: str) -> str:
+        return _base64(hmac.new(self._key, signed.encode("utf-8", "replace"), hashlib.sha256).digest())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+_JWT_HEAD = _base64(b'{"alg":"HS256","typ":"JWT"}')

@@ -1,0 +1,95 @@
+"""Sticky sessions of @app.server: all requests with the token of a session go to the one container that holds it.
+
+A session holds a slot of its container from its start to its end, so that it counts as load and its container is not scaled down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+from stoker.errors import NotFound
+from stoker.services.functions import ServerSpec
+from stoker.services.servers import Servers, Slot
+
+
+@dataclass(eq=False)
+class Session:
+    id: str
+    token: str
+    function_id: str
+    slot: Slot
+    idle_timeout: float  # seconds without a request until it ends
+    key: str = ""  # by which its start may be repeated
+    open: int = 0  # requests under way
+    alarm: asyncio.TimerHandle | None = None
+    over: bool = False
+
+
+class ServerSessions:
+    """All of them. They live as long as their containers, and no longer than the server."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._by_token: dict[str, Session] = {}
+        self._by_key: dict[tuple[str, str], Session] = {}
+
+    async def start(self, function_id: str, server: ServerSpec, idle_timeout: float, key: str = "") -> Session:
+        """Waits for a container with room. key: a second start with the same one gives the same session.
+
+        Raises as `Servers.wait` does."""
+        earlier = self._by_key.get((function_id, key)) if key else None
+        if earlier is not None:
+            return earlier
+        slot = self._servers.take(function_id, server) or await self._servers.wait(function_id, server)
+        session = Session(
+            f"ss-{secrets.token_hex(11)}", secrets.token_urlsafe(32), function_id, slot, idle_timeout, key
+        )
+        self._by_token[session.token] = session
+        if key:
+            self._by_key[function_id, key] = session
+        self._servers.when_lost(slot, lambda: self._end(session))
+        self._watch(session)
+        return session
+
+    def find(self, function_id: str, token: str) -> Session | None:
+        session = self._by_token.get(token)
+        return session if session is not None and session.function_id == function_id else None
+
+    def terminate(self, function_id: str, token: str) -> None:
+        """New requests are rejected; those under way go on. Raises NotFound."""
+        session = self.find(function_id, token)
+        if session is None:
+            raise NotFound("There is no such session: it has ended, or this server has none with that token.")
+        self._end(session)
+
+    def enter(self, session: Session) -> None:
+        """A request begins."""
+        session.open += 1
+        if session.alarm is not None:
+            session.alarm.cancel()
+            session.alarm = None
+
+    def leave(self, session: Session) -> None:
+        """A request is over."""
+        session.open -= 1
+        if session.open == 0:
+            self._give_back(session) if session.over else self._watch(session)
+
+    def _watch(self, session: Session) -> None:
+        session.alarm = asyncio.get_running_loop().call_later(session.idle_timeout, self._end, session)
+
+    def _end(self, session: Session) -> None:
+        if session.over:
+            return
+        session.over = True
+        if session.alarm is not None:
+            session.alarm.cancel()
+        del self._by_token[session.token]
+        self._by_key.pop((session.function_id, session.key), None)
+        if session.open == 0:
+            self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        self._servers.give_back(session.slot)
