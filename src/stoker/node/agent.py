@@ -165,12 +165,10 @@ class Node:
         }
         spec = replace(spec, argv=("python", snapshots.BASE_PROGRAM), env=env, workdir="/")
         container = await self._runtime.start(spec, sink)
+        waiting = asyncio.ensure_future(said.wait())
+        ended = asyncio.ensure_future(container.wait())
         try:
-            waiting = asyncio.ensure_future(said.wait())
-            ended = asyncio.ensure_future(container.wait())
             await asyncio.wait([waiting, ended], timeout=_BASE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            ended.cancel()
             if not said.is_set():
                 words = output.decode(errors="replace").strip().splitlines()
                 raise FailedPrecondition(
@@ -178,6 +176,8 @@ class Node:
                 )
             await container.checkpoint(directory)
         finally:
+            waiting.cancel()
+            ended.cancel()
             with anyio.CancelScope(shield=True):
                 await container.kill()
                 await container.wait()
