@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from modal.client import Client
 from modal_proto import api_pb2
 
-from stoker.errors import NotFound
+from stoker.errors import InvalidArgument, NotFound
 from stoker.store import tables
-from stoker.store.assembly import BLOCK_BYTES
+from stoker.store.assembly import BLOCK_BYTES, ZEROS
 
 from .conftest import StateServer
 
@@ -388,8 +388,8 @@ def test_a_block_that_was_spoilt_before_leaves_no_trace(state: StateServer, volu
     """A wrong block may be longer than the right one without its trailing zeros."""
     from stoker.services.volume_files import FilePlan
 
-    right = b"right" + bytes(BLOCK_BYTES - 5)
-    plan = FilePlan("f", BLOCK_BYTES, 0o644, (hashlib.sha256(b"right").hexdigest(),))
+    right = b"right" + bytes(2 * BLOCK_BYTES - 5)
+    plan = FilePlan("f", 2 * BLOCK_BYTES, 0o644, (hashlib.sha256(b"right").hexdigest(), ZEROS))
 
     async def send(body: bytes) -> int:
         [missing] = await state.files.put(volume2.object_id, [plan], overwrite=False)
@@ -499,3 +499,26 @@ def test_the_command_line_manages_volumes(state: StateServer, tmp_path: Path) ->
     for verb in (["ls", "renamed"], ["get", "renamed", "g"], ["delete", "--yes", "renamed"], ["rm", "renamed", "g"]):
         missing = state.modal("volume", *verb, check=False, cwd=tmp_path)
         assert missing.returncode and "renamed" in missing.stderr and "Traceback" not in missing.stderr, verb
+
+
+def test_a_small_file_whose_block_is_wrong(state: StateServer, volume2: modal.Volume) -> None:
+    from stoker.services.volume_files import FilePlan
+
+    async def send(plan: FilePlan, body: bytes) -> int:
+        [missing] = await state.files.put(volume2.object_id, [plan], overwrite=False)
+        url = state.urls.url("PUT", missing.put_path, kind="client")
+        async with aiohttp.ClientSession() as session, session.put(url, data=body) as response:
+            return response.status
+
+    plan = FilePlan("f", 9, 0o600, (hashlib.sha256(b"right").hexdigest(),))
+    assert state.run(send(plan, b"wrong")) == 400
+    assert state.run(send(plan, bytes(BLOCK_BYTES + 1))) == 400
+    assert volume2.listdir("/") == [] and not staged(state, volume2)
+    assert state.run(send(plan, b"right")) == 200
+    assert not state.run(state.files.put(volume2.object_id, [plan], overwrite=False))
+    assert content(volume2, "f") == b"right\0\0\0\0"
+    liar = FilePlan("g", 3, 0o600, (hashlib.sha256(b"longer").hexdigest(),))
+    assert state.run(send(liar, b"longer")) == 200
+    with pytest.raises(InvalidArgument, match="longer than its 3 bytes"):
+        state.run(state.files.put(volume2.object_id, [liar], overwrite=False))
+    assert [e.path for e in volume2.listdir("/")] == ["f"]

@@ -49,7 +49,8 @@ class Volumes:
         self._staging = directory / ".staging"
         self._trash = self._staging / "trash"
         self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep_incoming(self._staging)
+        for place in (self._staging, *self._staging.glob("vo-*")):
+            sweep_incoming(place)
         self._assemblies: dict[str, AssemblyStore] = {}
         environments.on_delete.append(self._delete_all)
 

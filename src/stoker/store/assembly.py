@@ -1,7 +1,8 @@
 """Files that are being uploaded in blocks: each verified block goes straight to its place, so finishing costs one rename.
 
 An upload is known by a key computed from what the file will be, so an interrupted one goes on where it stopped, also after a restart of
-the server. Beside the file (`<key>.data`, sparse) lies one byte per block (`<key>.seen`) that says how far it is.
+the server. Beside the file (`<key>.data`, sparse) lies one byte per block (`<key>.seen`) that says how far it is. Of a file of one block
+there is nothing until it is whole: there may be a hundred thousand of them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from weakref import WeakValueDictionary
 
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.store.filetree import FileTree, parts_of
-from stoker.store.incoming import disk_errors
+from stoker.store.incoming import Incoming, disk_errors
 
 BLOCK_BYTES = 8 << 20
 ZEROS = hashlib.sha256(b"").hexdigest()
 """The digest of a block without its trailing zeros when it has nothing else: such a block is a hole."""
 
+_ALONE = "one-"  # begins the keys of files of one block
 _REMEMBERED = 10_000
 _PIECE = 1 << 20  # bytes that are hashed and written at once
 _MISSING, _THERE, _SPOILT = (
@@ -49,7 +51,8 @@ class FilePlan:
 
     def key(self) -> str:
         document = json.dumps([self.path, self.size, self.mode, self.blocks]).encode()
-        return hashlib.sha256(document).hexdigest()[:40]
+        digest = hashlib.sha256(document).hexdigest()[:40]
+        return _ALONE + digest if len(self.blocks) == 1 and self.blocks[0] != ZEROS else digest
 
     def check(self) -> None:
         """Raises InvalidArgument."""
@@ -105,11 +108,7 @@ class _Block:
         """Writes the last pieces. Raises what `write` does, and InvalidArgument when the block has another digest."""
         for piece in pieces:
             self._hash.update(piece)
-        if self._hash.hexdigest() != digest:
-            raise InvalidArgument(
-                f"The block has SHA-256 {self._hash.hexdigest()}, not {digest} as announced; the file may have changed "
-                "while it was uploaded. Try again."
-            )
+        _check(self._hash.hexdigest(), digest)
         self._put(pieces)
         if self._spoilt:
             self._put([bytes(self._end - self._position)])
@@ -149,6 +148,8 @@ class AssemblyStore:
                 return []
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             data, seen = self._files(key)
+            if key.startswith(_ALONE):
+                return [] if data.exists() else [0]
             if not data.exists():
                 temporary = data.with_suffix(".new")
                 with temporary.open("wb") as file:
@@ -167,9 +168,13 @@ class AssemblyStore:
                 return
             data, seen = self._files(key)
             data.chmod(plan.mode)
-            os.utime(data)
+            if key.startswith(_ALONE):
+                _restore_zeros(data, plan)
+            else:
+                os.utime(data)
             self._tree.publish(data, parts, overwrite=overwrite)
-            seen.unlink(missing_ok=True)
+            if not key.startswith(_ALONE):
+                seen.unlink(missing_ok=True)
             self._published[key] = _Identity.of(self._tree.stat(parts))
             if len(self._published) > _REMEMBERED:
                 self._published.popitem(last=False)
@@ -177,10 +182,13 @@ class AssemblyStore:
     async def receive(self, digest: str, chunks: AsyncIterator[bytes], key: str, index: int) -> None:
         """Takes one block as a stream, without its trailing zeros. Raises InvalidArgument, FailedPrecondition, ResourceExhausted."""
         async with self._turn(key, index):
-            pieces = await _take(chunks)
-            if sum(map(len, pieces)) < _PIECE:  # all of a small file, in one go
-                await asyncio.to_thread(self._store, pieces, digest, key, index)
+            if key.startswith(_ALONE):
+                with Incoming(self._directory, limit=BLOCK_BYTES, algorithm="sha256") as incoming:
+                    await incoming.fill(chunks)
+                    _check(incoming.hexdigest(), digest)
+                    incoming.move_to(self._files(key)[0])
                 return
+            pieces = await _take(chunks)
             block = await asyncio.to_thread(self._open, key, index)
             if block is None:  # somebody else was faster
                 async for _ in chunks:
@@ -199,7 +207,13 @@ class AssemblyStore:
             content = os.pread(source.fileno(), BLOCK_BYTES, offset).rstrip(b"\0")
             if hashlib.sha256(content).hexdigest() != digest:
                 return False
-            self._store([content], digest, key, index)
+            if key.startswith(_ALONE):
+                with Incoming(self._directory, limit=BLOCK_BYTES, algorithm="sha256") as incoming:
+                    incoming.write(content)
+                    incoming.move_to(self._files(key)[0])
+            elif (block := self._open(key, index)) is not None:
+                with block:
+                    block.finish([content], digest)
             return True
 
         async with self._turn(key, index):
@@ -221,12 +235,6 @@ class AssemblyStore:
     def _turn(self, key: str, index: int) -> asyncio.Lock:
         """Held by whoever writes a block, so that two never write into each other's."""
         return self._turns.setdefault((key, index), asyncio.Lock())
-
-    def _store(self, pieces: Sequence[bytes], digest: str, key: str, index: int) -> None:
-        block = self._open(key, index)
-        if block is not None:
-            with block:
-                block.finish(pieces, digest)
 
     def _open(self, key: str, index: int) -> _Block | None:
         """A block to be written; None when it is there. Raises FailedPrecondition, InvalidArgument."""
@@ -257,6 +265,22 @@ class AssemblyStore:
 
     def _files(self, key: str) -> tuple[Path, Path]:
         return self._directory / f"{key}.data", self._directory / f"{key}.seen"
+
+
+def _check(found: str, digest: str) -> None:
+    if found != digest:
+        raise InvalidArgument(
+            f"The block has SHA-256 {found}, not {digest} as announced; the file may have changed while it was uploaded. Try again."
+        )
+
+
+def _restore_zeros(data: Path, plan: FilePlan) -> None:
+    size = data.stat().st_size
+    if size > plan.size:
+        data.unlink()
+        raise InvalidArgument(f"The block of the file {plan.path!r} is longer than its {plan.size} bytes.")
+    if size < plan.size:
+        os.truncate(data, plan.size)
 
 
 async def _take(chunks: AsyncIterator[bytes]) -> list[bytes]:
