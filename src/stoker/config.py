@@ -67,7 +67,8 @@ class Settings(BaseSettings):
         description="Domains that web endpoints may have as their own (`custom_domains=[...]` in the app); `*.` in front allows all below one.",
     )
     tls_cert: str = Field(
-        "", description="PEM file with a certificate and those between it and its root; turns TLS on, for HTTP and gRPC."
+        "",
+        description="PEM file with a certificate and those between it and its root; turns TLS on, for HTTP and gRPC.",
     )
     tls_key: str = Field("", description="PEM file with the key of `tls_cert`.")
     tls_port: int = Field(443, ge=1, le=65535, description="TCP port for TLS, once there is a certificate.")
@@ -172,7 +173,8 @@ class Settings(BaseSettings):
     @field_validator("data")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        # Without links: mounts are found again by the names that the kernel gives them.
+        return value.expanduser().resolve()
 
     @property
     def secure(self) -> bool:

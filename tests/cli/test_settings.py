@@ -56,3 +56,9 @@ def test_a_wrong_setting_is_named_with_its_place(
     with pytest.raises(InvalidArgument) as raised:
         Settings.load(**flags)
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_the_data_directory_is_known_by_its_real_name(tmp_path: Path) -> None:
+    """The kernel lists mounts that way, and a server finds those of the last one by its name."""
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert Settings.load(data=tmp_path / "link" / "data").data == tmp_path / "real" / "data"
