@@ -16,6 +16,7 @@ from stoker.cli import (
     new,
     run,
     settings,
+    simulate,
     snapshots,
     status,
     token,
@@ -63,6 +64,7 @@ cli.command()(doctor.doctor)
 cli.command()(check.check)
 cli.command()(new.new)
 cli.command()(tune.tune)
+cli.command()(simulate.simulate)
 cli.add_typer(token.cli, name="token")
 cli.add_typer(snapshots.cli, name="snapshots")
 cli.command()(version.version)

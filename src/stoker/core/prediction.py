@@ -18,7 +18,9 @@ _SHORTEST = 0.25  # seconds; idle times below it are all alike
 _LONGEST = 86_400.0 * 2  # seconds; the function does not return, as far as anybody plans
 _MEMORY = 0.98  # weight of what was seen before, at each new idle time: about the last 50 count
 _PRIOR = 1.0  # idle times made up at the beginning, evenly spread over the magnitudes from _SHORTEST to _LONGEST
-_START_PRICE = 3.0  # container-seconds of a second of starting: the processors work, while an idle container only lies in memory
+_START_PRICE = (
+    3.0  # container-seconds of a second of starting: the processors work, while an idle container only lies in memory
+)
 _ENOUGH = 3  # idle times before a level's own history is believed
 _NEVER = math.inf
 _LEVELS = 64  # containers whose comings and goings are followed one by one

@@ -12,7 +12,21 @@ from stoker.errors import InvalidArgument
 _log = structlog.get_logger(__name__)
 
 # Product names as NVML gives them contain these; the first match wins, so longer names come first.
-_MODELS = ("RTX-PRO-6000", "A100-80GB", "A100-40GB", "GH200", "B300", "B200", "H200", "H100", "L40S", "A100", "A10", "L4", "T4")
+_MODELS = (
+    "RTX-PRO-6000",
+    "A100-80GB",
+    "A100-40GB",
+    "GH200",
+    "B300",
+    "B200",
+    "H200",
+    "H100",
+    "L40S",
+    "A100",
+    "A10",
+    "L4",
+    "T4",
+)
 
 
 def find_gpus() -> tuple[Gpus, ...]:

@@ -46,6 +46,7 @@ from stoker.services.servers import Servers
 from stoker.services.snapshots import Snapshots
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
+from stoker.services.traffic import Traffic
 from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
@@ -219,6 +220,7 @@ class Services:
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
+        self.traffic = Traffic(database=database, functions=self.functions, apps=self.apps)
 
     def _calls(self) -> None:
         settings = self.settings

@@ -19,6 +19,7 @@ from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.snapshots import SnapshotRoutes
 from stoker.gateway.tokens import TokenRoutes
+from stoker.gateway.traffic import TrafficRoutes
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.web import WebGateway
 from stoker.server.services import Services
@@ -43,6 +44,7 @@ async def serve_web(
     own = [
         *routes,
         *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
+        *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,
             authenticate=s.tokens.authenticate,

@@ -92,11 +92,10 @@ class KnativeLike:
         if not self._history or self._history[-1][1] != concurrency:
             self._history.append((now, concurrency))
         live = [c for c in pool.containers.values() if c.state is not ContainerState.DRAINING]
-        if not live and pool.backlog:
-            self._wanted, self._tick_at, self._zero_at = max(1, self._wanted), now, None  # the activator asks at once
-        if now >= self._tick_at:
+        poked = not live and pool.backlog > 0  # the activator asks for the first container at once
+        if now >= self._tick_at or poked:
             self._tick_at = now + self._TICK
-            self._wanted = self._desired(now, len(live))
+            self._wanted = max(self._desired(now, len(live)), int(poked))
         drain = []
         if len(live) > self._wanted:
             idle = sorted((c for c in live if c.ready_at and not c.running), key=lambda c: c.idle_since)

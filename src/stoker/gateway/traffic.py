@@ -1,0 +1,33 @@
+"""Recorded traffic over HTTP: the interface behind `stoker simulate --from-server`."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from stoker.errors import InvalidArgument
+from stoker.gateway.app import Authenticate
+from stoker.services.traffic import Traffic
+from stoker.services.transfer import PREFIX
+
+
+class TrafficRoutes:
+    def __init__(self, *, traffic: Traffic, authenticate: Authenticate) -> None:
+        self._traffic = traffic
+        self._check = authenticate
+
+    def routes(self) -> list[Route]:
+        return [Route(PREFIX + "/traffic", self.list, methods=["GET"])]
+
+    async def list(self, request: Request) -> Response:
+        """`hours`: how far to look back."""
+        self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
+        try:
+            hours = float(request.query_params.get("hours", "24"))
+        except ValueError:
+            raise InvalidArgument("`hours` must be a number.") from None
+        now = time.time()
+        return JSONResponse({"inputs": await self._traffic.records(now - hours * 3600, now)})
