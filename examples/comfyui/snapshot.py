@@ -23,6 +23,7 @@ app = modal.App("example-comfyui-snapshot")
     scaledown_window=300,
     gpu="L40S",
     volumes={"/cache": vol},
+    timeout=20 * 60,  # as long as `comfy run` would wait
     enable_memory_snapshot=True,  # taken once, when launch_server has returned
     experimental_options={
         "enable_gpu_snapshot": True

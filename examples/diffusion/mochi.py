@@ -24,6 +24,7 @@ with image.imports():
     gpu="H100",
     timeout=10 * 60,
     scaledown_window=15 * 60,
+    retries=2,  # minutes of work should not be lost to a passing error
 )
 class DiffusionAPI:
     @modal.enter()

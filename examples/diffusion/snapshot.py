@@ -2,7 +2,7 @@
 
 modal deploy snapshot.py
 
-The marked lines are all that differs.
+Compared with `app.py`: the last four options, and `snap=True`.
 """
 
 import uuid
@@ -24,6 +24,7 @@ with image.imports():
     gpu="H100",
     timeout=10 * 60,
     scaledown_window=5 * 60,  # a cold start is cheap now, so that the GPU need not idle for long
+    retries=2,
     enable_memory_snapshot=True,
     experimental_options={"enable_gpu_snapshot": True},  # what lies in GPU memory is part of the snapshot
 )
