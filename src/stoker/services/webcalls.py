@@ -40,7 +40,8 @@ class WebCall:
         self._owner = owner
         self._sent = 0
         self._pinned = False
-        self._hung_up = False
+        self._hung_up = False  # the app was told that nobody reads any more
+        self._left = False
         self._unclaimed: asyncio.TimerHandle | None = None
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the app has begun to answer, or ended without."""
@@ -73,6 +74,9 @@ class WebCall:
 
     def hang_up(self, message: AsgiMessage) -> None:
         """The client is gone: the app is told so by `message`, and ended if it does not end by itself."""
+        if self._left:
+            return  # the end of the exchange and the one who reads from the client both notice
+        self._left = True
         self.outward.discard()
         self._tell(message)
         asyncio.get_running_loop().call_later(_GRACE_AFTER_HANG_UP, self._owner.cancel_soon, self)
