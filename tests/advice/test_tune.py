@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -221,3 +222,20 @@ def test_wrong_use_is_explained(deployed: RunningServer, tmp_path: Path, argumen
         arguments = [*arguments, str(tmp_path / "inputs.json")]
     with pytest.raises(StokerError, match=re.escape(says)):
         CliRunner().invoke(cli, ["tune", *arguments, "--data", str(deployed.data)], catch_exceptions=False)
+
+
+def test_the_shell_completes_functions_and_examples(deployed: RunningServer) -> None:
+    def complete(words: str) -> set[str]:
+        completion = {"_STOKER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2"}
+        done = subprocess.run(
+            [sys.executable, "-m", "stoker"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **completion, "STOKER_DATA": str(deployed.data)},
+            timeout=60,
+        )
+        return set(done.stdout.split())
+
+    deployed.python("import modal; print(modal.Function.from_name('tuned', 'quick').remote(1))")
+    assert "tuned.quick" in complete("stoker tune tuned.")
+    assert complete("stoker new diff") == {"diffusion"}

@@ -6,30 +6,27 @@ import enum
 import json as jsonlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from stoker.advice import chart, keepalive
 from stoker.advice.keepalive import Plan
 from stoker.advice.measure import Measurement, Setting, Variants, sizes, sweep
-from stoker.advice.recommend import Choice, choose, cost_of_1000
+from stoker.advice.recommend import Choice, choose
 from stoker.advice.samples import read_samples
 from stoker.cli import console
 from stoker.cli.client import Connection, require_server
 from stoker.cli.options import Data, Json, data_dir
+from stoker.cli.tune_report import document, print_advice, print_measurements
 from stoker.core.autoscaler import ScalingSettings
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError
 from stoker.simulation.trace import TracedFunction
 
 _REPLAYED = 20_000  # inputs; the newest count
-_BAR = 12  # characters
 
 
 class Kind(str, enum.Enum):
@@ -40,10 +37,15 @@ class Kind(str, enum.Enum):
 
 def tune(
     target: Annotated[
-        str, typer.Argument(metavar="APP.FUNCTION", help="What to tune: a deployed function, or APP.CLASS.METHOD.")
+        str,
+        typer.Argument(
+            metavar="APP.FUNCTION",
+            help="What to tune: a deployed function, or APP.CLASS.METHOD.",
+            autocompletion=lambda: _deployed(),
+        ),
     ],
     function: Annotated[
-        str | None, typer.Argument(metavar="[FUNCTION]", help="The function, when only the app was named before.")
+        str | None, typer.Argument(metavar="FUNCTION", help="The function, when only the app was named before.")
     ] = None,
     inputs: Annotated[
         str | None,
@@ -132,11 +134,20 @@ def tune(
     if plot is not None and measurements:
         _draw(plot, f"{app}.{function}", measurements, choice)
     if json:
-        console.print_json(_document(app, function, settings, measurements, choice, found, current, traffic, price))
+        console.print_json(document(app, function, settings, measurements, choice, found, current, traffic, price))
         return
     if measurements:
-        _print_measurements(measurements, choice, price)
-    _print_advice(settings, choice, found, current, traffic, price)
+        print_measurements(measurements, choice, price)
+    print_advice(settings, choice, found, current, traffic, price)
+
+
+def _deployed() -> list[str]:
+    """For the shell's completion: what runs on the default server, as APP.FUNCTION; nothing when there is none."""
+    try:
+        status = require_server(data_dir(None), None).get("/_stoker/status")
+    except StokerError:
+        return []
+    return [f"{row['app']}.{row['name'].removesuffix('.*')}" for row in status.get("functions", [])]
 
 
 def _look_up(
@@ -203,123 +214,11 @@ def _replayed(
     return keepalive.best(plans, len(recorded), patience, wait), present, traffic
 
 
-def _print_measurements(measurements: Sequence[Measurement], choice: Choice | None, price: float | None) -> None:
-    most = max(m.throughput for m in measurements)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(measurements[0].setting.kind.capitalize(), justify="right")
-    table.add_column("Inputs/s", justify="right")
-    table.add_column("", min_width=_BAR)
-    for column in ("p50 s", "p95 s", "First s", *(["Per 1,000"] if price else [])):
-        table.add_column(column, justify="right")
-    table.add_column("", overflow="fold")
-    for m in measurements:
-        chosen = choice is not None and m is choice.measurement
-        cells = [
-            str(m.setting.size),
-            f"{m.throughput:.1f}",
-            chart.bar(m.throughput, most, _BAR),
-            f"{m.p50:.3f}",
-            f"{m.p95:.3f}",
-            f"{m.first:.1f}",
-            *([f"{cost_of_1000(m.throughput, price):.4f}"] if price else []),
-            f"{m.failures} of {m.calls} failed" if m.failures else "best" if chosen else "",
-        ]
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if chosen else "")
-    console.out().print(table)
-
-
-def _print_advice(
-    settings: Mapping[str, Any],
-    choice: Choice | None,
-    found: Plan | None,
-    current: Plan | None,
-    traffic: TracedFunction | None,
-    price: float | None,
-) -> None:
-    out = console.out()
-    if choice is not None:
-        decorator = "batched" if choice.measurement.setting.kind == "batch" else "concurrent"
-        now = ", ".join(f"{name}={settings[name]:g}" for name in choice.options)
-        out.print(Text.assemble((f"@modal.{decorator}({_arguments(choice.options)})", "bold"), f"   now {now}"))
-        out.print(f"  {choice.reason}", markup=False)
-    if found is not None and current is not None and traffic is not None:
-        options = _keeping(found)
-        now = _arguments(_keeping(current))
-        out.print(Text.assemble((f"@app.cls({_arguments(options)})", "bold"), f"   now {now}"))
-        out.print(f"  for the {len(traffic.arrivals):,} recorded inputs: {_outcome(found, price)}", markup=False)
-        out.print(f"  as it is now: {_outcome(current, price)}", markup=False)
-    if choice is not None:
-        m = choice.measurement
-        cost = f", {cost_of_1000(m.throughput, price):.4f} per 1,000 inputs" if price else ""
-        out.print(
-            f"Expect of a full container: {m.throughput:.1f} inputs/s, p50 {m.p50:.3f} s, p95 {m.p95:.3f} s{cost}.",
-            markup=False,
-        )
-
-
-def _outcome(plan: Plan, price: float | None) -> str:
-    cost = f" ({plan.container_hours * price:.2f})" if price else ""
-    return (
-        f"{plan.cold:.1%} wait for a start, p95 of the wait {plan.p95_wait:.2f} s, "
-        f"{plan.container_hours:.2f} container-hours{cost}"
-    )
-
-
-def _keeping(plan: Plan) -> dict[str, int]:
-    return {
-        "min_containers": plan.min_containers,
-        "buffer_containers": plan.buffer_containers,
-        "scaledown_window": plan.scaledown_window,
-    }
-
-
-def _document(
-    app: str,
-    function: str,
-    settings: Mapping[str, Any],
-    measurements: Sequence[Measurement],
-    choice: Choice | None,
-    found: Plan | None,
-    current: Plan | None,
-    traffic: TracedFunction | None,
-    price: float | None,
-) -> dict[str, Any]:
-    """`recommended` has only what could be told. Times in seconds, costs in the currency of --price."""
-    recommended: dict[str, int] = {}
-    if choice is not None:
-        recommended |= choice.options
-    if found is not None:
-        recommended |= _keeping(found)
-    return {
-        "app": app,
-        "function": function,
-        "settings": dict(settings),
-        "measurements": [
-            asdict(m) | {"cost_of_1000": cost_of_1000(m.throughput, price) if price and m.throughput else None}
-            for m in measurements
-        ],
-        "recommended": recommended,
-        "reason": choice.reason if choice else None,
-        "expected": asdict(choice.measurement) if choice else None,
-        "traffic": traffic
-        and {
-            "inputs": len(traffic.arrivals),
-            "start_seconds": traffic.start,
-            "recommended": asdict(found) if found else None,
-            "current": asdict(current) if current else None,
-        },
-    }
-
-
 def _draw(path: Path, title: str, measurements: Sequence[Measurement], choice: Choice | None) -> None:
     try:
         path.write_text(chart.svg(title, measurements, choice.measurement if choice else None))
     except OSError as error:
         raise InvalidArgument(f"The plot cannot be written to {path}: {error.strerror}.") from None
-
-
-def _arguments(options: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _line(m: Measurement) -> str:
