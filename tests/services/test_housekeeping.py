@@ -23,7 +23,6 @@ def call(name: str, age_days: float) -> dict[str, object]:
         "parent_input_id": "",
         "kind": "unary",
         "invocation": 1,
-        "closed": True,
         "cancelled": False,
         "created_at": time.time() - age_days * DAY,
     }

@@ -6,8 +6,9 @@ The transport (`transport.py`) and the compatibility table are both made from th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from modal_proto import api_pb2
 
@@ -16,8 +17,7 @@ SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who calls: a client known by its token, or the container behind one unix socket."""
 
     kind: Literal["client", "container"]
@@ -29,7 +29,7 @@ class Caller:
     """Whether the caller says that it sent this request before."""
     host: str = ""
     """The host name or address by which the caller reached the server, "" when unknown; HTTP URLs handed to it must use a host it can reach."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

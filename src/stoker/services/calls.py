@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +18,7 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
+from stoker.store.appender import Rows
 from stoker.store.database import Database
 
 WEB = "web"
@@ -80,8 +82,7 @@ class Call:
         self.waiters.clear()
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What a container says of one input. `failed`: the user's code raised, so a retry may be due."""
 
     input_id: str
@@ -160,23 +161,9 @@ class Calls:
             return known, [Input(_input_id(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
         call = Call(call_id, function_id, function.app_id, kind, invocation, time.time())
-        row = {
-            "id": call.id,
-            "function_id": function_id,
-            "app_id": call.app_id,
-            "parent_input_id": parent_input_id,
-            "kind": kind,
-            "invocation": invocation,
-            "closed": kind == "unary",
-            "cancelled": False,
-            "created_at": call.created_at,
-        }
         inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
         if kind != WEB:
-            stored = asyncio.ensure_future(self._database.insert(tables.calls, [row]))  # both in one commit
-            if inputs:
-                await self._database.insert(tables.inputs, [_input_row(i) for i in inputs])
-            await stored
+            await self._database.append((tables.calls, [_call_row(call, parent_input_id)]), _input_rows(inputs))
         self._calls[call.id] = call
         self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
@@ -190,7 +177,7 @@ class Calls:
         inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
         new = [i for i in inputs if i.idx not in call.indexes]  # a request repeated over a restart brings known ones
         self._check_room(call.function_id, len(new), spawned)
-        await self._database.insert(tables.inputs, [_input_row(i) for i in new])
+        await self._database.append(_input_rows(new))
         self._accept(call, new)
         return inputs
 
@@ -333,9 +320,9 @@ class Calls:
             call = self._call(output.call_id)
             call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
             output.seq = call.last_seq
-        rows = [asdict(o) for o in outputs if self._call(o.call_id).kind != WEB]
+        rows = [_output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
         if rows:
-            await self._database.insert(tables.outputs, rows)
+            await self._database.append((tables.outputs, rows))
         for output in outputs:
             if self._unsaved.pop(output.input_id, None) is None:
                 continue  # a repeat of the same report was faster
@@ -455,5 +442,37 @@ def _input_id(call_id: str, idx: int) -> str:
     return content_id("in", f"{call_id}/{idx}".encode())
 
 
-def _input_row(item: Input) -> dict[str, object]:
-    return {"id": item.id, "call_id": item.call_id, "idx": item.idx, "payload": item.payload, "created_at": time.time()}
+# Rows, in the order of the tables' columns.
+
+
+def _call_row(call: Call, parent_input_id: str) -> tuple[object, ...]:
+    return (
+        call.id,
+        call.function_id,
+        call.app_id,
+        parent_input_id,
+        call.kind,
+        call.invocation,
+        call.cancelled,
+        call.created_at,
+    )
+
+
+def _input_rows(inputs: Iterable[Input]) -> Rows:
+    now = time.time()
+    return tables.inputs, [(i.id, i.call_id, i.idx, i.payload, now) for i in inputs]
+
+
+def _output_row(output: Output) -> tuple[object, ...]:
+    return (
+        output.input_id,
+        output.call_id,
+        output.idx,
+        output.seq,
+        output.result,
+        output.data_format,
+        output.status,
+        output.task_id,
+        output.started_at,
+        output.created_at,
+    )

@@ -8,13 +8,14 @@ never wait for the writer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from alembic import command as alembic_command
@@ -22,22 +23,22 @@ from alembic.config import Config as AlembicConfig
 from sqlalchemy import event
 
 from stoker.errors import ResourceExhausted
+from stoker.store.appender import Appender, Rows, append
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], Any]
 _LARGEST_GROUP = 2000  # changes in one transaction
-_PLAIN_TYPES = (sa.String, sa.Integer, sa.Float, sa.LargeBinary)  # passed to the driver as they are
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Job:
-    """One change on its way to the writer. `insert` is set for plain inserts, which are merged into one executemany."""
+    """One change on its way to the writer: something to do, or rows to append."""
 
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
     work: Work | None = None
-    insert: tuple[sa.Table, Sequence[Mapping[str, Any]]] | None = None
+    rows: Sequence[Rows] = ()
     result: Any = None
     error: BaseException | None = None
 
@@ -48,13 +49,15 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._inserts: dict[tuple[str, tuple[str, ...]], str | None] = {}
+        self._gathered: list[_Job] = []  # rows appended since the event loop's last turn
+        self._appender: Appender | None = None
+        self._checkpoint_due = False
         self._writer = threading.Thread(target=self._run_writer, name="stoker-db-writer", daemon=True)
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL") -> Database:
         """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price."""
-        sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}, "paramstyle": "named"}
+        sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
         engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else {}))
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine, synchronous)
@@ -64,6 +67,8 @@ class Database:
             config.attributes["connection"] = connection
             alembic_command.upgrade(config, "head")
         database = cls(engine)
+        if engine.dialect.name == "sqlite" and synchronous == "NORMAL" and engine.url.database:
+            database._appender = Appender(engine.url.database, database._want_checkpoint)
         database._writer.start()
         return database
 
@@ -76,12 +81,19 @@ class Database:
         return result
 
     async def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Stores rows with equal keys; cheaper than `write` for many small inserts."""
-        job = self._job(insert=(table, rows))
-        self._jobs.put(job)
+        """Stores rows with equal keys; columns that are not named get their defaults."""
+        if rows:
+            await self.write(lambda connection: connection.execute(sa.insert(table), rows))
+
+    async def append(self, *rows: Rows) -> None:
+        """Stores whole rows of one or more tables, all or none: the cheapest way, for what every call writes. Rows appended in one turn of
+        the event loop share a commit. Changes made by `write` that are still under way may come later."""
+        job = self._job(rows=rows)
+        self._gathered.append(job)
+        job.loop.call_soon(self._flush)
         await job.done
 
-    @contextmanager
+    @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection for queries. Keep it short: it runs on the caller's thread."""
         with self.engine.connect() as connection:
@@ -90,11 +102,27 @@ class Database:
     async def close(self) -> None:
         self._jobs.put(None)
         await asyncio.to_thread(self._writer.join)
+        if self._appender is not None:
+            self._appender.close()
         self.engine.dispose()
 
     def _job(self, **what: Any) -> _Job:
         loop = asyncio.get_running_loop()
         return _Job(loop, loop.create_future(), **what)
+
+    def _flush(self) -> None:
+        jobs, self._gathered = self._gathered, []
+        if not jobs:
+            return
+        if self._appender is not None and self._appender.commit(_by_table(jobs)):
+            _resolve([job for job in jobs if not job.loop.is_closed()])
+        else:
+            for job in jobs:
+                self._jobs.put(job)
+
+    def _want_checkpoint(self) -> None:
+        self._checkpoint_due = True
+        self._jobs.put(self._job())  # wakes the writer
 
     def _run_writer(self) -> None:
         stop = False
@@ -110,15 +138,21 @@ class Database:
                 stop = job is None
                 self._commit(connection, jobs)
                 _acknowledge(jobs)
+                if self._checkpoint_due and self._appender is not None:
+                    self._checkpoint_due = False
+                    _checkpoint(connection)
+                    self._appender.resume()
 
     def _commit(self, connection: sa.Connection, jobs: list[_Job]) -> None:
         """All in one transaction; when one of them fails, each in its own, so that only the wrong ones fail."""
         if not jobs:
             return
         try:
-            with connection.begin():
-                for group in _merge_inserts(jobs):
-                    self._apply(connection, group)
+            if self.engine.dialect.name == "sqlite" and not any(job.work for job in jobs):
+                append(_driver(connection), _by_table(jobs))
+            else:
+                with connection.begin():
+                    self._apply(connection, jobs)
         except BaseException as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -126,56 +160,38 @@ class Database:
             else:
                 jobs[0].error = _explain(error)
 
-    def _apply(self, connection: sa.Connection, group: list[_Job]) -> None:
-        if group[0].insert is None:
-            assert group[0].work is not None
-            group[0].result = group[0].work(connection)
-            return
-        table = group[0].insert[0]
-        rows = [row for job in group if job.insert for row in job.insert[1]]
-        statement = self._plain_insert(table, tuple(rows[0]))
-        if statement is None:
-            connection.execute(sa.insert(table), rows)
-        else:
-            connection.exec_driver_sql(statement, rows)
-
-    def _plain_insert(self, table: sa.Table, columns: tuple[str, ...]) -> str | None:
-        """The INSERT as text, for rows that need no conversion: these are the ones written for every call."""
-        key = (table.name, columns)
-        if key not in self._inserts:
-            plain = all(isinstance(table.c[name].type, _PLAIN_TYPES) for name in columns)
-            defaults = any(c.default is not None and c.name not in columns for c in table.columns)
-            statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
-            text = str(statement.compile(dialect=self.engine.dialect))
-            self._inserts[key] = text if plain and not defaults and not self.engine.dialect.positional else None
-        return self._inserts[key]
+    def _apply(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+        for job in jobs:
+            if job.work is not None:
+                job.result = job.work(connection)
+            for table, rows in job.rows:
+                names = table.columns.keys()
+                connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _merge_inserts(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Runs of inserts into one table become one group; order is kept."""
-    group: list[_Job] = []
+def _checkpoint(connection: sa.Connection) -> None:
+    """Moves what SQLite's write-ahead log holds into the database."""
+    with contextlib.suppress(sqlite3.Error):  # such as a full disk; the next one tries again
+        _driver(connection).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    """SQLite's own connection."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
+
+
+def _by_table(jobs: Iterable[_Job]) -> list[Rows]:
+    """The rows of many jobs, one list a table: appended rows do not depend on each other, so their order does not matter."""
+    gathered: dict[sa.Table, list[tuple[Any, ...]]] = {}
     for job in jobs:
-        same = (
-            group
-            and job.insert is not None
-            and group[0].insert is not None
-            and job.insert[0] is group[0].insert[0]
-            and job.insert[1]
-            and job.insert[1][0].keys() == group[0].insert[1][0].keys()
-        )
-        if group and not same:
-            yield group
-            group = []
-        if job.insert is not None and not job.insert[1]:
-            continue  # nothing to store
-        group.append(job)
-    if group:
-        yield group
+        for table, rows in job.rows:
+            gathered.setdefault(table, []).extend(rows)
+    return list(gathered.items())
 
 
 def _explain(error: BaseException) -> BaseException:
     """A full disk is something the caller can wait out; everything else passes unchanged."""
-    if isinstance(error, sa.exc.OperationalError) and "full" in str(error.orig):
+    if isinstance(error, (sa.exc.OperationalError, sqlite3.OperationalError)) and "full" in str(error):
         return ResourceExhausted(
             "The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.",
             5.0,

@@ -258,7 +258,6 @@ calls = sa.Table(
     sa.Column("parent_input_id", sa.String(32), nullable=False, default=""),
     sa.Column("kind", sa.String(8), nullable=False),  # unary, map
     sa.Column("invocation", sa.Integer, nullable=False),
-    sa.Column("closed", sa.Boolean, nullable=False, default=False),  # no more inputs will come
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
 )
@@ -297,7 +296,7 @@ tasks = sa.Table(
     sa.Column("enqueued_at", sa.Float, nullable=False),
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
-    sa.Column("exit", sa.String(16), nullable=False, default=""),
+    sa.Column("exit", sa.String(16), nullable=False, default=""),  # see services/history.py
     sa.Column("detail", sa.Text, nullable=False, default=""),
 )
 

@@ -17,6 +17,7 @@ _STREAM_WINDOW = 8 << 20  # bytes a peer may send on a stream before we confirm
 _CONNECTION_WINDOW = 64 << 20
 _MAX_STREAMS = 1 << 20  # long polls hold a stream each; the limit of 100 that is usual would starve the short calls
 _MAX_HEADER_BYTES = 64 << 10
+_GATHERED_BYTES = 64 << 10  # frames beyond this are passed on at once, so that a slow peer is noticed
 _MAX_ODD_FRAMES = 10_000  # resets and empty frames beyond all calls made; more is an attack
 
 
@@ -100,6 +101,9 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader(_FRAME_SIZE)
         self._decoder = HeaderDecoder(_MAX_HEADER_BYTES)
         self._transport: asyncio.Transport | None = None
+        self._gathered: list[bytes] = []  # frames written in this turn of the event loop, which go out together
+        self._gathered_bytes = 0
+        self._reading = False
         self._streams: dict[int, Stream] = {}
         self._last_stream = 0
         self._window = 65_535  # what the peer lets us send on the connection
@@ -131,6 +135,7 @@ class Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        self._reading = True
         try:
             for kind, flags, stream, payload in self._reader.feed(data):
                 self._take(kind, flags, stream, payload)
@@ -138,6 +143,9 @@ class Connection(asyncio.Protocol):
             self._fail(fault.code, str(fault))
         except struct.error:
             self._fail(frames.FRAME_SIZE_ERROR, "a frame that is too short")
+        finally:
+            self._reading = False
+            self._send_gathered()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
@@ -155,8 +163,13 @@ class Connection(asyncio.Protocol):
     # What streams use
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        """Sends frames at the end of this turn of the event loop: the answers to many calls then cost one system call."""
+        if not self._gathered and not self._reading:
+            asyncio.get_running_loop().call_soon(self._send_gathered)
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+        if self._gathered_bytes > _GATHERED_BYTES:
+            self._send_gathered()
 
     def send_answer(self, stream: Stream, head: bytes, data: bytes, end: bytes) -> None:
         if stream.closed:
@@ -204,6 +217,15 @@ class Connection(asyncio.Protocol):
             self.send_end(stream, stream._end)
         stream._wake()
 
+    def _send_gathered(self) -> None:
+        if not self._gathered:
+            return
+        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
     def _flush_blocked(self) -> None:
         for stream in list(self._blocked.values()):
             self.flush(stream)
@@ -217,6 +239,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
+        self._send_gathered()
         if self._transport is not None:
             self._transport.close()
 

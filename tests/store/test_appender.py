@@ -1,0 +1,87 @@
+"""Appended rows: all or none, whoever commits them, and the log they leave does not grow without end."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from stoker.store import tables
+from stoker.store.appender import Rows
+from stoker.store.database import Database
+
+
+def call(id: str) -> Rows:
+    return tables.calls, [(id, "fu-1", "ap-1", "", "map", 4, False, 1.0)]
+
+
+def inputs(call_id: str, count: int, payload: bytes = b"x") -> Rows:
+    return tables.inputs, [(f"{call_id}-{n}", call_id, n, payload, 1.0) for n in range(count)]
+
+
+def count(database: Database, table: sa.Table) -> int:
+    with database.read() as connection:
+        found: int = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+    return found
+
+
+@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+def test_a_bad_row_spoils_its_own_group_and_no_other(tmp_path: Path, synchronous: str) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db", synchronous=synchronous)
+        await database.append(call("fc-taken"))
+        results = await asyncio.gather(
+            database.append(call("fc-a"), inputs("fc-a", 3)),
+            database.append(inputs("fc-b", 3), call("fc-taken")),
+            database.append(call("fc-c"), inputs("fc-c", 0)),
+            return_exceptions=True,
+        )
+        assert [isinstance(r, Exception) for r in results] == [False, True, False]
+        assert (count(database, tables.calls), count(database, tables.inputs)) == (3, 3)
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_rows_wait_for_whoever_writes_just_now(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        other = sqlite3.connect(tmp_path / "db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        appended = asyncio.ensure_future(database.append(call("fc-a")))
+        await asyncio.wait([appended], timeout=0.3)
+        assert not appended.done()
+        other.execute("ROLLBACK")
+        await asyncio.wait_for(appended, 30)
+        assert count(database, tables.calls) == 1
+        other.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_groups_are_stored_like_small_ones(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        await asyncio.gather(
+            database.append(inputs("fc-many", 5_000)), database.append(inputs("fc-heavy", 2, bytes(1 << 20)))
+        )
+        assert count(database, tables.inputs) == 5_002
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_write_ahead_log_stays_small(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        for number in range(1_500):
+            await database.append(inputs(f"fc-{number}", 1, bytes(8_000)))
+        log = tmp_path / "db-wal"
+        assert log.stat().st_size < 20 << 20, "1,500 commits leave over 30 MB when nothing moves them on"
+        await database.close()
+
+    asyncio.run(scenario())
