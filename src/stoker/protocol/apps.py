@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.errors import NotFound
+from stoker.ids import is_id
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services import apps as states
 from stoker.services.apps import App, Apps, Publication
+from stoker.services.deployments import STAGED
 from stoker.services.environments import Environments
+from stoker.services.images import Images
 from stoker.services.logs import LogEntry, LogFilter, Logs
 from stoker.services.scheduler import Scheduler
 
@@ -36,6 +40,7 @@ class AppServicer:
         *,
         apps: Apps,
         environments: Environments,
+        images: Images,
         logs: Logs,
         metadata: Metadata,
         scheduler: Scheduler,
@@ -43,6 +48,7 @@ class AppServicer:
     ) -> None:
         self._apps = apps
         self._environments = environments
+        self._images = images
         self._logs = logs
         self._metadata = metadata
         self._scheduler = scheduler
@@ -98,6 +104,9 @@ class AppServicer:
 
     @rpc("AppPublish", once=True)
     async def publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:
+        details: dict[str, object] = {"commit": request.commit_info.SerializeToString().hex()}
+        if request.staged:
+            details["kind"] = STAGED
         publication = Publication(
             state=_STATES.get(request.app_state, ""),
             name=request.name,
@@ -107,8 +116,11 @@ class AppServicer:
             client_version=request.client_version or caller.client_version,
             tag=request.deployment_tag,
             tags=dict(request.tags),
-            details={"commit": request.commit_info.SerializeToString().hex()},
+            details=details,
         )
+        if request.staged:
+            app = await self._apps.stage(request.app_id, publication)
+            return api_pb2.AppPublishResponse(url=self._url(app), deployed_at=time.time())
         app = await self._apps.publish(request.app_id, publication)
         return api_pb2.AppPublishResponse(url=self._url(app), deployed_at=app.deployed_at or 0.0)
 
@@ -165,19 +177,16 @@ class AppServicer:
 
     @rpc("AppFetchLogs")
     async def fetch_logs(self, request: api_pb2.AppFetchLogsRequest, caller: Caller) -> api_pb2.AppFetchLogsResponse:
-        self._apps.get(request.app_id)
-        wanted = _fetch_filter(request)
-        entries = self._logs.fetch(request.app_id, wanted, request.limit or 1000)
+        entries = self._entries(request.app_id, _fetch_filter(request), request.limit or 1000)
         return api_pb2.AppFetchLogsResponse(batches=[_batch(e) for e in entries])
 
     @rpc("AppCountLogs")
     async def count_logs(self, request: api_pb2.AppCountLogsRequest, caller: Caller) -> api_pb2.AppCountLogsResponse:
-        self._apps.get(request.app_id)
         wanted = _fetch_filter(request)
         width = request.bucket_secs or 60
         response = api_pb2.AppCountLogsResponse(app_id=request.app_id)
         buckets: dict[int, Any] = {}
-        for entry in self._logs.fetch(request.app_id, wanted, 100_000):
+        for entry in self._entries(request.app_id, wanted, 100_000):
             start = int(entry.timestamp // width * width)
             bucket = buckets.get(start)
             if bucket is None:
@@ -186,6 +195,18 @@ class AppServicer:
             name = {1: "stdout_logs", 2: "stderr_logs"}.get(entry.fd, "system_logs")
             setattr(bucket, name, getattr(bucket, name) + 1)
         return response
+
+    def _entries(self, app_id: str, wanted: LogFilter, limit: int) -> Sequence[LogEntry]:
+        """The log of an app, or of the build of an image, whose id may stand in its place (see ImageBuildChainGet)."""
+        if not is_id(app_id, "im"):
+            self._apps.get(app_id)
+            return self._logs.fetch(app_id, wanted, limit)
+        started, text = self._images.build_log(app_id)
+        entries = [
+            LogEntry(number, app_id, "", "", 1, line, started + number * 1e-6)
+            for number, line in enumerate(text.splitlines(keepends=True), 1)
+        ]
+        return [entry for entry in entries if wanted.matches(entry)][-limit:]
 
     def _url(self, app: App) -> str:
         return f"{self._page_url}/apps/{app.id}"

@@ -9,12 +9,13 @@ WORKS, LOCAL, CLOUD, NOT_YET = "works", "needs no server", "cloud only", "not ye
 
 _BY_STATE = {
     WORKS: """
-        app dashboard; app history; app info; app list; app logs; app rollback; app rollover; app stats; app stop;
+        app dashboard; app history; app info; app list; app logs; app promote; app rollback; app rollover; app stats; app stop;
         container list; container logs; container stop; dashboard; deploy;
         dict clear; dict create; dict delete; dict get; dict items; dict list;
         environment create; environment delete; environment list; environment update;
         function autoscaler settings; function autoscaler update; function calls; function info; function logs; function stats;
-        function variants; profile activate; profile current; profile list;
+        function variants; image build; image logs; image names delete; image names history; image names list; image pull;
+        nfs create; nfs delete; nfs get; nfs list; nfs ls; nfs put; nfs rm; profile activate; profile current; profile list;
         queue clear; queue create; queue delete; queue len; queue list; queue peek;
         run; secret create; secret delete; secret list; serve;
         server autoscaler settings; server autoscaler update; server info; server logs;
@@ -38,9 +39,7 @@ _BY_STATE = {
         workspace service-users list; workspace service-users set-role
     """,
     NOT_YET: """
-        app promote; container exec; function metrics;
-        image build; image logs; image names delete; image names history; image names list; image pull;
-        nfs create; nfs delete; nfs get; nfs list; nfs ls; nfs put; nfs rm;
+        container exec; function metrics;
         server deploy; server metrics; server requests; server stats; shell
     """,
 }
@@ -57,8 +56,7 @@ UNTESTED: dict[str, str] = {
     "environment members update": "needs a member first, which `list` refuses",
     "environment roles update": "needs a role first, which `list` refuses",
     "workspace service-users set-role": "needs a service user first, which `create` refuses",
-    "image build": "needs a build; ends at ImagePublish",
-    "image pull": "needs a registry; ends at ImagePublish",
+    "image pull": "needs a registry; tests of images have one",
     "server autoscaler settings": "needs a server; tests of the gateway have one",
     "server autoscaler update": "needs a server; tests of the gateway have one",
     "server info": "needs a server; tests of the gateway have one",

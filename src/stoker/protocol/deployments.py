@@ -21,6 +21,8 @@ _KINDS = {
     kinds.STANDARD: api_pb2.DEPLOYMENT_TYPE_STANDARD,
     kinds.ROLLBACK: api_pb2.DEPLOYMENT_TYPE_ROLLBACK,
     kinds.ROLLOVER: api_pb2.DEPLOYMENT_TYPE_ROLLOVER,
+    kinds.STAGED: api_pb2.DEPLOYMENT_TYPE_STAGED,
+    kinds.PROMOTION: api_pb2.DEPLOYMENT_TYPE_PROMOTION,
 }
 
 
@@ -46,16 +48,21 @@ class DeploymentServicer:
     async def history(
         self, request: api_pb2.AppDeploymentHistoryRequest, caller: Caller
     ) -> api_pb2.AppDeploymentHistoryResponse:
-        found = self._deployments.history(request.app_id)
+        found, current = self._deployments.history(request.app_id), self._deployments.current(request.app_id)
         return api_pb2.AppDeploymentHistoryResponse(
             app_deployment_histories=[self._entry(d) for d in found],
-            production_app_version=found[0].version if found else 0,
+            production_app_version=current.version if current else 0,
         )
 
     @rpc("AppRollback", once=True, containers=False)
     async def roll_back(self, request: api_pb2.AppRollbackRequest, caller: Caller) -> api_pb2.AppRollbackResponse:
         app = await self._deployments.roll_back(request.app_id, request.version)
         return api_pb2.AppRollbackResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
+
+    @rpc("AppPromote", once=True, containers=False)
+    async def promote(self, request: api_pb2.AppPromoteRequest, caller: Caller) -> api_pb2.AppPromoteResponse:
+        app = await self._deployments.promote(request.app_id, request.version)
+        return api_pb2.AppPromoteResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
     @rpc("AppRollover", once=True, containers=False)
     async def roll_over(self, request: api_pb2.AppRolloverRequest, caller: Caller) -> api_pb2.AppRolloverResponse:
@@ -98,13 +105,13 @@ class DeploymentServicer:
             deployed_by=self._workspace,
             tag=deployment.tag,
             rollback_version=deployment.from_version,
-            rollback_allowed=True,
+            rollback_allowed=deployment.kind != kinds.STAGED,
             commit_info=api_pb2.CommitInfo.FromString(commit) if commit else None,
             deployment_type=_KINDS[deployment.kind],
         )
 
     def _lifecycle(self, app: App) -> api_pb2.AppLifecycle:
-        newest = next(iter(self._deployments.history(app.id)), None)
+        newest = self._deployments.current(app.id)
         return api_pb2.AppLifecycle(
             app_state=WIRE_STATES[app.state],
             created_at=app.created_at,

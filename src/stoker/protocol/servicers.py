@@ -11,6 +11,7 @@ from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.history import HistoryServicer
+from stoker.protocol.image_names import ImageNameServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
 from stoker.protocol.network_files import NetworkFileServicer
@@ -28,6 +29,7 @@ SERVICERS: tuple[type, ...] = (
     CallServicer,
     ContainerServicer,
     ImageServicer,
+    ImageNameServicer,
     WorkspaceServicer,
     BlobServicer,
     MountServicer,

@@ -12,6 +12,7 @@ from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.functions import FunctionServicer
 from stoker.protocol.history import HistoryServicer
+from stoker.protocol.image_names import ImageNameServicer
 from stoker.protocol.images import ImageServicer
 from stoker.protocol.mounts import MountServicer
 from stoker.protocol.network_files import NetworkFileServicer
@@ -44,6 +45,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
         AppServicer(
             apps=s.apps,
             environments=s.environments,
+            images=s.images,
             logs=s.logs,
             metadata=s.metadata,
             scheduler=s.scheduler,
@@ -61,6 +63,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
         ContainerServicer(calls=s.calls, scheduler=s.scheduler, checkpoints=s.checkpoints),
         ServerServicer(servers=s.servers, functions=s.functions),
         ImageServicer(images=s.images, mounts=s.mounts, secrets=s.secrets),
+        ImageNameServicer(names=s.image_names, images=s.images, environments=s.environments),
         WorkspaceServicer(
             workspace=workspace,
             dashboard_url=page_url,

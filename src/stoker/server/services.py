@@ -31,6 +31,7 @@ from stoker.services.functions import Functions
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
 from stoker.services.images import Images
+from stoker.services.image_names import ImageNames
 from stoker.services.keys import load_or_create_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
@@ -175,6 +176,7 @@ class Services:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         self.node = Node(runtime, builder, data.run / "tasks")
+        self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
             disk_mib=shutil.disk_usage(data.path).total >> 20,

@@ -179,6 +179,17 @@ class Apps:
         self.on_publish(app, [f.id for f in changed])
         return app
 
+    async def stage(self, app_id: str, publication: Publication) -> App:
+        """Keeps a version beside the one that runs, for `Deployments.promote`. Raises FailedPrecondition for an app that is not deployed."""
+        app = self.alive(app_id)
+        if app.state != DEPLOYED:
+            raise FailedPrecondition(
+                "Only an app that is deployed can have a staged version. Deploy it once without --staged."
+            )
+        self._functions.unstage(sorted(set(publication.function_ids.values())))
+        await self._database.write(lambda connection: _record_version(connection, app.id, time.time(), publication))
+        return app
+
     async def set_tags(self, app_id: str, tags: dict[str, str]) -> None:
         """Replaces the tags of an app. Raises NotFound."""
         app = self.get(app_id)
@@ -253,16 +264,19 @@ class Apps:
 def _record_deployment(connection: sa.Connection, app: App, publication: Publication) -> None:
     values = {k: v for k, v in _row(app).items() if k not in ("id", "created_at")}
     connection.execute(sa.update(tables.apps).where(tables.apps.c.id == app.id).values(**values))
-    if app.state != DEPLOYED:
-        return
+    if app.state == DEPLOYED:
+        _record_version(connection, app.id, app.deployed_at or time.time(), publication)
+
+
+def _record_version(connection: sa.Connection, app_id: str, at: float, publication: Publication) -> None:
     deployments = tables.deployments
     newest = connection.execute(
-        sa.select(sa.func.max(deployments.c.version)).where(deployments.c.app_id == app.id)
+        sa.select(sa.func.max(deployments.c.version)).where(deployments.c.app_id == app_id)
     ).scalar()
     row = {
-        "app_id": app.id,
+        "app_id": app_id,
         "version": (newest or 0) + 1,
-        "deployed_at": app.deployed_at,
+        "deployed_at": at,
         "client_version": publication.client_version,
         "tag": publication.tag,
         "function_ids": publication.function_ids,

@@ -14,11 +14,12 @@ from stoker.store import tables
 from stoker.store.database import Database
 
 STANDARD, ROLLBACK, ROLLOVER = "standard", "rollback", "rollover"
+STAGED, PROMOTION = "staged", "promotion"
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One version. `kind` is one of the three above; `from_version` is what a rollback went back to, 0 for others."""
+    """One version. `kind` is one of those above; `from_version` is what a rollback or a promotion made current, 0 for others."""
 
     app_id: str
     version: int
@@ -53,10 +54,27 @@ class Deployments:
         with self._database.read() as connection:
             return [Deployment(**row._asdict()) for row in connection.execute(query)]
 
+    def current(self, app_id: str) -> Deployment | None:
+        """The version that runs, which no staged one does; None for an app that was never deployed. Raises NotFound."""
+        return next((d for d in self.history(app_id) if d.kind != STAGED), None)
+
+    async def promote(self, app_id: str, version: int) -> App:
+        """Deploys a staged version. Raises NotFound, or FailedPrecondition for one that was not staged."""
+        app = self._deployed(app_id)
+        known = {d.version: d for d in self.history(app_id)}
+        target = known.get(version)
+        if target is None:
+            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+        if target.kind != STAGED:
+            raise FailedPrecondition(
+                f"v{version} was deployed, not staged (`modal deploy --staged`). `modal app rollback` goes back to a version."
+            )
+        return await self._publish(app, target, {"kind": PROMOTION, "from_version": version})
+
     async def roll_back(self, app_id: str, version: int) -> App:
         """Makes an earlier version the newest one; a negative version counts back from now. Raises NotFound or FailedPrecondition."""
         app = self._deployed(app_id)
-        known = {d.version: d for d in self.history(app_id)}
+        known = {d.version: d for d in self.history(app_id) if d.kind != STAGED}
         newest = max(known)
         wanted = newest + version if version < 0 else version
         if wanted == newest:
@@ -75,7 +93,9 @@ class Deployments:
     async def roll_over(self, app_id: str) -> App:
         """Deploys the newest version again, so that new containers replace all that run. Raises NotFound or FailedPrecondition."""
         app = self._deployed(app_id)
-        return await self._publish(app, self.history(app_id)[0], {"kind": ROLLOVER})
+        newest = self.current(app_id)
+        assert newest is not None
+        return await self._publish(app, newest, {"kind": ROLLOVER})
 
     async def _publish(self, app: App, target: Deployment, details: dict[str, object]) -> App:
         definition_ids = {}
@@ -96,6 +116,6 @@ class Deployments:
 
     def _deployed(self, app_id: str) -> App:
         app = self._apps.get(app_id)
-        if app.state != DEPLOYED or not self.history(app_id):
+        if app.state != DEPLOYED or self.current(app_id) is None:
             raise FailedPrecondition(f"The app {app.description or app.id} is not deployed, so it has no versions.")
         return app

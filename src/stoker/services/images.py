@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,15 @@ _log = structlog.get_logger(__name__)
 
 ContextMaker = Callable[[ImageSpec], Awaitable[BuildContext]]
 """Gathers what a build needs beside the spec: the context mount, secret values, registry credentials."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of an image and its build. Seconds since the epoch."""
+
+    image_id: str
+    started_at: float
+    finished_at: float
 
 
 @dataclass
@@ -98,6 +108,35 @@ class Images:
             image.waiters.discard(waiter)
             if not done:
                 return
+
+    def steps(self, image_id: str) -> list[Step]:
+        """The layers of an image that were built here, its base first. Raises NotFound."""
+        self.get(image_id)
+        found: list[Step] = []
+        with self._database.read() as connection:
+            while image_id:
+                row = connection.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).first()
+                if row is None:
+                    break
+                found.insert(0, Step(row.id, row.created_at, row.built_at or time.time()))
+                image_id = next(iter(json.loads(row.spec)["bases"].values()), "")
+        return found
+
+    def build_log(self, image_id: str) -> tuple[float, str]:
+        """When the build of an image began, and what it wrote (the end of it, when it was very long). Raises NotFound."""
+        image = self.get(image_id)
+        with self._database.read() as connection:
+            query = sa.select(tables.images.c.created_at).where(tables.images.c.id == image_id)
+            started: float = connection.execute(query).scalar() or 0.0
+        return started, "".join(image.log)
+
+    async def delete(self, image_id: str) -> None:
+        """Forgets an image: no container starts from it again. Raises NotFound, or FailedPrecondition while it is being built."""
+        if self.get(image_id).job is not None:
+            raise FailedPrecondition(f"The image {image_id} is being built. Delete it when that has ended.")
+        statement = sa.delete(tables.images).where(tables.images.c.id == image_id)
+        await self._database.write(lambda connection: connection.execute(statement))
+        self._images.pop(image_id, None)
 
     async def close(self) -> None:
         """Stops builds under way; they begin anew when asked for again."""
