@@ -41,7 +41,7 @@ WRONG = {
     ),
     "window too short": ("STK003", '@app.cls(gpu="A10G", scaledown_window=10, volumes={"/models": vol})' + LOADS),
     "window too long": ("STK003", 'MINUTES = 60\n@app.cls(gpu="A10G", scaledown_window=20 * MINUTES)\nclass A:\n    pass'),
-    "window refused": ("STK003", "@app.function(scaledown_window=3600)\ndef f():\n    pass"),
+    "window refused": ("STK003", "@app.function(scaledown_window=7200)\ndef f():\n    pass"),
     "web server with one input": (
         "STK004",
         '@app.function(gpu="H100")\n@modal.web_server(8000)\ndef serve():\n    subprocess.Popen("vllm serve", shell=True)',

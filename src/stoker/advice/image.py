@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stoker.advice.scope import UNKNOWN, Scope
+from stoker.advice.scope import Scope
 
 _MAKERS = {
     "debian_slim", "from_registry", "from_aws_ecr", "from_gcp_artifact_registry", "micromamba", "from_dockerfile",
@@ -113,7 +113,3 @@ def packages(scope: Scope, call: ast.Call) -> Iterator[tuple[ast.expr, str]]:
                     yield from (
                         (item, text) for item, text in zip(assigned.elts, value, strict=True) if isinstance(text, str)
                     )
-
-
-def is_unknown(value: object) -> bool:
-    return value is UNKNOWN

@@ -13,7 +13,7 @@ from stoker.simulation.trace import TracedFunction
 
 # min_containers, buffer_containers, scaledown_window in seconds
 _CANDIDATES = (
-    *((0, 0, window) for window in (2, 10, 30, 60, 120, 300, 600, 900, 1200)),
+    *((0, 0, window) for window in (2, 10, 30, 60, 120, 300, 600, 900, 1800, 3600)),
     *((0, 1, window) for window in (60, 300)),
     *((1, least, window) for least in (0, 1) for window in (60, 300)),
 )

@@ -10,7 +10,7 @@ from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.loads import loads_model
 from stoker.advice.rules.base import Rule
 
-LEAST, MOST = 2, 20 * 60  # seconds that the client's documentation allows
+LEAST, MOST = 2, 60 * 60  # seconds; the client refuses others
 SHORT, LONG = 60, 15 * 60  # seconds, for a GPU that holds a model
 SHORT_RESTORED = 10  # a container restored from a memory snapshot is soon back
 
@@ -40,7 +40,7 @@ def _judge(unit: Unit, window: float) -> tuple[Severity, str, str] | None:
     given = f"scaledown_window={window:g}"
     if not LEAST <= window <= MOST:
         value = "15 * 60" if window > MOST else str(LEAST)
-        return Severity.ERROR, f"{given} is outside of what Modal takes: {LEAST} to {MOST} seconds.", value
+        return Severity.ERROR, f"{given} is refused by the client, which takes {LEAST} to {MOST} seconds.", value
     if not unit.uses_gpu:
         return None
     restored = unit.value("enable_memory_snapshot") is True

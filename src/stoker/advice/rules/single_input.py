@@ -23,36 +23,30 @@ _NOT_SERVING = re.compile(r"train|tune|download|convert|compile|benchmark|evalua
 
 def check(app: App) -> Iterator[Finding]:
     for unit in app.units:
-        if not unit.uses_gpu or unit.open or {"concurrent", "clustered"} & unit.decorators.keys():
-            continue
-        if (
-            unit.has("schedule")
-            or unit.has("allow_concurrent_inputs")
-            or _NOT_SERVING.search(unit.name)
-            or makes_media(app, unit)
-        ):
+        if not unit.uses_gpu or unit.open or _is_meant(app, unit):
             continue
         wasteful = [method for method in unit.called if _takes_one(method)]
-        if (
-            not wasteful
-            or len(wasteful) < len(unit.called)
-            or not ((unit.is_class and loads_model(unit)) or _serves(unit))
-        ):
+        if not wasteful or len(wasteful) < len(unit.called):
             continue
-        web = any(method.web for method in wasteful)
+        if not (unit.is_class and loads_model(unit)) and not _serves(unit):
+            continue
+        message = f"Each container of `{unit.name}` works on one input at a time, and the next call takes another GPU."
+        if not any(method.web for method in wasteful):
+            message += f" `@{modal(app)}batched` on a method that takes lists does so with the model's own batching."
         concurrent = f"@{modal(app)}concurrent(max_inputs=32, target_inputs=25)"
-        other = (
-            ""
-            if web
-            else f" `@{modal(app)}batched` on a method that takes lists does so with the model's own batching."
-        )
         yield Finding(
             RULE.id,
             Severity.WARNING,
             app.source.place(wasteful[0].node.decorator_list[0] if unit.is_class else unit.decorator),
-            f"Each container of `{unit.name}` works on one input at a time, and the next call takes another GPU.{other}",
+            message,
             Fix([edits.add_decorator(app.source, unit.decorator, concurrent)]),
         )
+
+
+def _is_meant(app: App, unit: Unit) -> bool:
+    """Whether it shares its containers already, or does what fills a GPU by itself."""
+    shares = bool({"concurrent", "clustered"} & unit.decorators.keys()) or unit.has("allow_concurrent_inputs")
+    return shares or unit.has("schedule") or bool(_NOT_SERVING.search(unit.name)) or makes_media(app, unit)
 
 
 def _takes_one(method: Method) -> bool:
