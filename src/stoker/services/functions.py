@@ -174,6 +174,21 @@ class Functions:
         function.staged = definition
         return function
 
+    async def restage(self, function_id: str, definition_id: str) -> Definition:
+        """Stages a copy of a stored definition of a function, which thereby counts as new. "" means the current one. Raises NotFound."""
+        function = self.get(function_id)
+        wanted = definition_id or function.active.id
+        query = sa.select(tables.definitions).where(
+            tables.definitions.c.id == wanted, tables.definitions.c.function_id == function_id
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotFound(f"The definition {wanted} of the function {function.name!r} is not kept any more.")
+        await self.define(function.app_id, function.name, function_id, row.definition, row.client_version)
+        assert function.staged is not None
+        return function.staged
+
     def unstage(self, function_ids: list[str]) -> None:
         """Forgets that new definitions are to become current; they stay stored, for `restage`."""
         for function_id in function_ids:
