@@ -66,6 +66,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.polls.add(container)
         self.apply(self.pool.poll(self.now, container, self.settings.batch_max_size))
 
+    @precondition(lambda self: not self.settings.max_inputs_per_container)
+    @rule()
+    def take(self) -> None:
+        item = PooledInput(f"in-{self.count}", "")
+        container = self.pool.take(self.now, item)
+        if container is not None:
+            assert container not in self.leaving
+            self.count += 1
+            self.added.add(item.id)
+            self.held[container].add(item.id)
+
     @precondition(lambda self: any(self.held.values()))
     @rule(data=st.data(), good=st.booleans())
     def report(self, data: st.DataObject, good: bool) -> None:
@@ -131,10 +142,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
-        """A waiting input and an open poll exist together only while a batch fills."""
+        """A waiting input and an open poll of a container with room exist together only while a batch fills."""
         if not hasattr(self, "pool"):
             return
-        open_polls = [c for c in self.pool.containers.values() if c.polling and c.state is ContainerState.READY]
+        slots = self.settings.max_concurrent_inputs * self.settings.batch_max_size
+        open_polls = [
+            c
+            for c in self.pool.containers.values()
+            if c.polling and c.state is ContainerState.READY and len(c.running) < slots
+        ]
         if self.pool.waiting and open_polls:
             assert self.settings.batch_max_size > 1
             due = self.pool.next_tick()

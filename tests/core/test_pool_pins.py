@@ -43,3 +43,17 @@ def test_inputs_are_packed_or_spread() -> None:
         [action] = pool.add(1.0, [PooledInput("two", "fc")])
         assert isinstance(action, Deliver)
         assert action.container_id == expected
+
+
+def test_an_input_is_taken_at_once_where_there_is_room() -> None:
+    pool = Pool(PoolSettings(max_concurrent_inputs=1))
+    assert pool.take(0.0, PooledInput("early", "")) is None
+    pool.launch(0.0, "a", "de")
+    assert pool.take(0.0, PooledInput("early", "")) is None  # it is still starting
+    pool.poll(1.0, "a", 1)
+    assert pool.take(1.0, PooledInput("first", "")) == "a"
+    assert pool.take(1.0, PooledInput("second", "")) is None
+    assert set(pool.inputs) == {"first"}
+    # The poll is still open: who waits is served when the taken input ends, and nobody overtakes.
+    assert pool.add(2.0, [PooledInput("waits", "fc")]) == []
+    assert pool.succeed(3.0, "a", "first") == (True, [Deliver("a", (("waits", 0),))])

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import pickle
 import socket
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.errors import FailedPrecondition
+from stoker.errors import FailedPrecondition, Unauthenticated
 from stoker.gateway import connection
+from stoker.gateway.access import AccessLog
+from stoker.gateway.app import make_gateway
 from stoker.gateway.serve import HttpServer
+from stoker.gateway.transfer import Transfer
 from stoker.protocol.pickling import pickled
+from stoker.services.metrics import Metrics
 from stoker.services.pipes import Pipe
 
 _PLAIN = st.recursive(
@@ -126,3 +133,59 @@ def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.Monke
             await server.stop()
 
     asyncio.run(main())
+
+
+def test_the_access_log_is_json_like_the_other_lines() -> None:
+    async def main() -> str:
+        stream = io.StringIO()
+        log = AccessLog(Metrics(), stream=stream)
+        log.begin()
+        log.begin()
+        log.add({"label": "a", "status": 200, "ms": 1.5, "request_id": "ab"})
+        assert log.open == 1
+        assert stream.getvalue() == ""  # lines are gathered for a moment
+        await asyncio.sleep(0.2)
+        return stream.getvalue()
+
+    (line,) = asyncio.run(main()).splitlines()
+    entry = json.loads(line)
+    assert datetime.fromisoformat(entry.pop("timestamp").replace("Z", "+00:00")).tzinfo is not None
+    assert entry == {
+        "label": "a", "status": 200, "ms": 1.5, "request_id": "ab", "event": "web request", "level": "info"
+    }  # fmt: skip
+
+
+def test_other_machines_need_a_token_for_the_metrics() -> None:
+    def authenticate(token_id: str, secret: str) -> None:
+        if (token_id, secret) != ("ak-1", "as-1"):
+            raise Unauthenticated("No.")
+
+    async def status() -> dict[str, Any]:
+        return {}
+
+    app = make_gateway(
+        transfer=Transfer(blobs=None, files=None, network_files=None, signer=None),  # type: ignore[arg-type]
+        status=status,
+        authenticate=authenticate,
+        metrics=Metrics().text,
+    )
+
+    def ask(client: str, *headers: tuple[bytes, bytes]) -> int:
+        seen: list[int] = []
+
+        async def send(message: Any) -> None:
+            seen.append(message.get("status", 0))
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/metrics", "query_string": b"", "headers": list(headers)}
+        asyncio.run(
+            app(scope | {"client": (client, 1), "root_path": "", "server": ("h", 1), "scheme": "http"}, receive, send)
+        )
+        return seen[0]
+
+    assert ask("127.0.0.1") == 200
+    assert ask("10.0.0.1") == 401
+    assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-2")) == 401
+    assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-1")) == 200
