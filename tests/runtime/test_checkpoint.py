@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -158,3 +159,10 @@ def test_gpu_memory_is_saved_only_where_everything_for_it_is_there() -> None:
 async def test_this_machine_says_who_may_restore_its_snapshots(sandboxes: Bench) -> None:
     assert len(sandboxes.runtime.snapshot_build()) == 64
     assert sandboxes.runtime.gpu_snapshot_obstacle()
+
+
+async def test_sandboxes_are_offered_huge_pages(sandboxes: Bench) -> None:
+    offer = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    if not offer.exists():
+        pytest.skip("this kernel has none")
+    assert "[never]" not in offer.read_text() or not os.access(offer, os.W_OK)
