@@ -1,4 +1,4 @@
-"""Blob contents in an object store (a local directory now, S3 or the like as well), and the parts of uploads on their way there."""
+"""Blob contents in an object store (a local directory, S3 or the like), and the parts of uploads on their way there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore
+from obstore.store import LocalStore, from_url
 
-from stoker.errors import InvalidArgument, NotFound
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from stoker.store.incoming import Incoming, copy_range, file_digest
 
 _CHUNK = 256 << 10
@@ -32,9 +33,34 @@ class BlobStore:
         staging.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @classmethod
+    def open(cls, url: str, directory: Path) -> BlobStore:
+        """The store at `url` ("s3://bucket/prefix" and what else obstore knows; its settings come from the environment, such as
+        AWS_ACCESS_KEY_ID), with uploads staged in `directory`; empty for the directory itself. Raises InvalidArgument."""
+        if not url:
+            return cls.local(directory)
+        try:
+            store = from_url(url, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)})
+        except (BaseError, ValueError) as error:
+            raise InvalidArgument(
+                f"The setting blob_store is {url!r}, which cannot be used: {_first_line(error)}"
+            ) from None
+        return cls(store, staging=directory / ".staging")
+
+    @classmethod
     def local(cls, directory: Path) -> BlobStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(LocalStore(directory, mkdir=True), staging=directory / ".staging")
+
+    async def check(self) -> None:
+        """Raises FailedPrecondition when the store cannot be reached or refuses us."""
+        try:
+            async for _ in obstore.list(self._store, chunk_size=1):
+                break
+        except (FileNotFoundError, BaseError) as error:
+            raise FailedPrecondition(
+                f"The store of blobs (setting blob_store) cannot be used: {_first_line(error)} Check the bucket's name, the "
+                "credentials (AWS_ACCESS_KEY_ID...), the region and AWS_ENDPOINT_URL."
+            ) from None
 
     async def receive_part(self, key: str, index: int, length: int, chunks: AsyncIterator[bytes]) -> str:
         """Takes one part of an upload, exactly `length` bytes, and returns its MD5 (hexadecimal). Raises InvalidArgument.
@@ -60,7 +86,8 @@ class BlobStore:
             await asyncio.to_thread(os.replace, whole, target)
         else:
             try:
-                await obstore.put_async(self._store, key, whole)
+                with _store_errors():
+                    await obstore.put_async(self._store, key, whole)
             finally:
                 if whole not in parts:  # the parts themselves are still there for another try
                     whole.unlink()
@@ -80,12 +107,13 @@ class BlobStore:
         if end is not None and end <= start:
             return
         options: Any = {"range": (start, end) if end is not None else {"offset": start}}
-        try:
-            result = await obstore.get_async(self._store, key, options=options)
-        except FileNotFoundError:
-            raise NotFound(f"The content of the blob {key!r} is gone.") from None
-        async for chunk in result.stream(min_chunk_size=_CHUNK):
-            yield bytes(chunk)
+        with _store_errors():
+            try:
+                result = await obstore.get_async(self._store, key, options=options)
+            except FileNotFoundError:
+                raise NotFound(f"The content of the blob {key!r} is gone.") from None
+            async for chunk in result.stream(min_chunk_size=_CHUNK):
+                yield bytes(chunk)
 
     def path(self, key: str) -> Path | None:
         """The file that holds the content, None when the store is not a local directory."""
@@ -93,7 +121,7 @@ class BlobStore:
 
     async def delete(self, key: str) -> None:
         """No error when it is not there."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _store_errors():
             await obstore.delete_async(self._store, key)
 
     def sweep(self, older_than_seconds: float) -> None:
@@ -105,6 +133,21 @@ class BlobStore:
 
     def _part(self, key: str, index: int, md5: str) -> Path:
         return self._staging / f"{key}.{index}.{md5}"
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    """What a store elsewhere fails with after some tries is worth trying later."""
+    try:
+        yield
+    except (FileNotFoundError, NotFound):
+        raise
+    except BaseError as error:
+        raise Unavailable(f"The store of blobs does not answer as it should: {_first_line(error)} Try again.") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
 
 
 def part_md5s_match(path: Path, md5s: Sequence[str], part_length: int) -> bool:
