@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     workspace: str = Field("local", description="Workspace name shown by the client.")
     environment: str = Field("main", description="Name of the default environment.")
     database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
+    blob_store: str = Field(
+        "",
+        description="Where large arguments and results are kept: a URL such as s3://bucket/prefix, with keys, region and endpoint in AWS_* "
+        "environment variables; empty for the data directory.",
+    )
     durability: Literal["NORMAL", "FULL"] = Field(
         "NORMAL", description="NORMAL survives a killed server, FULL also a power cut (SQLite's `synchronous`)."
     )

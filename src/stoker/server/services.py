@@ -91,6 +91,7 @@ class Services:
             settings.database_url or f"sqlite:///{data.database}", synchronous=settings.durability
         )
         self._cleanup.push_async_callback(self.database.close)
+        self._blob_store = BlobStore.open(settings.blob_store, data.blobs)
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
@@ -106,6 +107,7 @@ class Services:
             database=self.database, default=settings.environment, image_builder_version=settings.image_builder_version
         )
         await self.environments.load()
+        await self._blob_store.check()
         self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
 
     async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
@@ -121,7 +123,7 @@ class Services:
         contents = Contents(data.files)
         self.logs = Logs(database)
         self._cleanup.push_async_callback(self.logs.close)
-        self.blobs = Blobs(database=database, store=BlobStore.local(data.blobs))
+        self.blobs = Blobs(database=database, store=self._blob_store)
         self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
         self.secrets = Secrets(
             database=database, environments=self.environments, key=load_or_create_key(data.path / "secret.key")
