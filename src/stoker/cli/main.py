@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli import (
+    canary,
     check,
     console,
     doctor,
@@ -60,6 +61,7 @@ cli.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 )(run.run)
 cli.command()(status.status)
+cli.command()(canary.canary)
 cli.command()(doctor.doctor)
 cli.command()(check.check)
 cli.command()(new.new)

@@ -15,6 +15,7 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
     async def end_app(app: App, drain: bool) -> None:
         endpoints.forget(app.id)
         services.schedules.forget(app.id)
+        services.canaries.forget(app.id)
         await calls.cancel_app(app.id)
         await scheduler.stop_app(app.id, drain=drain)
 
@@ -30,8 +31,11 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
     def published(app: App, changed: list[str]) -> None:
         endpoints.publish(app)
         scheduler.redefine(app, changed)
+        services.canaries.publish(app)
         services.schedules.publish(app)
 
+    scheduler.route = services.canaries.route
+    services.canaries.on_end = scheduler.retire
     apps.on_publish = published
     apps.on_stop = end_app
     calls.on_call_finished = call_finished

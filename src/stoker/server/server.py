@@ -108,6 +108,7 @@ class Server:
         """What the last server knew of apps and calls is known again, and goes on."""
         apps = self._services.apps
         apps.load()
+        self._services.canaries.load()
         self._services.calls.load()
         for app in apps.all():
             if not app.is_over:

@@ -22,6 +22,7 @@ from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.bases import Bases
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
+from stoker.services.canaries import Canaries
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
@@ -171,6 +172,9 @@ class Services:
         self.metadata = Metadata(self.apps, self.functions, self.volumes, self.endpoints)
         self.wire.metadata = self.metadata
         self.deployments = Deployments(database=database, apps=self.apps, functions=self.functions)
+        self.canaries = Canaries(
+            database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
+        )
         self.images = Images(database, builder)
         self._cleanup.push_async_callback(self.images.close)
 

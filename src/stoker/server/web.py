@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import Admission
 from stoker.gateway.app import make_container_gateway, make_gateway
+from stoker.gateway.canaries import CanaryRoutes
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.functions import FunctionRoutes
 from stoker.gateway.serve import HttpServer
@@ -44,6 +45,9 @@ async def serve_web(
     own = [
         *routes,
         *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
+        *CanaryRoutes(
+            canaries=s.canaries, apps=s.apps, environments=s.environments, authenticate=s.tokens.authenticate
+        ).routes(),
         *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,

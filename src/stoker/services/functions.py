@@ -113,6 +113,7 @@ class Function:
     base_id: str = ""  # for a function with bound parameters: the function it comes from
     binding: bytes = b""
     precreated: bytes = b""
+    twin_of: str = ""  # for a canary: the function whose inputs it takes a part of
     scaling_override: ScalingSettings | None = None  # set live by update_autoscaler, until the next deployment
 
     @property
@@ -232,6 +233,31 @@ class Functions:
 
         await self._database.write(store)
         return self._functions.setdefault(bound_id, function)
+
+    def stored(self, function_id: str, definition_id: str) -> Definition:
+        """A definition that a function has or had. Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(tables.definitions).where(
+                    tables.definitions.c.id == definition_id, tables.definitions.c.function_id == function_id
+                )
+            ).first()
+        if row is None:
+            raise NotFound(f"The definition {definition_id} of the function {function_id} is not kept any more.")
+        spec = self._wire.parse_definition(row.definition, b"")
+        return Definition(row.id, row.definition, spec, row.client_version)
+
+    def twin(self, function: Function, definition: Definition) -> Function:
+        """The function with another definition of its, for a canary. It lives in memory, as long as its app does."""
+        twin_id = content_id("fu", f"{function.id}/{definition.id}".encode())
+        twin = self._functions.get(twin_id)
+        if twin is None:
+            spec = self._wire.parse_definition(definition.content, function.binding)
+            current = replace(definition, spec=spec)
+            twin = Function(twin_id, function.app_id, function.name, current, binding=function.binding)
+            twin.twin_of = function.id
+            self._functions[twin_id] = twin
+        return twin
 
     def get(self, function_id: str) -> Function:
         """Raises NotFound."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.core.turns import Holding, make_room
 from stoker.engine.base import Engine, NotNow
@@ -29,7 +30,10 @@ class Scheduler:
         self._launcher = launcher
         self._runners: dict[str, Runner] = {}
         self._by_task: dict[str, Runner] = {}
+        self._twins: dict[str, set[str]] = {}  # function -> functions that run a part of its inputs
         self.on_finish: FinishSink = lambda finishes, result: None
+        self.route: Callable[[Function, str], str] = lambda function, input_id: function.id
+        """Gives the id of the function that is to run an input: another one during a canary."""
 
     def check(self, function_id: str) -> Function:
         """The function, which must be callable. Raises NotFound or FailedPrecondition with the reason."""
@@ -42,17 +46,31 @@ class Scheduler:
 
     def add(self, function_id: str, inputs: Sequence[PooledInput]) -> None:
         try:
-            self.check(function_id)
+            function = self.check(function_id)
         except (NotFound, FailedPrecondition) as error:
             # Inputs found after a restart whose app is gone.
             self.on_finish([Finish(i.id, i.call_id, Outcome.CANCELLED, str(error)) for i in inputs], None)
             return
-        self._runner(function_id).add(inputs)
+        by_target: dict[str, list[PooledInput]] = {}
+        for item in inputs:
+            by_target.setdefault(self.route(function, item.id), []).append(item)
+        for target, part in by_target.items():
+            if target != function_id:
+                self._twins.setdefault(function_id, set()).add(target)
+            self._runner(target).add(part)
 
     def load_of(self, function_id: str) -> tuple[int, int]:
         """(inputs that wait, all unfinished inputs) of a function."""
-        runner = self._runners.get(function_id)
-        return (runner.pool.backlog, len(runner.pool.inputs)) if runner else (0, 0)
+        runners = self._with_twins(function_id)
+        return sum(r.pool.backlog for r in runners), sum(len(r.pool.inputs) for r in runners)
+
+    def retire(self, function_ids: Iterable[str]) -> None:
+        """Functions get no more inputs: their containers end with what they run."""
+        for function_id in function_ids:
+            runner = self._runners.get(function_id)
+            if runner is not None:
+                runner.function.scaling_override = ScalingSettings(scaledown_window=0.0)
+                runner.rescale()
 
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
         runner = self._of_task(task_id)
@@ -60,13 +78,11 @@ class Scheduler:
 
     def pin(self, function_id: str, input_id: str) -> None:
         """An input must not be run again: something of its attempt was seen outside."""
-        runner = self._runners.get(function_id)
-        if runner is not None:
+        for runner in self._with_twins(function_id):
             runner.pool.pin(input_id)
 
     def cancel(self, function_id: str, input_ids: Sequence[str], *, terminate_containers: bool) -> None:
-        runner = self._runners.get(function_id)
-        if runner is not None:
+        for runner in self._with_twins(function_id):
             runner.cancel(input_ids, terminate_containers=terminate_containers)
 
     def cancel_app(self, app_id: str) -> None:
@@ -145,6 +161,7 @@ class Scheduler:
         await asyncio.gather(*(r.stop(drain=drain) for r in runners))
         for runner in runners:
             self._runners.pop(runner.function.id, None)
+            self._twins.pop(runner.function.id, None)
 
     async def close(self, drain_seconds: float) -> None:
         """Lets running inputs finish for a while, then ends all containers. Unfinished inputs stay in the database."""
@@ -158,6 +175,10 @@ class Scheduler:
                     runner.kill(task_id, "The server stops.")
             if late:
                 await asyncio.wait(late)
+
+    def _with_twins(self, function_id: str) -> list[Runner]:
+        ids = (function_id, *self._twins.get(function_id, ()))
+        return [runner for i in ids if (runner := self._runners.get(i)) is not None]
 
     def _of_app(self, app_id: str) -> list[Runner]:
         return [r for r in self._runners.values() if r.function.app_id == app_id]

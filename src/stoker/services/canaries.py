@@ -1,0 +1,154 @@
+"""Canaries: another version of an app gets a part of the inputs, until it is promoted or called off.
+
+An input goes by its id, so a retry and a restart of the server send it the same way. Each function of the version has a *twin*: a function
+with the other definition and a pool of its own. Twins live in memory; what is kept is which app has which canary.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.services.apps import DEPLOYED, App, Apps
+from stoker.services.deployments import STAGED, Deployments
+from stoker.services.functions import Definition, Function, Functions
+from stoker.store import tables
+from stoker.store.database import Database
+
+_KEY = "canary/"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """`percent` of the inputs go to `version`, the others to `stable`, the version that is deployed."""
+
+    app_id: str
+    version: int
+    percent: float
+    stable: int
+    definitions: dict[str, Definition] = field(default_factory=dict)  # by function id
+
+
+class Canaries:
+    def __init__(self, *, database: Database, apps: Apps, functions: Functions, deployments: Deployments) -> None:
+        self._database = database
+        self._apps = apps
+        self._functions = functions
+        self._deployments = deployments
+        self._by_app: dict[str, Canary] = {}
+        self.on_end: Callable[[list[str]], None] = lambda function_ids: None
+        """Called with the ids of twins that get no more inputs."""
+
+    def load(self) -> None:
+        """Takes up the canaries of the last server."""
+        settings = tables.settings.c
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(settings.key, settings.value).where(settings.key.startswith(_KEY))
+            ).all()
+        for key, value in rows:
+            kept = json.loads(value)
+            app_id = key.removeprefix(_KEY)
+            try:
+                canary = self._make(app_id, kept["version"], kept["percent"])
+            except (NotFound, FailedPrecondition, InvalidArgument):
+                continue
+            if canary.stable == kept["stable"]:
+                self._by_app[app_id] = canary
+
+    def get(self, app_id: str) -> Canary | None:
+        return self._by_app.get(app_id)
+
+    async def start(self, app_id: str, version: int, percent: float) -> Canary:
+        """Replaces the app's canary, if it has one. Raises NotFound, FailedPrecondition or InvalidArgument."""
+        canary = self._make(app_id, version, percent)
+        previous = self._by_app.get(app_id)
+        if previous is not None and previous.version != version:
+            await self.stop(app_id)
+        for twin in self._functions.of_app(app_id):
+            if twin.twin_of:
+                twin.scaling_override = None  # of a canary that was called off and is back
+        self._by_app[app_id] = canary
+        kept = json.dumps({"version": version, "percent": percent, "stable": canary.stable}).encode()
+        await self._write(app_id, kept)
+        return canary
+
+    async def stop(self, app_id: str) -> Canary:
+        """All inputs go to the deployed version again; what the twins run is finished. Raises NotFound."""
+        canary = self._by_app.get(app_id)
+        if canary is None:
+            raise NotFound("The app has no canary. `stoker canary APP VERSION --percent N` starts one.")
+        self.forget(app_id)
+        await self._write(app_id, None)
+        return canary
+
+    async def promote(self, app_id: str) -> tuple[Canary, App]:
+        """Deploys the canary's version for all inputs. Raises NotFound or FailedPrecondition."""
+        canary = self._by_app.get(app_id)
+        if canary is None:
+            raise NotFound("The app has no canary. `stoker canary APP VERSION --percent N` starts one.")
+        target = next(d for d in self._deployments.history(app_id) if d.version == canary.version)
+        if target.kind == STAGED:
+            app = await self._deployments.promote(app_id, canary.version)
+        else:
+            app = await self._deployments.roll_back(app_id, canary.version)
+        self.forget(app_id)
+        await self._write(app_id, None)
+        return canary, app
+
+    def publish(self, app: App) -> None:
+        """Event: an app was deployed, also after a restart of the server. A canary beside another version than it was started with is over."""
+        canary = self._by_app.get(app.id)
+        current = self._deployments.current(app.id)
+        if canary is not None and (current is None or current.version != canary.stable):
+            self.forget(app.id)
+
+    def forget(self, app_id: str) -> None:
+        """Event: an app is over, or its canary is."""
+        canary = self._by_app.pop(app_id, None)
+        if canary is not None:
+            twins = [f.id for f in self._functions.of_app(app_id) if f.twin_of]
+            self.on_end(twins)
+
+    def route(self, function: Function, input_id: str) -> str:
+        """The id of the function that is to run an input: the one it was meant for, or its twin."""
+        canary = self._by_app.get(function.app_id)
+        if canary is None or zlib.crc32(input_id.encode()) % 10_000 >= canary.percent * 100:
+            return function.id
+        definition = canary.definitions.get(function.base_id or function.id)
+        return function.id if definition is None else self._functions.twin(function, definition).id
+
+    def _make(self, app_id: str, version: int, percent: float) -> Canary:
+        if not 0 < percent <= 100:
+            raise InvalidArgument("--percent must be more than 0 and at most 100.")
+        app = self._apps.get(app_id)
+        current = self._deployments.current(app_id) if app.state == DEPLOYED else None
+        if current is None:
+            raise FailedPrecondition(f"The app {app.name or app.id} is not deployed.")
+        known = {d.version: d for d in self._deployments.history(app_id)}
+        target = known.get(version)
+        if target is None:
+            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+        if version == current.version:
+            raise FailedPrecondition(f"v{version} is what is deployed; a canary is another version beside it.")
+        definitions = {
+            function_id: self._functions.stored(function_id, target.definition_ids[function_id])
+            for function_id in set(target.function_ids.values())
+            if function_id in target.definition_ids and function_id in set(app.function_ids.values())
+        }
+        return Canary(app_id, version, percent, current.version, definitions)
+
+    async def _write(self, app_id: str, value: bytes | None) -> None:
+        key = _KEY + app_id
+
+        def write(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
+            if value is not None:
+                connection.execute(sa.insert(tables.settings), [{"key": key, "value": value}])
+
+        await self._database.write(write)
