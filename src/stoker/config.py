@@ -108,6 +108,21 @@ class Settings(BaseSettings):
         description="Package index (as apps name it, e.g. in extra_index_url) -> the mirror that image builds use instead: an http address "
         "or a directory.",
     )
+    secret_key_file: str = Field(
+        "",
+        description="File with the key that encrypts secrets, 32 bytes in base64 or hexadecimal; empty for `secret.key` in the data "
+        "directory, which the server makes.",
+    )
+    secret_key_command: list[str] = Field(
+        default_factory=list,
+        description="Command, with its arguments, that prints that key at the server's start, for instance from a key management service; "
+        "it ranks above `secret_key_file`.",
+    )
+    base_refresh_days: float = Field(
+        30.0,
+        gt=0,
+        description="Bases made from Debian's packages are made anew for new builds when they are older, for the sake of security updates.",
+    )
     process_python: str = Field(
         "", description="Interpreter for containers of the process runtime; empty for the server's own."
     )

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from stoker.errors import ImageBuildFailed
+from stoker.images import debian
 from stoker.images.debian import DebianBase, debian_base
 
 
@@ -48,3 +54,34 @@ def test_names_that_it_cannot(name: str) -> None:
 def test_a_python_that_no_release_has() -> None:
     with pytest.raises(ImageBuildFailed, match=r"no Python 3\.12.*3\.9, 3\.11, 3\.13, 3\.14.*registry_mirrors"):
         debian_base("python:3.12-slim-trixie")
+
+
+def test_an_old_base_is_made_anew_and_kept_when_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = debian_base("debian:bookworm-slim")
+    assert base is not None
+    made: list[Path] = []
+
+    async def make(_base: object, layout: Path, *_rest: object) -> None:
+        if len(made) == 2:
+            raise ImageBuildFailed("the archive is not reached")
+        layout.mkdir(parents=True, exist_ok=True)
+        os.utime(layout)
+        made.append(layout)
+
+    monkeypatch.setattr(debian, "_make", make)
+    said: list[str] = []
+
+    def bring() -> Path:
+        return asyncio.run(debian.bootstrap(base, tmp_path, said.append, max_age=1000.0))
+
+    def grow_old(layout: Path) -> None:
+        os.utime(layout, (time.time() - 2000, time.time() - 2000))
+
+    layout = bring()
+    assert bring() == layout and len(made) == 1
+    grow_old(layout)
+    assert bring() == layout and len(made) == 2
+    grow_old(layout)
+    assert bring() == layout and "the archive is not reached" in "".join(said)
+    said.clear()
+    assert bring() == layout and said == [], "not tried again with every build"

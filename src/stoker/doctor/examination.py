@@ -9,7 +9,7 @@ from stoker.doctor import apt, gpu, kernel, machine, programs, sandbox
 from stoker.doctor.check import Check, Finding, Report, State
 from stoker.errors import StokerError
 
-_ALWAYS = (machine.PYTHON, machine.DATA, machine.DISK, programs.CERTIFICATES, gpu.GPU)
+_ALWAYS = (machine.PYTHON, machine.DATA, machine.DISK, programs.CERTIFICATES, programs.BUCKETS, gpu.GPU)
 _FOR_SANDBOXES = (
     machine.SYSTEM,
     machine.RIGHTS,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stoker.config import Settings
-from stoker.doctor.check import Check, Finding, failed, ok
+from stoker.doctor.check import Check, Finding, failed, ok, warning
+from stoker.node.bucket_mounts import missing_parts
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -34,6 +35,15 @@ def _certificates(settings: Settings) -> Finding:
     if path.is_file():
         return ok(str(path))
     return failed(f"{path} is missing", "--fix installs the package `ca-certificates`.")
+
+
+def _buckets(settings: Settings) -> Finding:
+    missing = missing_parts()
+    if missing:
+        return warning(
+            f"a CloudBucketMount cannot be mounted: {missing}", "Only apps with a CloudBucketMount need this."
+        )
+    return ok(shutil.which("rclone") or "")
 
 
 BUILDAH = Check(
@@ -65,6 +75,11 @@ NFTABLES = Check(
     "Lets sandboxes reach the internet, and keeps them from the host and each other.",
     _program("nft", "nftables"),
     packages=("nftables",),
+)
+BUCKETS = Check(
+    "buckets",
+    "Apps that mount a bucket (CloudBucketMount) need rclone and FUSE (optional).",
+    _buckets,
 )
 IPROUTE = Check(
     "iproute2",

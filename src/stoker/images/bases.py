@@ -67,12 +67,15 @@ class BaseImages:
         mirrors: Mapping[str, str],
         insecure: Sequence[str],
         origin: Origin,
+        refresh_days: float,
     ) -> None:
+        """refresh_days: the age from which on bases made from Debian's packages are made anew for new builds."""
         self._buildah = buildah
         self._cache = cache
         self._mirrors = dict(mirrors)
         self._insecure = frozenset(insecure)
         self._origin = origin
+        self._refresh_seconds = refresh_days * 86_400
         self._known = buildah.directory / "bases"
         self._locks: dict[str, asyncio.Lock] = {}
         self._unreachable: dict[str, tuple[float, str]] = {}
@@ -85,12 +88,19 @@ class BaseImages:
         local = f"localhost/stoker-base:{_safe(name)}"
         record = self._known / f"{_safe(name)}.json"
         async with self._locks.setdefault(local, asyncio.Lock()):
-            if record.exists() and not (refresh and json.loads(record.read_bytes())["from"] == "registry"):
+            if record.exists() and not self._is_due(record, refresh):
                 return local
             origin = await self._bring(name, local, log, auth)
             self._known.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps({"name": name, "from": origin}))
         return local
+
+    def _is_due(self, record: Path, refresh: bool) -> bool:
+        """Whether a base is brought in anew: from its registry when asked to, from Debian's packages when it has become old."""
+        origin = json.loads(record.read_bytes())["from"]
+        if origin == "debian":
+            return time.time() - record.stat().st_mtime > self._refresh_seconds
+        return refresh and bool(origin == "registry")
 
     async def uv_file(self, name: str) -> Path:
         """The program in the official image of uv, `name` (`ghcr.io/astral-sh/uv:latest`)."""
@@ -140,7 +150,7 @@ class BaseImages:
         return [*failures, problem] if problem else []
 
     async def _from_debian(self, base: debian.DebianBase, name: str, local: str, log: LogSink) -> None:
-        layout = await debian.bootstrap(base, self._cache / "bases", log)
+        layout = await debian.bootstrap(base, self._cache / "bases", log, max_age=self._refresh_seconds)
         if base.note:
             log(f"Note: `{name}` is replaced by a base made from Debian's packages: {base.note}.\n")
         image = await self._buildah.check(

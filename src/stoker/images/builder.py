@@ -49,6 +49,7 @@ class BuildahImageBuilder:
         base_origin: Origin = "auto",
         package_indexes: Mapping[str, str] | None = None,
         cache: Path | None = None,
+        base_refresh_days: float = 30.0,
         max_builds: int = 4,
     ) -> None:
         self._directory = data / "images"
@@ -61,6 +62,7 @@ class BuildahImageBuilder:
             mirrors=registry_mirrors or {},
             insecure=insecure_registries,
             origin=base_origin,
+            refresh_days=base_refresh_days,
         )
         self._indexes = IndexMirrors(package_indexes or {})
         self._clients = ClientTrees(self._cache, self._records)
@@ -210,7 +212,10 @@ class BuildahImageBuilder:
         if (base := job.spec.bases.get(name)) is not None:
             self._records.read(base)
             return f"{_TAG}:{base}"
-        return await self._bases.ensure(name, job.log, auth=job.context.registry_auth, refresh=bool(job.spec.nonce))
+        if name not in job.brought:
+            refresh = bool(job.spec.nonce)
+            job.brought[name] = await self._bases.ensure(name, job.log, auth=job.context.registry_auth, refresh=refresh)
+        return job.brought[name]
 
     async def _record(self, image_id: str, image: str, source: dockerfile.Dockerfile, spec: ImageSpec) -> ImageConfig:
         layers = self._buildah.layers(image)
@@ -248,6 +253,7 @@ class _Job:
     variables: dict[str, str] = field(default_factory=dict)  # of the host, for RUN steps
     mounts: list[Mount] = field(default_factory=list)
     started: float = field(default_factory=time.time)
+    brought: dict[str, str] = field(default_factory=dict)  # base image -> the local one, asked for once per build
 
     async def tree(self, more: Mapping[str, bytes]) -> Path:
         """The build context, with the files `more`."""

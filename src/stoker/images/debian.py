@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import platform
 import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ _ALIASES = {
 }
 _ALIASES |= {"testing": "forky", "unstable": "sid", "sid": "sid"}
 _NEWEST_PYTHON = "3.13"
+_RETRY_SECONDS = 86_400.0  # until a base that could not be made anew is tried again
 
 _PYTHON_TAG = re.compile(
     r"^(?P<version>\d+(?:\.\d+){0,2})?(?:(?:a|b|rc)\d+)?-?(?P<slim>slim)?-?(?P<suite>bullseye|bookworm|trixie|forky)?$"
@@ -128,25 +131,39 @@ def debian_base(name: str) -> DebianBase | None:
     return None
 
 
-async def bootstrap(base: DebianBase, cache: Path, log: LogSink) -> Path:
+async def bootstrap(base: DebianBase, cache: Path, log: LogSink, *, max_age: float = math.inf) -> Path:
     """The OCI layout of `base`, made with mmdebstrap on first use (about half a minute) and then kept in `cache`.
 
-    Several servers may share `cache`. Raises ImageBuildFailed with what mmdebstrap said."""
+    max_age: seconds after which it is made anew, with the packages of that day; when that fails the old one goes on being used. Several
+    servers may share `cache`. Raises ImageBuildFailed with what mmdebstrap said."""
     certificates = hostconfig.added_authorities()
     sources = aptsources.sources_for(base.suite, await asyncio.to_thread(aptsources.host_sources))
     layout = cache / await asyncio.to_thread(_key, base, certificates, sources)
-    if layout.is_dir():
+    if _is_fresh(layout, max_age):
         return layout
     if shutil.which("mmdebstrap") is None:
+        if layout.is_dir():
+            return layout
         raise ImageBuildFailed(
             "`mmdebstrap` is needed to make a base image from Debian packages and was not found; install it "
             "(`apt-get install mmdebstrap`), or configure a registry mirror."
         )
     cache.mkdir(parents=True, exist_ok=True)
     async with _exclusively(cache / f"{layout.name}.lock", log):
-        if not layout.is_dir():
-            await _make(base, layout, certificates, sources, log)
+        if not _is_fresh(layout, max_age):
+            try:
+                await _make(base, layout, certificates, sources, log)
+            except ImageBuildFailed as error:
+                if not layout.is_dir():
+                    raise
+                log(f"Note: the base could not be made anew, so the old one is used for another day.\n{error}\n")
+                tried_again = time.time() - max_age + _RETRY_SECONDS
+                os.utime(layout, (tried_again, tried_again))
     return layout
+
+
+def _is_fresh(layout: Path, max_age: float) -> bool:
+    return layout.is_dir() and time.time() - layout.stat().st_mtime <= max_age
 
 
 def _mirror_advice(name: str) -> str:
@@ -199,6 +216,8 @@ async def _make(
             env=_image_env(base, bool(certificates)),
             cmd=("python3",) if base.python else ("bash",),
         )
+        if layout.is_dir():
+            layout.rename(work / "old")  # goes with the rest of `work`
         made.rename(layout)
     finally:
         await asyncio.to_thread(shutil.rmtree, work, True)

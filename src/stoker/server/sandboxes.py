@@ -41,6 +41,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         registry_mirrors=settings.registry_mirrors,
         insecure_registries=settings.insecure_registries,
         package_indexes=settings.package_indexes,
+        base_refresh_days=settings.base_refresh_days,
     )
     await builder.open()
     return runtime, builder

@@ -31,9 +31,9 @@ from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
-from stoker.services.images import Images
 from stoker.services.image_names import ImageNames
-from stoker.services.keys import load_or_create_key
+from stoker.services.images import Images
+from stoker.services.keys import load_or_create_key, secrets_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
@@ -126,9 +126,13 @@ class Services:
         self._cleanup.push_async_callback(self.logs.close)
         self.blobs = Blobs(database=database, store=self._blob_store)
         self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
-        self.secrets = Secrets(
-            database=database, environments=self.environments, key=load_or_create_key(data.path / "secret.key")
+        secret_key = await asyncio.to_thread(
+            secrets_key,
+            data.path / "secret.key",
+            file=settings.secret_key_file,
+            command=settings.secret_key_command,
         )
+        self.secrets = Secrets(database=database, environments=self.environments, key=secret_key)
         self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
         self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
         self.network_files = NetworkFiles(
@@ -176,13 +180,13 @@ class Services:
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
         self.images = Images(database, builder)
+        self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
 
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         self.node = Node(runtime, builder, data.run / "tasks")
-        self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
             disk_mib=shutil.disk_usage(data.path).total >> 20,

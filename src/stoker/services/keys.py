@@ -1,15 +1,37 @@
-"""Key files: random bytes that never leave the data directory."""
+"""Keys: random bytes in files that never leave the data directory, or what a key store yields."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import os
 import secrets
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition
 
 _BYTES = 32
+_COMMAND_SECONDS = 60.0
+
+
+def secrets_key(own: Path, *, file: str = "", command: Sequence[str] = ()) -> bytes:
+    """The key that encrypts secrets: what `command` prints, or else what `file` holds, or else that of the file `own`, made on first use.
+
+    Command and file yield 32 bytes in base64 or as 64 hexadecimal digits. Blocks. Raises FailedPrecondition; no message holds what they
+    yielded."""
+    if command:
+        return _parsed(_output(command), f"the command `{command[0]}` of the setting secret_key_command")
+    if file:
+        try:
+            return _parsed(Path(file).read_bytes(), f"the file {file} of the setting secret_key_file")
+        except OSError as error:
+            raise FailedPrecondition(
+                f"The key of the secrets cannot be read from {file}: {error.strerror}. Correct the setting secret_key_file."
+            ) from None
+    return load_or_create_key(own)
 
 
 def load_or_create_key(path: Path) -> bytes:
@@ -32,3 +54,33 @@ def load_or_create_key(path: Path) -> bytes:
             f"The key file {path} is damaged: it must hold {_BYTES} bytes, not {len(key)}. Restore it from a backup."
         )
     return key
+
+
+def _output(command: Sequence[str]) -> bytes:
+    try:
+        done = subprocess.run(list(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it did not end within {_COMMAND_SECONDS:.0f} s"
+        raise FailedPrecondition(
+            f"The command `{command[0]}` of the setting secret_key_command yields no key: {reason}."
+        ) from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise FailedPrecondition(
+            f"The command `{command[0]}` of the setting secret_key_command ended with code {done.returncode}"
+            f"{': ' + words[-1] if words else ''}. Without the key no secret can be read."
+        )
+    return done.stdout
+
+
+def _parsed(text: bytes, source: str) -> bytes:
+    word = text.strip()
+    for decode in (binascii.unhexlify, lambda w: base64.b64decode(w, validate=True)):
+        with contextlib.suppress(binascii.Error, ValueError):
+            key = decode(word)
+            if len(key) == _BYTES:
+                return bytes(key)
+    raise FailedPrecondition(
+        f"What {source} yields is not a key: it must be {_BYTES} bytes in base64 or {2 * _BYTES} hexadecimal digits, as "
+        "`openssl rand -base64 32` prints."
+    )

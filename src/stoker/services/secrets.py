@@ -205,8 +205,8 @@ class Secrets:
             values: dict[str, str] = json.loads(self._cipher.decrypt(nonce, sealed, row.id.encode()))
         except InvalidTag:
             raise FailedPrecondition(
-                f"The secret {row.name or row.id!r} cannot be decrypted: it was stored with another secret.key. "
-                "Restore that file in the data directory, or create the secret again."
+                f"The secret {row.name or row.id!r} cannot be decrypted: it was stored with another key. "
+                "Restore secret.key in the data directory (or the setting secret_key_file or secret_key_command), or create the secret again."
             ) from None
         return values
 
