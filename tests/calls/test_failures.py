@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +43,11 @@ def test_functions_that_leave_the_interpreter(deployed: RunningServer) -> None:
     assert results.startswith("[0, 1, 2, 3, 4, RemoteError('The container exited by itself with code 3.")
     assert "the input is given up" in results
     assert results.rstrip().endswith("6, 7, 8, 9, 10, 11]")
+    stats = json.loads(deployed.modal("function", "stats", "failures/leave_at", "--json").stdout)
+    assert stats["container_error_count"] >= 3, stats
+    with sqlite3.connect(deployed.data / "stoker.db") as books:
+        (detail,) = books.execute("SELECT detail FROM tasks WHERE exit = 'crashed'").fetchone()
+    assert detail == "The container exited by itself with code 3."
 
 
 def test_timeout_of_one_call(deployed: RunningServer) -> None:

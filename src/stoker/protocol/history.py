@@ -12,6 +12,7 @@ from stoker.protocol.apps import WIRE_STATES
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import Apps
 from stoker.services.deployments import Deployments
+from stoker.services.endings import Ending
 from stoker.services.functions import Functions
 from stoker.services.history import History, InputRecord, Totals
 
@@ -27,6 +28,13 @@ _INPUT_STATUS = {
 }
 _DEFAULT_SPAN = 3_600.0  # seconds looked at when a request names no beginning
 _MOST = 10_000  # inputs of one answer
+_ENDINGS = {
+    Ending.STOPPED: _RESULT.GENERIC_STATUS_SUCCESS,
+    Ending.CRASHED: _RESULT.GENERIC_STATUS_FAILURE,
+    Ending.OOM: _RESULT.GENERIC_STATUS_KERNEL_OOM_KILL,
+    Ending.INIT_FAILED: _RESULT.GENERIC_STATUS_INIT_FAILURE,
+    Ending.NOT_STARTED: _RESULT.GENERIC_STATUS_INIT_FAILURE,
+}
 
 
 class HistoryServicer:
@@ -45,6 +53,9 @@ class HistoryServicer:
             started_at=task.started_at or 0.0,
             finished_at=task.finished_at or 0.0,
         )
+        if task.ending is not None:
+            info.result.status = _ENDINGS[task.ending]
+            info.result.exception = "" if task.ending is Ending.STOPPED else task.detail
         return api_pb2.TaskGetInfoResponse(app_id=task.app_id, info=info)
 
     @rpc("FunctionCallFetch")
@@ -86,6 +97,7 @@ class HistoryServicer:
             input_timeout_count=timeout,
             input_running_at_end_count=totals.unfinished,
             container_started_count=totals.containers_started,
+            container_error_count=totals.containers_failed,
             container_creating_at_end_count=totals.containers_starting,
             container_total_count=totals.containers,
             variant_count=len(variants),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from stoker.errors import NotFound
+from stoker.services.endings import Ending
 from stoker.services.functions import Functions
 from stoker.services.scheduler import Scheduler
 from stoker.store import tables
@@ -42,6 +43,8 @@ class TaskRecord:
     enqueued_at: float
     started_at: float | None
     finished_at: float | None
+    ending: Ending | None = None  # None while it lives, and when it went down with an earlier server
+    detail: str = ""  # why it ended, for the user
 
 
 @dataclass
@@ -51,7 +54,8 @@ class Totals:
     statuses: Counter[int] = field(default_factory=Counter)
     unfinished: int = 0
     containers: int = 0
-    containers_started: int = 0
+    containers_started: int = 0  # without those that failed
+    containers_failed: int = 0
     containers_starting: int = 0
     run_times: dict[float, float] = field(default_factory=dict)
     wait_times: dict[float, float] = field(default_factory=dict)
@@ -116,7 +120,10 @@ class History:
             raise NotFound(f"There is no container {task_id!r}. `modal container list` shows those that run.")
         # A row without an end belongs to a container that went down with an earlier server.
         ended = row.finished_at or row.started_at or row.enqueued_at
-        return TaskRecord(row.id, row.app_id, row.function_id, row.enqueued_at, row.started_at, ended)
+        ending = Ending(row.exit) if row.exit else None
+        return TaskRecord(
+            row.id, row.app_id, row.function_id, row.enqueued_at, row.started_at, ended, ending, row.detail
+        )
 
     async def _records(self, function_ids: Sequence[str], query: sa.Select[tuple[object, ...]]) -> list[InputRecord]:
         running = self._running(function_ids)
@@ -183,8 +190,10 @@ class History:
             totals.unfinished = connection.execute(left).scalar_one() if not task_id else 0
             for row in connection.execute(lived):
                 totals.containers += 1
+                failed = row.exit not in ("", Ending.STOPPED.value)
+                totals.containers_failed += failed
                 if row.started_at:
-                    totals.containers_started += 1
+                    totals.containers_started += not failed
                     starts.append(row.started_at - row.enqueued_at)
         now_starting = [
             t for r in map(self._scheduler.runner, function_ids) if r is not None

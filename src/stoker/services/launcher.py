@@ -156,7 +156,12 @@ class ContainerLauncher:
             self._record(
                 sa.update(tables.tasks)
                 .where(tables.tasks.c.id == task.id)
-                .values(started_at=task.started_at, finished_at=time.time(), detail=task.stop_reason)
+                .values(
+                    started_at=task.started_at,
+                    finished_at=time.time(),
+                    exit=task.ending.value if task.ending else "",
+                    detail=task.detail,
+                )
             )
             await self._engine.release(task.id)
 

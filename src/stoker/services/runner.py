@@ -25,14 +25,16 @@ from stoker.core.pool import (
 )
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
-from stoker.errors import StokerError
+from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
 from stoker.ids import new_id
 from stoker.runtime.base import Container, Exit, ExitKind
+from stoker.services.endings import Ending, ending, sentence
 from stoker.services.functions import Function
 from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
+_LASTING = (NotFound, InvalidArgument, FailedPrecondition, ImageBuildFailed)  # errors that another try would meet again
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
@@ -72,6 +74,8 @@ class Task:
     heartbeat: asyncio.Future[None] | None = None
     snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
     called: bool = False  # whether it had ever connected, known at its end
+    ending: Ending | None = None  # set when it has ended
+    detail: str = ""  # why it ended, for the user
     job: asyncio.Task[None] | None = None
 
 
@@ -370,7 +374,7 @@ class Runner:
 
     async def _live(self, task: Task) -> None:
         """The whole life of one container."""
-        ended = Exit(ExitKind.FAILED, 1, "")
+        ended, hopeless = Exit(ExitKind.FAILED, 1, ""), False
         try:
             launched = await self._launcher.launch(self.function, task)
             if isinstance(launched, (NotNow, Never)):
@@ -383,15 +387,18 @@ class Runner:
         except asyncio.CancelledError:
             ended = Exit(ExitKind.KILLED, 137, "")
         except StokerError as error:
-            ended = Exit(ExitKind.FAILED, 1, str(error))
+            ended, hopeless = Exit(ExitKind.FAILED, 1, str(error)), isinstance(error, _LASTING)
         except Exception as error:
             _log.exception("container failed to start", task=task.id)
             ended = Exit(ExitKind.FAILED, 1, f"{type(error).__name__}: {error}")
         finally:
+            failed = task.init_result is not None
+            task.ending = ending(ended, told_to_stop=task.told_to_stop, init_failed=failed)
+            task.detail = sentence(ended, stop_reason=task.stop_reason, init_failed=failed)
             await self._launcher.land(task)
             self.tasks.pop(task.id, None)
             self._by_task.pop(task.id, None)
-        self._ended(task, ended)
+        self._ended(task, ended, hopeless=hopeless)
 
     def _not_placed(self, task: Task, why: NotNow | Never) -> None:
         self._apply(self.pool.remove(_now(), task.id, "It could not be placed.", blame_inputs=False))
@@ -405,11 +412,11 @@ class Runner:
         # Room also appears without a release of ours, such as when somebody frees disk space.
         asyncio.get_running_loop().call_later(_LOOK_FOR_ROOM, self.try_again)
 
-    def _ended(self, task: Task, ended: Exit) -> None:
+    def _ended(self, task: Task, ended: Exit, *, hopeless: bool) -> None:
         now = _now()
         container = self.pool.containers.get(task.id)
         was_ready = container is not None and container.state is not ContainerState.STARTING
-        reason = _sentence(task, ended)
+        reason = task.detail
         poll = self._polls.pop(task.id, None)
         if poll is not None and not poll.done():
             poll.set_result(Delivery(exit=True))
@@ -420,22 +427,21 @@ class Runner:
                 self._launcher.say(task, reason + "\n")
             blameless = task.init_result is None and not was_ready and self._launcher.blames_snapshot(task, reason)
             if not was_ready and not blameless:
-                self._start_failed(now, task, ended, reason)
+                self._start_failed(now, task, ended, hopeless=hopeless)
         self.rescale()
 
-    def _start_failed(self, now: float, task: Task, ended: Exit, reason: str) -> None:
-        """A container ended before it took inputs. What the user's code said is final at once; other failures after some tries."""
+    def _start_failed(self, now: float, task: Task, ended: Exit, *, hopeless: bool) -> None:
+        """A container ended before it took inputs. What the user's code said is final at once, and so is what another try cannot change
+        (`hopeless`); other failures are after some tries."""
+        reason = task.detail
         self._crash_loop.failed(now, killed=ended.kind is ExitKind.EXITED and ended.code == _KILLED)
         if task.init_result is not None:
             finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]
             self._on_finish(finishes, task.init_result)
-        elif self._crash_loop.hopeless(deployed=self._is_deployed()) or not self._worth_repeating(reason):
+        elif hopeless or self._crash_loop.hopeless(deployed=self._is_deployed()):
             words = self._launcher.last_words(task)
             detail = f"{reason} Its last output:\n{words}" if words else reason
             self._apply(self.pool.fail_waiting(now, detail))
-
-    def _worth_repeating(self, reason: str) -> bool:
-        return "image" not in reason.lower()
 
     def _set_alarm(self, now: float, decision: Decision) -> None:
         times = [self.pool.next_tick(), decision.look_at]
@@ -482,16 +488,3 @@ class Runner:
 
 def _now() -> float:
     return time.monotonic()
-
-
-def _sentence(task: Task, ended: Exit) -> str:
-    """Why a container ended, for the user."""
-    if task.stop_reason:
-        return f"The container was stopped: {task.stop_reason}"
-    if ended.kind is ExitKind.FAILED:
-        return f"The container could not be started: {ended.detail}"
-    if ended.kind is ExitKind.OOM:
-        return f"The container ran out of memory. {ended.detail}".strip()
-    if task.init_result is not None:
-        return "The container could not start: importing the app or an @enter method failed."
-    return f"The container exited by itself with code {ended.code}. {ended.detail}".strip()
