@@ -31,11 +31,14 @@ def check_paths(paths: Sequence[Path], rules: Sequence[Rule] = RULES) -> Report:
     for path in _files(paths):
         try:
             source = Source.read(path)
+            found = check_source(source, rules)
         except StokerError as error:
             report.errors.append(str(error))
-            continue
-        report.files.append(path)
-        report.findings += [(source, finding) for finding in check_source(source, rules)]
+        except RecursionError:
+            report.errors.append(f"{path}: its expressions are nested too deeply to be checked.")
+        else:
+            report.files.append(path)
+            report.findings += [(source, finding) for finding in found]
     return report
 
 
