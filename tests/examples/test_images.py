@@ -17,7 +17,8 @@ from tests.examples import cuda_site
 from tests.images.conftest import needs_buildah
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "images"
-INDEX = "https://download.pytorch.org/whl/cu128"
+
+INDEX = re.findall(r'extra_index_url="(.+)"', (EXAMPLE / "app.py").read_text())[0]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_buildah]
 
