@@ -33,8 +33,8 @@ def test_servers(sandboxes: RunningServer) -> None:
     servers = Web(sandboxes, "server")
     assert servers.get("open", "/a?b=c").text.startswith("GET /a?b=c 0 ")
     assert len(servers.get("open", "/download=50").body) == 50 * MIB
-    first, second = start_sessions(servers, 2)  # of two containers' worth: each container takes two
-    third = start_sessions(servers, 1)[0]
+    first, second = start_sessions(servers, 2, idle=900)  # of two containers' worth: each container takes two
+    third = start_sessions(servers, 1, idle=900)[0]
     answers = {token: {ask(servers, token).status for _ in range(3)} for token in (first, second, third)}
     assert set.union(*answers.values()) == {200}
     assert sum(int(f["containers"]) for f in servers.status()["functions"] if f["name"] == "Sticky") == 2

@@ -44,7 +44,7 @@ class FunctionGateway:
             await self._follow(exchange, self._web.claim(call_id, exchange.endpoint.label), None)
         else:
             first = await _first_of_body(exchange)
-            if first is None or first["type"] == "http.disconnect":
+            if first["type"] == "http.disconnect":
                 return
             await self._follow(exchange, await self._start(exchange, spec, first), first)
 
@@ -151,19 +151,10 @@ async def _feed_websocket(exchange: Exchange, web: WebCall) -> str:
         await web.send(message)
 
 
-async def _first_of_body(exchange: Exchange) -> Message | None:
+async def _first_of_body(exchange: Exchange) -> Message:
     """The first message, with an empty body when none comes soon: the app must begin within seconds of the call."""
-    receiving = asyncio.ensure_future(exchange.receive())
-    done, _ = await asyncio.wait({receiving}, timeout=_FIRST_BYTES)
-    if done:
-        return receiving.result()
-    receive = exchange.receive
-
-    async def resume() -> Message:
-        exchange.receive = receive
-        return await receiving
-
-    exchange.receive = resume
+    with anyio.move_on_after(_FIRST_BYTES):
+        return await exchange.receive()  # which loses nothing when it is broken off
     return {"type": "http.request", "body": b"", "more_body": True}
 
 
