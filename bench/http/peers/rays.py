@@ -25,7 +25,7 @@ class Echo:
         return {"s": said.s}
 
 
-ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, num_cpus=2)
+ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, num_cpus=2)
 serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
 serve.run(Echo.bind())
 signal.pause()
