@@ -19,7 +19,7 @@ PARTS = 10
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="sandboxes need root on Linux"),
 ]
 
