@@ -22,7 +22,7 @@ from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import event
 
-from stoker.errors import ResourceExhausted
+from stoker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from stoker.store.appender import Appender, Rows, append
 
 T = TypeVar("T")
@@ -57,11 +57,18 @@ class Database:
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL") -> Database:
         """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price."""
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
-        engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else {}))
+        try:
+            engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else {}))
+        except (ImportError, sa.exc.ArgumentError) as error:
+            raise InvalidArgument(
+                f"The setting database_url cannot be used: {error}. It is an SQLAlchemy URL such as postgresql://user@host/stoker, "
+                "which also needs `pip install 'stoker[postgresql]'`."
+            ) from None
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine, synchronous)
-        with engine.begin() as connection:
+        with _connected(engine) as connection:
             config = AlembicConfig()
             config.set_main_option("script_location", str(_MIGRATIONS))
             config.attributes["connection"] = connection
@@ -166,7 +173,20 @@ class Database:
                 job.result = job.work(connection)
             for table, rows in job.rows:
                 names = table.columns.keys()
-                connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+                if rows:  # an insert without rows would store a row of defaults
+                    connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+
+@contextlib.contextmanager
+def _connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+    try:
+        connection = engine.connect()
+    except sa.exc.OperationalError as error:
+        if engine.dialect.name == "sqlite":
+            raise
+        raise FailedPrecondition(f"The database of the setting database_url does not answer: {error.orig}") from None
+    with connection, connection.begin():
+        yield connection
 
 
 def _checkpoint(connection: sa.Connection) -> None:

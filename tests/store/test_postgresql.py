@@ -1,0 +1,158 @@
+"""The same tables and the same server on PostgreSQL: a private cluster, started for these tests as a user that is not root."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from stoker.errors import StokerError
+from stoker.store import tables
+from stoker.store.database import Database
+from tests.conftest import start_server, stop_server
+
+DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def find(program: str) -> str | None:
+    """Debian keeps the server's programs out of the PATH."""
+    return shutil.which(program) or next((str(d / program) for d in reversed(DEBIAN) if (d / program).exists()), None)
+
+
+pytestmark = pytest.mark.skipif(
+    find("initdb") is None or find("pg_ctl") is None,
+    reason="no PostgreSQL here: apt-get install postgresql (Debian), brew install postgresql (macOS)",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The URL of a cluster that listens on a unix socket only; its first part, without the name of a database."""
+    directory = Path(tempfile.mkdtemp(prefix="stoker-pg-"))
+    user = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+        user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(find(program)), *arguments]
+        done = subprocess.run(
+            command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, **user
+        )
+        assert done.returncode == 0, done.stdout
+
+    data = str(directory / "data")
+    run("initdb", "--auth=trust", "--username=stoker", "--no-sync", "-D", data)
+    options = f"-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off"
+    run("pg_ctl", "start", "-w", "-D", data, "-l", str(directory / "log"), "-o", options)
+    try:
+        yield f"postgresql+psycopg://stoker@/{{}}?host={directory}"
+    finally:
+        run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def url(cluster: str, request: pytest.FixtureRequest) -> str:
+    """A database of the test's own."""
+    name = f"db{abs(hash(request.node.name))}"
+    engine = sa.create_engine(cluster.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return cluster.format(name)
+
+
+def test_the_migrations_make_exactly_the_tables(url: str) -> None:
+    database = Database.open(url)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+    asyncio.run(database.close())
+
+
+def test_one_bad_change_spoils_no_other(url: str) -> None:
+    def setting(key: str) -> dict[str, object]:
+        return {"key": key, "value": b"x"}
+
+    async def scenario() -> None:
+        database = Database.open(url)
+        await database.insert(tables.settings, [setting("taken")])
+        results = await asyncio.gather(
+            *(database.insert(tables.settings, [setting(key)]) for key in ("a", "taken", "b")),
+            database.write(lambda connection: connection.execute(sa.text("nonsense"))),
+            database.insert(tables.settings, [setting("c")]),
+            return_exceptions=True,
+        )
+        assert [isinstance(r, Exception) for r in results] == [False, True, False, True, False]
+        with database.read() as connection:
+            keys = connection.execute(sa.select(tables.settings.c.key)).scalars().all()
+        assert sorted(keys) == ["a", "b", "c", "taken"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+PROGRAM = """
+import io, modal
+app = modal.App("on-postgresql")
+volume = modal.Volume.from_name("v", create_if_missing=True)
+secret = modal.Secret.from_dict({"WORD": "sesame"})
+d = modal.Dict.from_name("d", create_if_missing=True)
+q = modal.Queue.from_name("q", create_if_missing=True)
+
+@app.function(serialized=True, secrets=[secret])
+def square(x):
+    import os
+    return x * x, os.environ["WORD"]
+
+with app.run():
+    assert list(square.map(range(50))) == [(x * x, "sesame") for x in range(50)]
+    assert square.spawn(9).get() == (81, "sesame")
+    d["key"] = {"value": 1}
+    assert d["key"] == {"value": 1} and d.len() == 1 and list(d.keys()) == ["key"]
+    q.put_many([1, 2, 3])
+    q.put("other", partition="p")
+    assert q.get_many(2) == [1, 2] and q.len() == 1 and q.get(partition="p") == "other"
+    with volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b"content"), "f")
+    assert b"".join(volume.read_file("f")) == b"content"
+print("all of it")
+"""
+
+
+def test_a_whole_server(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_DATABASE_URL", url)
+    server = start_server(tmp_path / "data", "process")
+    try:
+        assert "all of it" in server.python(PROGRAM).stdout
+        server.modal("deploy", "basics.py")
+        assert "basics" in server.modal("app", "list").stdout
+        server.modal("app", "history", "basics")
+        server.modal("environment", "create", "staging")
+        server.modal("volume", "rename", "--yes", "v", "w")
+        stop_server(server)
+        server = start_server(tmp_path / "data", "process")  # finds everything again
+        assert "w" in server.modal("volume", "list").stdout and "staging" in server.modal("environment", "list").stdout
+        assert not (server.data / "stoker.db").exists()
+    finally:
+        stop_server(server)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [("postgresql://nobody@127.0.0.1:1/x", "does not answer"), ("nonsense", "database_url cannot be used")],
+)
+def test_a_database_that_cannot_be_used_is_told_in_a_sentence(wrong: str, sentence: str) -> None:
+    with pytest.raises(StokerError, match=sentence):
+        Database.open(wrong)
