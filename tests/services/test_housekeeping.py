@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 import sqlalchemy as sa
+from modal_proto import api_pb2
 
+from stoker.services.blobs import Blobs
 from stoker.services.housekeeping import Housekeeping, forget_old_calls
 from stoker.store import tables
+from stoker.store.blobs import BlobStore
 from stoker.store.database import Database
 
 DAY = 86_400
@@ -41,9 +44,21 @@ def test_only_old_and_finished_calls_go(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
         await database.insert(tables.calls, [call("old", 8), call("young", 6), call("unfinished", 8)])
-        await database.insert(tables.inputs, [input_of(n) for n in ("old", "young", "unfinished")])
-        await database.insert(tables.outputs, [output_of(n) for n in ("old", "young")])
-        assert await forget_old_calls(database, 7) == 1
+        blobs = Blobs(database=database, store=BlobStore.local(tmp_path / "blobs"))
+        argument, result, kept = [(await blobs.create(10)).blob_id for _ in range(3)]
+        payloads = {"old": argument, "young": kept, "unfinished": ""}
+        await database.insert(
+            tables.inputs,
+            [
+                input_of(n) | {"payload": api_pb2.FunctionInput(args_blob_id=b).SerializeToString()}
+                for n, b in payloads.items()
+            ],
+        )
+        ended = api_pb2.GenericResult(data_blob_id=result).SerializeToString()
+        await database.insert(tables.outputs, [output_of("old") | {"result": ended}, output_of("young")])
+        assert await forget_old_calls(database, blobs, 7) == 1
+        with database.read() as connection:
+            assert set(connection.execute(sa.select(tables.blobs.c.id)).scalars()) == {kept}
         with database.read() as connection:
             for table, expected in ((tables.calls, 2), (tables.inputs, 2), (tables.outputs, 1)):
                 assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() == expected

@@ -259,7 +259,7 @@ class Services:
             self.volumes.sweep,
             self.blobs.sweep,
             self.snapshots.sweep,
-            partial(forget_old_calls, self.database, days),
+            partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
         )
         self._cleanup.push_async_callback(Housekeeping(chores).close)
