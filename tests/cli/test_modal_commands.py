@@ -242,7 +242,7 @@ def test_images(sh: Shell) -> None:
     assert len(sh.json("image names list --json")) == 2
     sh.ok(f"image logs {image_id} --all")
     sh.ok("image names delete lab:v1 --yes", says("Deleted named Image"))
-    sh.fails("image names history lab:v1", "no image 'lab:v1'")
+    sh.fails("image names history lab:v1", "No publishing history")
     sh.fails("image names delete lab:v1 --yes", "no image 'lab:v1'")
     sh.fails(f"image logs im-{_UNKNOWN}", "no image")
 

@@ -14,6 +14,7 @@ from stoker.cli import (
     doctor,
     down,
     env,
+    gc,
     new,
     run,
     settings,
@@ -63,6 +64,7 @@ cli.command(
 cli.command()(status.status)
 cli.command()(canary.canary)
 cli.command()(doctor.doctor)
+cli.command()(gc.gc)
 cli.command()(check.check)
 cli.command()(new.new)
 cli.command()(tune.tune)

@@ -1,0 +1,61 @@
+"""`stoker gc` on a cache directory of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from stoker.images import cachegc
+
+DAY = 86_400.0
+
+
+def make(path: Path, age_days: float, size: int = 5000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    for place in (path, path.parent):
+        os.utime(place, (time.time() - age_days * DAY,) * 2)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    make(tmp_path / "bases" / "old" / "layer", 40)
+    make(tmp_path / "bases" / "young" / "layer", 3)
+    make(tmp_path / "bases" / ".making-1" / "part", 3)
+    make(tmp_path / "bases" / ".making-2" / "part", 0)
+    make(tmp_path / "uv" / "a" / "old.whl", 40)
+    make(tmp_path / "downloads" / "young.whl", 3)
+    make(tmp_path / "clients" / "client-1.2.6-cp311" / "modal.py", 400)
+    (tmp_path / "bases" / "old.lock").touch()
+    return tmp_path
+
+
+def found(cache: Path) -> dict[str, cachegc.Rubbish]:
+    items = cachegc.find(cache, base_seconds=30 * DAY, download_seconds=30 * DAY)
+    return {str(item.path.relative_to(cache)): item for item in items}
+
+
+def test_only_what_is_old_goes_and_never_what_containers_use(cache: Path) -> None:
+    rubbish = found(cache)
+    assert set(rubbish) == {"bases/old", "bases/.making-1", "uv/a/old.whl"}
+    assert all(item.size >= 4096 for item in rubbish.values())
+    assert all(cachegc.remove(item) for item in rubbish.values())
+    assert found(cache) == {} and (cache / "bases" / "young" / "layer").exists()
+    assert (cache / "clients" / "client-1.2.6-cp311" / "modal.py").exists()
+
+
+def test_what_is_being_made_anew_stays(cache: Path) -> None:
+    item = found(cache)["bases/old"]
+    with (cache / "bases" / "old.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not cachegc.remove(item) and (cache / "bases" / "old" / "layer").exists()
+    assert cachegc.remove(item)
+
+
+def test_no_cache_is_no_fault(tmp_path: Path) -> None:
+    assert cachegc.find(tmp_path / "none", base_seconds=0, download_seconds=0) == []
