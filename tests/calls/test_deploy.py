@@ -68,6 +68,22 @@ print(modal.Cls.from_name("shop", "Clerk")(name="Ada").greet.remote())
     assert len(_begun(tmp_path, "old")) == 1
 
 
+def test_a_look_up_can_name_a_version(shop: RunningServer, tmp_path: Path) -> None:
+    _deploy(shop, tmp_path, 2)
+    code = """
+at = lambda version: modal.Function.from_name("shop", "version", version=version)
+print(at(1).remote(), at(2).remote(), F("version").remote())
+print(modal.Cls.from_name("shop", "Clerk", version=1)(name="Ada").greet.remote())
+try:
+    at(7).remote()
+except modal.exception.NotFoundError as error:
+    print(error)
+"""
+    numbers, greeting, refusal = _python(shop, code)
+    assert (numbers, greeting) == ("1 2 2", "Ada at desk 1, version 1")
+    assert "has no version v7; it has v1 to v2" in refusal
+
+
 def test_a_deployment_that_fails_changes_nothing(shop: RunningServer, tmp_path: Path) -> None:
     # The second function is refused, after the first one was already created anew.
     broken = (

@@ -13,9 +13,10 @@ from stoker.protocol.definitions import parse_definition
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import App, Apps
+from stoker.services.deployments import Deployments
 from stoker.services.endpoints import Endpoints
 from stoker.services.environments import Environments
-from stoker.services.functions import Functions
+from stoker.services.functions import Function, Functions
 from stoker.services.scheduler import Scheduler
 
 
@@ -29,6 +30,7 @@ class FunctionServicer:
         metadata: Metadata,
         endpoints: Endpoints,
         scheduler: Scheduler,
+        deployments: Deployments,
     ) -> None:
         self._functions = functions
         self._apps = apps
@@ -36,6 +38,7 @@ class FunctionServicer:
         self._metadata = metadata
         self._endpoints = endpoints
         self._scheduler = scheduler
+        self._deployments = deployments
 
     @rpc("FunctionPrecreate", once=True)
     async def precreate(
@@ -77,6 +80,9 @@ class FunctionServicer:
     async def get(self, request: api_pb2.FunctionGetRequest, caller: Caller) -> api_pb2.FunctionGetResponse:
         app = self._app(request.app_name, request.environment_name)
         function_id = app.function_ids.get(request.object_tag)
+        pinned = await self._pinned(app, request.object_tag, request.app_version)
+        if pinned is not None:
+            function_id = pinned.id
         if function_id is None:
             if request.object_tag in app.class_ids:
                 raise NameIsClass(
@@ -107,8 +113,9 @@ class FunctionServicer:
         if class_id is None:
             known = ", ".join(sorted(app.class_ids)) or "none"
             raise NotFound(f"The app {app.name!r} has no class {request.object_tag!r}. It has: {known}.")
+        pinned = await self._pinned(app, f"{request.object_tag}.*", request.app_version)
         return api_pb2.ClassGetResponse(
-            class_id=class_id, handle_metadata=self._metadata.of_class(app, request.object_tag)
+            class_id=class_id, handle_metadata=self._metadata.of_class(app, request.object_tag, pinned)
         )
 
     @rpc("FunctionBindParams", once=True)
@@ -172,6 +179,20 @@ class FunctionServicer:
             num_total_tasks=len(runner.pool.containers),
             num_running_inputs=runner.pool.running,
         )
+
+    async def _pinned(self, app: App, tag: str, version: int) -> Function | None:
+        """What a version of an app had under a tag, or None for a look-up that names no version. Raises NotFound."""
+        if not version:
+            return None
+        known = {d.version: d for d in self._deployments.history(app.id)}
+        deployment = known.get(version)
+        if deployment is None:
+            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+        function_id = deployment.function_ids.get(tag, "")
+        if function_id not in deployment.definition_ids:
+            name = tag.removesuffix(".*")
+            raise NotFound(f"v{version} of the app {app.name!r} has no {name!r}. `modal app history` shows versions.")
+        return await self._functions.pin(function_id, deployment.definition_ids[function_id])
 
     def _app(self, name: str, environment_name: str) -> App:
         environment = self._environments.resolve(environment_name)

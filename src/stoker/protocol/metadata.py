@@ -48,10 +48,10 @@ class Metadata:
             entry.web_url = urls.get(name, "")
         return metadata
 
-    def of_class(self, app: App, class_name: str) -> Any:
-        """ClassHandleMetadata with the service function of the class."""
+    def of_class(self, app: App, class_name: str, pinned: Function | None = None) -> Any:
+        """ClassHandleMetadata with the service function of the class, or with `pinned` in its place."""
         metadata = api_pb2.ClassHandleMetadata()
-        function_id = app.function_ids.get(f"{class_name}.*")
+        function_id = pinned.id if pinned is not None else app.function_ids.get(f"{class_name}.*")
         if function_id is not None:
             metadata.class_function_id = function_id
             metadata.class_function_metadata.CopyFrom(self.of_function(self._functions.get(function_id)))

@@ -58,6 +58,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             metadata=s.metadata,
             endpoints=s.endpoints,
             scheduler=s.scheduler,
+            deployments=s.deployments,
         ),
         call_servicer,
         ContainerServicer(calls=s.calls, scheduler=s.scheduler, checkpoints=s.checkpoints),

@@ -247,6 +247,22 @@ class Functions:
         spec = self._wire.parse_definition(row.definition, b"")
         return Definition(row.id, row.definition, spec, row.client_version)
 
+    async def pin(self, function_id: str, definition_id: str) -> Function:
+        """The function as it was defined once, whatever is deployed later: a function of its own. Raises NotFound."""
+        pinned_id = content_id("fu", f"{function_id}@{definition_id}".encode())
+        if pinned_id not in self._functions:
+            function = self.get(function_id)
+            pinned = Function(pinned_id, function.app_id, function.name, self.stored(function_id, definition_id))
+
+            def store(connection: sa.Connection) -> None:
+                known = sa.select(tables.functions.c.id).where(tables.functions.c.id == pinned_id)
+                if connection.execute(known).first() is None:
+                    connection.execute(sa.insert(tables.functions), [_row(pinned) | {"definition_id": definition_id}])
+
+            await self._database.write(store)
+            self._functions.setdefault(pinned_id, pinned)
+        return self._functions[pinned_id]
+
     def twin(self, function: Function, definition: Definition) -> Function:
         """The function with another definition of its, for a canary. It lives in memory, as long as its app does."""
         twin_id = content_id("fu", f"{function.id}/{definition.id}".encode())
