@@ -1,4 +1,4 @@
-"""The client's side of the measurement; `run.py` starts it against a server. Prints one JSON document."""
+"""The client's side of the measurement, `measure.py SERVER_PID INPUTS [WORDS]`; `run.py` starts it against a server. Prints one JSON document."""
 
 import asyncio
 import json
@@ -9,7 +9,8 @@ import time
 import modal
 import psutil
 
-MAPPED = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
+MAPPED = int(sys.argv[2])
+WORDS = sys.argv[3].split(",") if len(sys.argv) > 3 and sys.argv[3] else [""]
 server = psutil.Process(int(sys.argv[1]))
 me = psutil.Process()
 results: dict[str, dict[str, float]] = {}
@@ -25,7 +26,9 @@ def function(name: str) -> modal.Function:
 
 
 def measured(name: str, count: int, work) -> None:
-    """Runs `work`, which makes `count` calls, and notes rate and CPU per call of server and client."""
+    """Runs `work`, which makes `count` calls, and notes rate and CPU per call of server and client. Left out when not asked for."""
+    if not any(word in name for word in WORDS):
+        return
     server_cpu, client_cpu, start = cpu(server), cpu(me), time.perf_counter()
     extra = work() or {}
     wall = time.perf_counter() - start
