@@ -20,12 +20,13 @@ from stoker.services.volumes import Volumes
 from stoker.store.assembly import BLOCK_BYTES, FilePlan
 from stoker.store.contents import Contents
 from stoker.store.filetree import Entry, FileTree, parts_of
-from stoker.store.incoming import CHUNK, Incoming
+from stoker.store.incoming import Incoming
 from stoker.store.treecopy import TreeCopy
 
 __all__ = ["BlockReader", "Download", "Entry", "FilePlan", "MissingBlock", "VolumeFiles"]
 
 _BATCH = 500
+_CHUNK = 1 << 20  # a client reads as many blocks at once as it has processors
 _VAIN_TRIES = 4  # blocks of a file that are looked for elsewhere before it counts as new
 T = TypeVar("T")
 
@@ -59,11 +60,11 @@ class BlockReader:
         self.length = end - start
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes in chunks of 256 KiB. Raises FailedPrecondition when the file shrinks meanwhile."""
+        """The bytes in chunks of up to 1 MiB. Raises FailedPrecondition when the file shrinks meanwhile."""
         with self._file:
             offset = self._start
             while offset < self._end:
-                chunk = await asyncio.to_thread(os.pread, self._file.fileno(), min(CHUNK, self._end - offset), offset)
+                chunk = await asyncio.to_thread(os.pread, self._file.fileno(), min(_CHUNK, self._end - offset), offset)
                 if not chunk:
                     raise FailedPrecondition("The file became shorter while it was read. Read it again.")
                 offset += len(chunk)
