@@ -1,7 +1,8 @@
 """Measures volumes beside cp, rsync and the raw disk: `python bench/volumes/run.py [--mib 4096] [--files 10000]`.
 
 Starts a server of its own, uploads and downloads files with the official client, and reads them in a container and on the host. All of it
-shares this machine, in one run; what counts are the ratios. Everything lies in a directory of its own (--dir says where) that is removed.
+shares this machine, in one run; what counts are the ratios, and on a busy machine the seconds of CPU (of the tool and of the server), which
+others disturb least. Everything lies in a directory of its own (--dir says where) that is removed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -61,13 +64,14 @@ def measure(directory: Path, mib: int, files: int) -> Seconds:
 
     run(*MODAL, "volume", "create", "bench")
     results: Seconds = {}
+    server = psutil.Process(info["pid"])
     sources = {
         f"{mib} MiB random": make_random(directory / "random", mib),
         f"{mib} MiB sparse": make_sparse(directory / "sparse", mib),
         f"{files} small files": make_small(directory / "small", files),
     }
     for kind, source in sources.items():
-        results[kind] = move(directory, source, run)
+        results[kind] = move(directory, source, run, server)
     print("floor of the client ...", file=sys.stderr)
     floor = [sys.executable, str(HERE / "floor.py"), str(mib)]
     done = subprocess.run(floor, check=True, stdout=subprocess.PIPE, env=env | {"STOKER_BENCH_DIR": str(directory)})
@@ -76,8 +80,8 @@ def measure(directory: Path, mib: int, files: int) -> Seconds:
     return results
 
 
-def move(directory: Path, source: Path, run: Callable[..., None]) -> dict[str, float]:
-    """Seconds of each way to bring the files somewhere and back."""
+def move(directory: Path, source: Path, run: Callable[..., None], server: psutil.Process) -> dict[str, float]:
+    """Seconds of each way to bring the files somewhere and back; with "CPU" and "server CPU" before it, seconds of processors."""
     copy, back = directory / "copy", directory / "back"
     tools = {
         "cp": lambda: run("cp", "-r", str(source), str(copy)),
@@ -93,9 +97,10 @@ def move(directory: Path, source: Path, run: Callable[..., None]) -> dict[str, f
             continue
         back.mkdir(exist_ok=True)
         print(f"{source.name}: {name} ...", file=sys.stderr)
-        begin = time.perf_counter()
+        begin, own, its = time.perf_counter(), _cpu_of_children(), _cpu(server)
         work()
         seconds[name] = time.perf_counter() - begin
+        seconds[f"CPU {name}"], seconds[f"server CPU {name}"] = _cpu_of_children() - own, _cpu(server) - its
         for rest in (copy, back):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
         os.sync()  # what one leaves to be written is not the next one's burden
@@ -123,6 +128,16 @@ def reads(directory: Path, env: dict[str, str]) -> dict[str, float]:
         [sys.executable, "-c", program, json.dumps(names)], check=True, env=env, stdout=subprocess.PIPE
     )
     return found | {f"inside: {what}": rate for what, rate in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def make_random(path: Path, mib: int) -> Path:
@@ -153,16 +168,20 @@ def make_small(path: Path, files: int) -> Path:
 def show(results: Seconds, mib: int, files: int) -> None:
     console = Console()
     table = Table(title="Bringing files to a volume and back")
-    for column in ("files", "way", "s", "x the speed of cp", "x of the client alone"):
+    for column in ("files", "way", "s", "x the speed of cp", "x of the client alone", "CPU s", "server CPU s"):
         table.add_column(column, justify="left" if column in ("files", "way") else "right")
     for kind, row in results.items():
         if kind in ("reads", "load"):
             continue
         for way, seconds in row.items():
+            if "CPU" in way:
+                continue
             alone = row.get(f"client alone: {way}")
-            table.add_row(
-                kind, way, f"{seconds:.2f}", f"{row['cp'] / seconds:.2f}", f"{alone / seconds:.2f}" if alone else ""
-            )
+            cells = [f"{seconds:.2f}", f"{row['cp'] / seconds:.2f}", f"{alone / seconds:.2f}" if alone else ""]
+            cells += [
+                f"{row[f'{whose} {way}']:.2f}" if f"{whose} {way}" in row else "" for whose in ("CPU", "server CPU")
+            ]
+            table.add_row(kind, way, *cells)
     console.print(table)
     table = Table(title="Reading files of a volume")
     for column in ("read", "host MB/s", "in a container MB/s", "ratio"):
