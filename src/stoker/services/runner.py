@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 
@@ -23,6 +23,7 @@ from stoker.core.pool import (
     Pool,
     PooledInput,
 )
+from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
 from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
@@ -30,6 +31,7 @@ from stoker.ids import new_id
 from stoker.runtime.base import Container, Exit, ExitKind
 from stoker.services.endings import Ending, ending, sentence
 from stoker.services.functions import Function
+from stoker.services.launching import Launcher
 from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
@@ -79,42 +81,6 @@ class Task:
     job: asyncio.Task[None] | None = None
 
 
-class Launcher(Protocol):
-    """Starts containers; see `services/launcher.py`."""
-
-    def start_slots(self) -> int:
-        """How many more containers are worth starting at once just now: none while the processors are busy."""
-        ...
-
-    async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
-
-    def withdraw(self, function_id: str) -> None:
-        """A function that waits for resources needs none any more."""
-        ...
-
-    async def land(self, task: Task) -> None:
-        """Gives everything back after a container's end (or failed start)."""
-        ...
-
-    def ready(self, task: Task) -> None:
-        """A container asks for its first input."""
-        ...
-
-    def delivered(self, waited: float) -> None:
-        """A container gets an input that waited so many seconds."""
-        ...
-
-    def blames_snapshot(self, task: Task, reason: str) -> bool:
-        """Whether a container that ended before its first input did so because of a memory snapshot, so that the next may do better."""
-        ...
-
-    def say(self, task: Task, text: str) -> None:
-        """Writes a line of the server's own to the log of the container's app."""
-        ...
-
-    def last_words(self, task: Task) -> str: ...
-
-
 class Runner:
     """All of one function at run time. Every method is called from the event loop; nothing here blocks."""
 
@@ -143,11 +109,12 @@ class Runner:
         self._timer_due = 0.0
         self._crash_loop = CrashLoop()
         self._scaler = Scaler()
+        self._rollout = Rollout()
         self._stopped = False
         self._rescaling = False
         self._looked_at = 0.0
         self._input_starts: dict[str, float] = {}
-        self._kills: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
 
     # Inputs
 
@@ -205,6 +172,8 @@ class Runner:
             self._crash_loop.succeeded()
             self.tasks[task_id].started_at = time.time()
             self._launcher.ready(self.tasks[task_id])
+            if container.definition_id == self.function.active.id:
+                self._end_rollout()
         self._apply(self.pool.poll(_now(), task_id, capacity))
         self.rescale()
         try:
@@ -252,16 +221,27 @@ class Runner:
         )
         self.drain(task_id)
 
+    def preempt(self, task_id: str, reason: str) -> None:
+        """A container must end now. Its inputs run elsewhere at once; its exit hooks have a while."""
+        task, container = self.tasks.get(task_id), self.pool.containers.get(task_id)
+        if task is None or task.container is None or container is None or not container.ready_at:
+            self._kill(task_id, reason)
+            return
+        task.told_to_stop, task.stop_reason = True, task.stop_reason or reason
+        self._answer(task_id, Delivery(exit=True))
+        self._apply(self.pool.remove(_now(), task_id, reason, blame_inputs=False))
+        self._do(task.container.signal(signal.SIGINT))
+        asyncio.get_running_loop().call_later(_GRACE, self._kill, task_id, reason)
+
     def kill(self, task_id: str, reason: str) -> None:
         self._kill(task_id, reason)
 
     def redefine(self) -> None:
-        """The function has a new definition: new containers run it, those of the old one finish their inputs."""
+        """New containers run the new definition. Those of the old one finish what they run; where there is more to do, once a new one is up."""
         self.pool.settings = self.function.active.spec.pool
         self._crash_loop.succeeded()
-        for container in list(self.pool.containers.values()):
-            if container.definition_id != self.function.active.id:
-                self.drain(container.id)
+        for container_id in self._rollout.begin(_now(), self.pool, self.function.active.id):
+            self.drain(container_id)
         self.rescale()
 
     def try_again(self) -> None:
@@ -309,14 +289,15 @@ class Runner:
             return
         now = self._looked_at = _now()
         decision = self._scaler.decide(now, self.pool, self.function.scaling, self._launcher.start_slots())
-        if self.starved and not decision.start:
+        if self.starved and not decision.start and not self._rollout.under_way:
             self.starved = False
             self._launcher.withdraw(self.function.id)
         if now >= self._crash_loop.not_before and not self.starved:
-            for _ in range(decision.start):
+            for _ in range(self._rollout.starts(self.pool, self.function.active.id, decision.start)):
                 self._start()
-        for container_id in decision.drain:
-            self.drain(container_id)
+        if not self._rollout.under_way:
+            for container_id in decision.drain:
+                self.drain(container_id)
         self._set_alarm(now, decision)
 
     def _apply(self, actions: Iterable[Action]) -> None:
@@ -360,7 +341,7 @@ class Runner:
         task.told_to_stop = True
         task.stop_reason = task.stop_reason or reason
         if task.container is not None:
-            self._end_now(task.container)
+            self._do(task.container.kill())
         elif task.job is not None and task.started_at is None:
             task.job.cancel()
 
@@ -405,6 +386,8 @@ class Runner:
         if isinstance(why, Never):
             self._apply(self.pool.give_up(why.reason))
             return
+        if self._rollout.under_way:
+            self._end_rollout()  # there is no room beside the old containers
         if not self.starved:
             self._launcher.say(task, f"Waiting for resources: {why.reason}.\n")
         self.starved = True
@@ -430,11 +413,20 @@ class Runner:
                 self._start_failed(now, task, ended, hopeless=hopeless)
         self.rescale()
 
+    def _end_rollout(self) -> None:
+        for container_id in self._rollout.end():
+            self.drain(container_id)
+
     def _start_failed(self, now: float, task: Task, ended: Exit, *, hopeless: bool) -> None:
         """A container ended before it took inputs. What the user's code said is final at once, and so is what another try cannot change
         (`hopeless`); other failures are after some tries."""
         reason = task.detail
         self._crash_loop.failed(now, killed=ended.kind is ExitKind.EXITED and ended.code == _KILLED)
+        if self._rollout.under_way:
+            self._launcher.say(task, "The new version did not start; containers of the last one go on.\n")
+            if not self.pool.inputs:
+                self._end_rollout()
+            return
         if task.init_result is not None:
             finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]
             self._on_finish(finishes, task.init_result)
@@ -445,7 +437,7 @@ class Runner:
 
     def _set_alarm(self, now: float, decision: Decision) -> None:
         times = [self.pool.next_tick(), decision.look_at]
-        if decision.start and self._crash_loop.not_before > now:
+        if (decision.start or self._rollout.under_way) and self._crash_loop.not_before > now:
             times.append(self._crash_loop.not_before)
         startup = self.function.active.spec.startup_timeout
         times += [c.started_at + startup for c in self.pool.containers.values() if c.state is ContainerState.STARTING]
@@ -478,12 +470,12 @@ class Runner:
         if task is not None and not task.stop_reason:
             task.stop_reason = f"It did not start within its start-up timeout of {startup:g} s."
             if task.container is not None:
-                self._end_now(task.container)
+                self._do(task.container.kill())
 
-    def _end_now(self, container: Container) -> None:
-        kill = asyncio.get_running_loop().create_task(container.kill())
-        self._kills.add(kill)
-        kill.add_done_callback(self._kills.discard)
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
 
 def _now() -> float:

@@ -13,7 +13,8 @@ from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.functions import Function, Functions
-from stoker.services.runner import Delivery, FinishSink, Launcher, Runner, Task
+from stoker.services.launching import Launcher
+from stoker.services.runner import Delivery, FinishSink, Runner, Task
 
 _LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between
 
@@ -116,7 +117,7 @@ class Scheduler:
         if graceful:
             runner.drain(task_id)
         else:
-            runner.kill(task_id, "It was stopped by the user.")
+            runner.preempt(task_id, "It was stopped by the user.")
         runner.rescale()
 
     def task(self, task_id: str) -> Task | None:
