@@ -38,6 +38,7 @@ _KNOWS_NO_SUBJECT = {
     "FunctionGetDynamicConcurrency",  # answers by the request alone
     "FunctionRetryInputs",  # never offered, with a sentence of its own
     "ImageGetOrCreate",  # about the app only for a record that is not kept
+    "ImageListTags",  # names that point to the image, of which there are none
     "MountGetOrCreate",
     "SecretGetOrCreate",
     "VolumeGetOrCreate",
@@ -83,7 +84,7 @@ def test_unknown_ids_are_not_found(server: RunningServer, number: str) -> None:
         if status is not (Status.PERMISSION_DENIED if name in _CONTAINER_ONLY else Status.NOT_FOUND)
     }
     # These look at what else is asked for first, which this test leaves empty.
-    assert set(wrong) <= {"FunctionBindParams", "VolumeRename"}
+    assert set(wrong) <= {"FunctionBindParams", "ImagePublish", "VolumeRename"}
     assert set(wrong.values()) <= {Status.INVALID_ARGUMENT}
 
 
