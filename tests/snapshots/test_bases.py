@@ -23,7 +23,7 @@ CALL = "import json, modal; print(json.dumps(modal.Function.from_name('bases', {
 class App:
     def __init__(self, server: RunningServer) -> None:
         self.server = server
-        server.modal("deploy", "bases.py")
+        server.modal("deploy", "bases.py", timeout=300)
 
     def cold(self, name: str, argument: str = "") -> Any:
         """Calls when the containers of earlier calls have ended by themselves."""

@@ -30,7 +30,7 @@ class App:
         self.deploy()
 
     def deploy(self, version: str = "1") -> None:
-        self.server.modal("deploy", "snapshots.py", APP_VERSION=version)
+        self.server.modal("deploy", "snapshots.py", timeout=300, APP_VERSION=version)
 
     def put_secret(self, word: str, **more: str) -> None:
         pairs = [f"{name}={value}" for name, value in {"WORD": word, **more}.items()]
@@ -112,6 +112,7 @@ def test_environment_and_volumes_are_those_of_now(app: App, tmp_path: Path) -> N
 
 
 def test_several_start_from_one_snapshot_at_once(app: App) -> None:
+    app.cold()  # there is a snapshot, whatever ran before
     app.stop_containers()
     app.keep(4)  # asked for and not left to the autoscaler, which starts fewer on a busy machine
     while len([c for c in app.stoker("status")["containers"] if c["state"] == "running"]) < 4:
