@@ -90,7 +90,9 @@ def move(directory: Path, source: Path, run: Callable[..., None], server: psutil
         "get": lambda: run(*MODAL, "volume", "get", "bench", source.name, str(back)),
     }
     if source.is_file():
-        tools["dd, past the page cache"] = lambda: run("dd", f"if={source}", f"of={copy}", "bs=8M", "oflag=direct")
+        tools["dd, past the page cache"] = lambda: run(
+            "dd", f"if={source}", f"of={copy}", "bs=8M", "oflag=direct", "status=none"
+        )
     seconds = {}
     for name, work in tools.items():
         if name == "rsync" and shutil.which("rsync") is None:
