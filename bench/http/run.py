@@ -19,7 +19,7 @@ import psutil
 from load import Load, load, median
 from rich.console import Console
 from rich.table import Table
-from targets import PEER_COMMANDS, peer, stoker
+from targets import PEER_COMMANDS, NotRunning, peer, stoker
 
 OURS = ("@app.server", "its app directly", "fastapi_endpoint")
 _WINDOW = 10.0  # seconds, of a steady run
@@ -51,9 +51,13 @@ def main() -> None:
             ours = {name: url for name, url in urls.items() if name in names}
             results |= measure(ours, counts, options.rounds, options.seconds, psutil.Process(pid))
     for name in PEER_COMMANDS:
-        if name in names:
+        if name not in names:
+            continue
+        try:
             with peer(name) as url:
                 results |= measure({name: url}, counts, options.rounds, options.seconds)
+        except NotRunning as why:
+            print(f"{name} is left out: {why}.", file=sys.stderr)
     if options.json:
         print(json.dumps({n: {c: vars(one) for c, one in by.items()} for n, by in results.items()}))
     else:

@@ -39,6 +39,10 @@ print(json.dumps([echo.get_web_url(), server.get_url() + "/", place(server.objec
 """
 
 
+class NotRunning(Exception):
+    """Why a target cannot be measured."""
+
+
 @contextlib.contextmanager
 def stoker(runtime: str) -> Iterator[tuple[dict[str, str], int]]:
     """The URLs of a server with the echo app by name, and the server's process id."""
@@ -67,7 +71,7 @@ def peer(name: str) -> Iterator[str]:
     port = _FIRST_PORT + sorted(PEER_COMMANDS).index(name)
     command, path = PEER_COMMANDS[name]
     command = [part.format(bin=environment / "bin", port=port) for part in command]
-    env = os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "RAY_DISABLE_MEMORY_MONITOR": "1"}
+    env = os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "RAY_raylet_start_wait_time_s": "120"}
     process = subprocess.Popen(
         command, cwd=PEERS, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -111,13 +115,13 @@ def _await_answer(url: str, process: subprocess.Popen[Any] | None) -> None:
     deadline = time.monotonic() + 120
     while True:
         if process is not None and process.poll() is not None:
-            raise SystemExit(f"{url}: its server ended with {process.returncode}.")
+            raise NotRunning(f"its server ended with {process.returncode}")
         request = urllib.request.Request(url, b'{"s":"hello"}', {"Content-Type": "application/json"})
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
             if answer.read().replace(b" ", b"") == b'{"s":"hello"}':
                 return
         if time.monotonic() > deadline:
-            raise SystemExit(f"{url} does not answer.")
+            raise NotRunning("it does not answer")
         time.sleep(0.2)
 
 
