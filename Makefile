@@ -48,9 +48,9 @@ docs: ## Write the generated pages of docs/ anew
 
 lock: ## Write requirements/*.txt anew: the exact versions that are tested
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-		--no-emit-index-url pyproject.toml -o requirements/server.txt
+		--no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-		--no-emit-index-url --group dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
+		--no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/server.txt
 
 clean: ## Remove what the targets above made, except .venv (stops the demo's server if it was kept)
 	-[ ! -d .stoker/demo ] || $(SUDO) $(BIN)/stoker down --data .stoker/demo 2>/dev/null
