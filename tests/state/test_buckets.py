@@ -48,9 +48,10 @@ class Store:
         keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret}
         return {"endpoint_url": self.endpoint, "region_name": "us-east-1", **keys}
 
-    def get(self, key: str) -> bytes:
-        content: bytes = self.s3.get_object(Bucket=_BUCKET, Key=key)["Body"].read()
-        return content
+    def get(self, key: str) -> Any:
+        """Empty for what is not there."""
+        found = self.s3.list_objects_v2(Bucket=_BUCKET, Prefix=key).get("Contents")
+        return self.s3.get_object(Bucket=_BUCKET, Key=key)["Body"].read() if found else b""
 
     def names(self) -> set[str]:
         return {found["Key"] for found in self.s3.list_objects_v2(Bucket=_BUCKET).get("Contents", [])}
