@@ -22,10 +22,14 @@ class Record:
 
 
 class Records:
-    """Records by image id in `directory`."""
+    """Records by image id in `directory`, a room of the images' own directory.
+
+    Layers in there are written relative to it, so that a data directory can be moved, or restored from a backup elsewhere.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._images = directory.parent
 
     def read(self, image_id: str) -> Record:
         """Raises NotFound, also when a layer was deleted behind the server's back."""
@@ -40,7 +44,7 @@ class Records:
         self._directory.mkdir(parents=True, exist_ok=True)
         document = {
             "image": record.image,
-            "layers": [str(layer) for layer in record.layers],
+            "layers": [str(self._relative(layer)) for layer in record.layers],
             "config": json.loads(record.config.to_json()),
         }
         path = self._directory / f"{image_id}.json"
@@ -64,4 +68,7 @@ class Records:
         except FileNotFoundError:
             return None
         config = ImageConfig.from_json(json.dumps(document["config"]))
-        return Record(document["image"], tuple(Path(layer) for layer in document["layers"]), config)
+        return Record(document["image"], tuple(self._images / layer for layer in document["layers"]), config)
+
+    def _relative(self, layer: Path) -> Path:
+        return layer.relative_to(self._images) if layer.is_relative_to(self._images) else layer
