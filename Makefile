@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types arrows unit faults matrix format docs lock clean
+.PHONY: help setup demo test programs lint types arrows unit faults matrix format docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,10 @@ setup: ## Install everything this repository needs (Python packages into .venv, 
 demo: setup ## Run the main job end to end: an unmodified Modal app builds, runs in a sandbox and writes a video
 	$(SUDO) $(BIN)/python examples/diffusion/demo.py
 
-test: setup lint types arrows unit ## Check everything: style, types, layers, and all tests
+test: setup programs lint types arrows unit ## Check everything: style, types, layers, and all tests
+
+programs: ## Install what some tests need and no server does (by apt)
+	@tools/setup-tests
 
 lint: ## Check style and formatting
 	$(BIN)/ruff check $(CODE)
