@@ -126,6 +126,10 @@ class Model:
         return model(text)
 """,
     ),
+    "file of weights in a function": (
+        "STK013",
+        'import torch\n@app.function(gpu="T4")\ndef f(x):\n    model = torch.load("model.pt")\n    return model(x)',
+    ),
     "load in the constructor": (
         "STK013",
         '@app.cls(volumes={"/models": vol})\nclass Model:\n    def __init__(self):\n        self.model = AutoModel.from_pretrained("org/name")',
@@ -136,6 +140,7 @@ class Model:
     ),
 }  # fmt: skip
 RIGHT = {
+    "a file that the call names": 'import torch\n@app.function()\ndef f(path):\n    return torch.load(path).mean()',
     "local path": "@app.cls()" + LOADS.replace("org/name", "/weights/name"),
     "path by name": "@app.cls()" + LOADS.replace('"org/name"', "MODEL_DIR"),
     "offline": "@app.cls()" + LOADS.replace('"org/name"', '"org/name", local_files_only=True'),

@@ -18,6 +18,10 @@ _HUB_FUNCTIONS = {
     "whisper.load_model", "torch.hub.load", "timm.create_model", "open_clip.create_model_and_transforms",
     "vllm.LLM", "outlines.models.transformers", "TTS.api.TTS", "spacy.load",
 }  # fmt: skip
+_FROM_FILES = {
+    "torch.load", "torch.jit.load", "safetensors.torch.load_file", "onnxruntime.InferenceSession",
+    "keras.models.load_model", "tensorflow.keras.models.load_model",
+}  # fmt: skip
 _ONLY_FILES = {"huggingface_hub.snapshot_download", "huggingface_hub.hf_hub_download"}
 _SMALL = re.compile(r"Tokenizer|Processor|Config|Scheduler|FeatureExtractor")
 _LOCAL_NAME = re.compile(r"dir|path|folder|file|local|cache|root", re.IGNORECASE)
@@ -62,6 +66,10 @@ def as_load(scope: Scope, call: ast.Call) -> Load | None:
         return Load(call, name or called(call), not small, small, _downloads(scope, call))
     if name in _HUB_FUNCTIONS:
         return Load(call, name, name not in _ONLY_FILES, False, _downloads(scope, call))
+    if (
+        name in _FROM_FILES and call.args and isinstance(scope.value(call.args[0]), str)
+    ):  # else it may be the call's own data
+        return Load(call, name, True, False, False)
     return None
 
 
