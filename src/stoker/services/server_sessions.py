@@ -13,6 +13,8 @@ from stoker.errors import NotFound
 from stoker.services.functions import ServerSpec
 from stoker.services.servers import Servers, Slot
 
+_LONGEST_WAIT = 25 * 60.0  # seconds for room, as long as the client asks
+
 
 @dataclass(eq=False)
 class Session:
@@ -36,13 +38,15 @@ class ServerSessions:
         self._by_key: dict[tuple[str, str], Session] = {}
 
     async def start(self, function_id: str, server: ServerSpec, idle_timeout: float, key: str = "") -> Session:
-        """Waits for a container with room. key: a second start with the same one gives the same session.
+        """Waits for a container with room, also while all are full. key: a second start with the same one gives the same session.
 
-        Raises as `Servers.wait` does."""
+        Raises FailedPrecondition when no container can start, and Unavailable when none had room in time."""
         earlier = self._by_key.get((function_id, key)) if key else None
         if earlier is not None:
             return earlier
-        slot = self._servers.take(function_id, server) or await self._servers.wait(function_id, server)
+        slot = self._servers.take_free(function_id, server)
+        if slot is None:
+            slot = await self._servers.wait(function_id, server, longest=_LONGEST_WAIT)
         session = Session(
             f"ss-{secrets.token_hex(11)}", secrets.token_urlsafe(32), function_id, slot, idle_timeout, key
         )

@@ -69,29 +69,36 @@ class Servers:
         """A slot of a container that has room now; None when there is none and `wait` has to be asked. To be given back.
 
         Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start."""
-        function = self._scheduler.check(function_id)
-        runner = self._scheduler.runner(function_id)
-        if runner is not None:
-            input_id = f"sr-{next(self._numbers)}"
-            task = runner.take(PooledInput(input_id, "", pinned=True))
-            if task is not None:
-                return self._occupy(task, input_id, server)
-        self._check_room(function, server)
-        return None
+        slot = self.take_free(function_id, server)
+        if slot is None:
+            self._check_room(self._scheduler.check(function_id), server)
+        return slot
 
-    async def wait(self, function_id: str, server: ServerSpec) -> Slot:
+    def take_free(self, function_id: str, server: ServerSpec) -> Slot | None:
+        """The same without the refusal when all are full."""
+        self._scheduler.check(function_id)
+        runner = self._scheduler.runner(function_id)
+        if runner is None:
+            return None
+        input_id = f"sr-{next(self._numbers)}"
+        task = runner.take(PooledInput(input_id, "", pinned=True))
+        return self._occupy(task, input_id, server) if task is not None else None
+
+    async def wait(self, function_id: str, server: ServerSpec, longest: float | None = None) -> Slot:
         """A slot, as soon as a container has room. To be given back.
 
+        longest: seconds for which it waits even while all are full; without it that is refused, and a start of containers is waited for.
         Raises as `take` does, and Unavailable when none had room in time."""
         function = self._scheduler.check(function_id)
-        self._check_room(function, server)
+        if longest is None:
+            self._check_room(function, server)
+            longest = _STARTS_WAITED_FOR * function.active.spec.startup_timeout + _MARGIN
         input_id = f"sr-{next(self._numbers)}"
         granted: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._waiting[input_id] = granted
         slot = None
         try:
             self._scheduler.add(function_id, [PooledInput(input_id, "", pinned=True)])
-            longest = _STARTS_WAITED_FOR * function.active.spec.startup_timeout + _MARGIN
             if not await settled(granted, longest):
                 raise Unavailable(f"No container of {server.name} took the request within {longest:.0f} s.")
             slot = self._occupy(granted.result(), input_id, server)
