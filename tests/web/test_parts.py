@@ -20,6 +20,7 @@ from stoker.gateway.access import AccessLog
 from stoker.gateway.app import make_gateway
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.transfer import Transfer
+from stoker.gateway.upstream import Upstreams
 from stoker.protocol.pickling import pickled
 from stoker.services.metrics import Metrics
 from stoker.services.pipes import Pipe
@@ -189,3 +190,22 @@ def test_other_machines_need_a_token_for_the_metrics() -> None:
     assert ask("10.0.0.1") == 401
     assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-2")) == 401
     assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-1")) == 200
+
+
+def test_a_connection_that_is_called_off_at_any_moment_is_not_made() -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        called_off = 0
+        for turns in range(40):
+            opening = asyncio.ensure_future(Upstreams().connect(address))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if opening.cancel():
+                called_off += 1
+                await asyncio.wait([opening])
+                assert opening.cancelled(), f"the connection was made {turns} turns after its begin"
+        assert called_off
+        server.close()
+
+    asyncio.run(run())

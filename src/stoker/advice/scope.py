@@ -55,9 +55,6 @@ class Scope:
             return f"{value}.{node.attr}" if value else ""
         return ""
 
-    def is_imported(self, name: str) -> bool:
-        return name in self._imported
-
     def assigned(self, name: str, before: int) -> ast.expr | None:
         """What the global name was last set to above a line, or anywhere when it is set only below; None when not told."""
         known = self._assigned.get(name, [])

@@ -238,8 +238,6 @@ class Passage:
             for _ in range(_ATTEMPTS):
                 if slot is None:
                     slot = await self._wait()
-                if self.response_complete:
-                    return
                 try:
                     upstream = await self._gate.upstreams.connect((slot.host, slot.port))
                 except OSError:
@@ -247,10 +245,6 @@ class Passage:
                     self._give_back(slot)
                     slot = None
                     continue
-                if self.response_complete:
-                    # The client left at the very moment: before Python 3.12 `wait_for` swallows a cancellation then.
-                    upstream.close()
-                    return
                 taken, slot = slot, None
                 self._pass_on(taken, upstream)
                 self.on_input_end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import anyio
 import httptools
 
 from stoker.gateway.heads import HeaderList
@@ -206,10 +207,11 @@ class Upstreams:
     async def connect(self, address: Address) -> Upstream:
         """A new connection. Raises OSError when nobody listens there."""
         loop = asyncio.get_running_loop()
-        opening = loop.create_connection(lambda: Upstream(self, address), *address)
         try:
-            _, upstream = await asyncio.wait_for(opening, _CONNECT)
-        except asyncio.TimeoutError:
+            # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes with the connection.
+            with anyio.fail_after(_CONNECT):
+                _, upstream = await loop.create_connection(lambda: Upstream(self, address), *address)
+        except TimeoutError:
             raise OSError(f"{address[0]}:{address[1]} did not answer within {_CONNECT:.0f} s") from None
         return upstream
 
