@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import anyio
 import structlog
 
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
@@ -197,8 +198,9 @@ class Servers:
         pause, longest = _CONNECT_AGAIN
         while task.id in runner.tasks:
             try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout=1.0)
-            except (OSError, asyncio.TimeoutError):
+                with anyio.fail_after(1.0):
+                    _, writer = await asyncio.open_connection(host, port)
+            except OSError:  # a TimeoutError is one
                 await asyncio.sleep(pause)
                 pause = min(longest, pause * 2)
             else:
