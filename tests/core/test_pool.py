@@ -91,6 +91,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert not again, "an output was accepted twice"
         self.apply(actions)
 
+    @precondition(lambda self: any(self.held.values()) and not self.settings.max_inputs_per_container)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        container = data.draw(st.sampled_from(sorted(c for c, inputs in self.held.items() if inputs)))
+        lost = data.draw(st.sets(st.sampled_from(sorted(self.held[container])), min_size=1))
+        self.held[container] -= lost
+        self.apply(self.pool.give_back(self.now, container, sorted(lost)))
+
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:

@@ -75,6 +75,35 @@ def test_large_groups_are_stored_like_small_ones(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_no_append_overtakes_an_earlier_one(tmp_path: Path) -> None:
+    """Readers of outputs ask for all after the last they saw, so a later one that is stored first would hide an earlier one for ever."""
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        stored: list[int] = []
+
+        async def append(number: int) -> None:
+            # Every third goes to the writer for its size, the others to whoever is at hand.
+            await database.append(inputs(f"fc-{number}", 2_000 if number % 3 == 0 else 1))
+            stored.append(number)
+
+        appends = []
+        for number in range(60):
+            appends.append(asyncio.ensure_future(append(number)))
+            await asyncio.sleep(0.001 * (number % 2))
+            if number % 7 == 0:
+                appends.pop().cancel()  # its waiter leaves; the rows are stored all the same, and in their turn
+        await asyncio.gather(*appends)
+        assert stored == sorted(stored)
+        with database.read() as connection:
+            order = connection.execute(sa.text("SELECT DISTINCT call_id FROM inputs ORDER BY rowid")).scalars().all()
+        numbers = [int(call_id.removeprefix("fc-")) for call_id in order]
+        assert numbers == sorted(numbers)
+        await database.close()
+
+    asyncio.run(scenario())
+
+
 def test_the_write_ahead_log_stays_small(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")

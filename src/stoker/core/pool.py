@@ -210,6 +210,14 @@ class Pool:
             return [Dismiss(container_id)]
         return self._deliver(now)
 
+    def give_back(self, now: float, container_id: str, input_ids: Iterable[str]) -> list[Action]:
+        """A delivery did not reach its container, whose connection broke: the inputs wait again, before all others."""
+        for input_id in reversed(list(input_ids)):
+            if self._release(now, container_id, input_id):
+                self.containers[container_id].served -= 1
+                self.waiting.appendleft(input_id)
+        return self._deliver(now)
+
     def unpoll(self, container_id: str) -> None:
         """The open poll of a container was answered empty or went away."""
         container = self.containers.get(container_id)

@@ -108,9 +108,8 @@ class Calls:
         self._wire = wire
         self._limits = limits
         self._calls: dict[str, Call] = {}
-        self._inputs: dict[
-            str, Input
-        ] = {}  # unfinished inputs; those of a long queue of spawned calls stay in the database
+        self._inputs: dict[str, Input] = {}  # unfinished; those of a long queue of spawned calls stay in the database
+        self._saving: dict[str, asyncio.Future[None]] = {}  # inputs whose outputs are being stored
         self._unsaved: dict[str, Output] = {}  # outputs whose storing failed; the container will report them again
         self._background: set[asyncio.Task[None]] = set()
         self.on_call_finished: Callable[[Call], None] = lambda call: None
@@ -255,7 +254,12 @@ class Calls:
     async def report(self, task_id: str, reports: Sequence[Report]) -> None:
         """Results from a container. Returns when they are stored; stale and repeated ones are ignored."""
         fresh: list[Output] = []
+        repeated: set[asyncio.Future[None]] = set()
         for report in reports:
+            saving = self._saving.get(report.input_id)
+            if saving is not None:
+                repeated.add(saving)
+                continue
             known = self._unsaved.get(report.input_id)
             if known is not None:
                 fresh.append(known)
@@ -277,6 +281,8 @@ class Calls:
                     )
                 )
         await self._save(fresh)
+        for saving in repeated:
+            await asyncio.shield(saving)
 
     # How it is done
 
@@ -315,24 +321,40 @@ class Calls:
         """Stores outputs, then shows them to the callers. When storing fails the inputs stay unfinished and the container reports again."""
         if not outputs:
             return
+        saved = asyncio.get_running_loop().create_future()
         for output in outputs:
-            self._unsaved[output.input_id] = output
+            self._saving[output.input_id] = saved
             call = self._call(output.call_id)
             call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
             output.seq = call.last_seq
-        rows = [_output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
-        if rows:
-            await self._database.append((tables.outputs, rows))
+        try:
+            rows = [_output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
+            if rows:
+                await self._database.append((tables.outputs, rows))
+        except Exception as error:
+            self._unsaved.update((output.input_id, output) for output in outputs)
+            saved.set_exception(error)
+            saved.exception()  # a repeat of the report may await it, but nobody has to
+            raise
+        else:
+            saved.set_result(None)
+        finally:
+            saved.cancel()
+            for output in outputs:
+                del self._saving[output.input_id]
         for output in outputs:
-            if self._unsaved.pop(output.input_id, None) is None:
-                continue  # a repeat of the same report was faster
-            call = self._call(output.call_id)
-            call.open_inputs.pop(output.input_id, None)
-            self._inputs.pop(output.input_id, None)
-            call.outputs.append(output)
-            call.wake()
-            if not call.open_inputs:
-                self._over(call)
+            self._show(output)
+
+    def _show(self, output: Output) -> None:
+        """An output is stored: its caller may have it."""
+        self._unsaved.pop(output.input_id, None)
+        call = self._call(output.call_id)
+        call.open_inputs.pop(output.input_id, None)
+        self._inputs.pop(output.input_id, None)
+        call.outputs.append(output)
+        call.wake()
+        if not call.open_inputs:
+            self._over(call)
 
     def _finish_later(self, finishes: Iterable[Finish], given_result: tuple[bytes, int] | None) -> None:
         """Inputs that end without a result from a container."""

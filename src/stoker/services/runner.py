@@ -178,6 +178,10 @@ class Runner:
         self.rescale()
         try:
             await settled(poll, _HOLD_POLL)
+        except asyncio.CancelledError:
+            if poll.done():  # answered in the very moment in which the container's connection broke
+                self._apply(self.pool.give_back(_now(), task_id, [i for i, _ in poll.result().inputs]))
+            raise
         finally:
             if self._polls.get(task_id) is poll:
                 del self._polls[task_id]

@@ -50,6 +50,7 @@ class Database:
         self.engine = engine
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gathered: list[_Job] = []  # rows appended since the event loop's last turn
+        self._with_writer = 0  # appended rows that the writer has and has not stored yet
         self._appender: Appender | None = None
         self._checkpoint_due = False
         self._writer = threading.Thread(target=self._run_writer, name="stoker-db-writer", daemon=True)
@@ -94,7 +95,8 @@ class Database:
 
     async def append(self, *rows: Rows) -> None:
         """Stores whole rows of one or more tables, all or none: the cheapest way, for what every call writes. Rows appended in one turn of
-        the event loop share a commit. Changes made by `write` that are still under way may come later."""
+        the event loop share a commit, and appends end in the order in which they began. Changes made by `write` that are still under way
+        may come later."""
         job = self._job(rows=rows)
         self._gathered.append(job)
         job.loop.call_soon(self._flush)
@@ -121,9 +123,11 @@ class Database:
         jobs, self._gathered = self._gathered, []
         if not jobs:
             return
-        if self._appender is not None and self._appender.commit(_by_table(jobs)):
+        # Rows that the writer has must not be overtaken: who reads "all after the last I saw" would never see them.
+        if not self._with_writer and self._appender is not None and self._appender.commit(_by_table(jobs)):
             _resolve([job for job in jobs if not job.loop.is_closed()])
         else:
+            self._with_writer += sum(1 for job in jobs if job.rows)
             for job in jobs:
                 self._jobs.put(job)
 
@@ -144,7 +148,7 @@ class Database:
                     job = self._jobs.get()
                 stop = job is None
                 self._commit(connection, jobs)
-                _acknowledge(jobs)
+                self._acknowledge(jobs)
                 if self._checkpoint_due and self._appender is not None:
                     self._checkpoint_due = False
                     _checkpoint(connection)
@@ -175,6 +179,18 @@ class Database:
                 names = table.columns.keys()
                 if rows:  # an insert without rows would store a row of defaults
                     connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+    def _acknowledge(self, jobs: list[_Job]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        for job in jobs:
+            by_loop.setdefault(job.loop, []).append(job)
+        for loop, group in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._written, group)
+
+    def _written(self, jobs: list[_Job]) -> None:
+        self._with_writer -= sum(1 for job in jobs if job.rows)
+        _resolve(jobs)
 
 
 @contextlib.contextmanager
@@ -217,15 +233,6 @@ def _explain(error: BaseException) -> BaseException:
             5.0,
         )
     return error
-
-
-def _acknowledge(jobs: list[_Job]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-    for job in jobs:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, group in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, group)
 
 
 def _resolve(jobs: list[_Job]) -> None:

@@ -1,0 +1,233 @@
+"""Every output reaches whoever reads a call bit by bit, in whatever order containers report and the database stores."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from modal_proto import api_pb2
+
+from stoker.engine.local import LocalEngine
+from stoker.errors import ResourceExhausted
+from stoker.protocol.wire import ModalWire
+from stoker.runtime.base import Container, Exit, ExitKind, Usage
+from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.calls import Call, Calls, Limits, Report
+from stoker.services.functions import Function, Functions
+from stoker.services.logs import Logs
+from stoker.services.runner import Task
+from stoker.services.scheduler import Scheduler
+from stoker.store import tables
+from stoker.store.appender import Rows
+from stoker.store.database import Database
+
+SUCCESS = 1
+
+
+class Idle:
+    """A container without a process: the tests say what it says."""
+
+    address = None
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self._end = asyncio.Event()
+
+    async def wait(self) -> Exit:
+        await self._end.wait()
+        return Exit(ExitKind.KILLED, 137)
+
+    async def signal(self, number: int) -> None:
+        pass
+
+    async def kill(self) -> None:
+        self._end.set()
+
+    async def usage(self) -> Usage | None:
+        return None
+
+    async def open_files(self, places: Sequence[str]) -> list[str]:
+        return []
+
+    async def checkpoint(self, directory: Path) -> None:
+        raise AssertionError("nobody asks for it")
+
+
+class Starts:
+    """Starts such containers."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.started = asyncio.Event()
+
+    def start_slots(self) -> int:
+        return 1
+
+    async def launch(self, function: Function, task: Task) -> Container:
+        self.tasks.append(task)
+        self.started.set()
+        return Idle(task.id)
+
+    def withdraw(self, function_id: str) -> None:
+        pass
+
+    async def land(self, task: Task) -> None:
+        pass
+
+    def ready(self, task: Task) -> None:
+        pass
+
+    def delivered(self, waited: float) -> None:
+        pass
+
+    def blames_snapshot(self, task: Task, reason: str) -> bool:
+        return False
+
+    def say(self, task: Task, text: str) -> None:
+        pass
+
+    def last_words(self, task: Task) -> str:
+        return ""
+
+
+class World:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.functions = Functions(database, ModalWire())
+        self.apps = Apps(database, self.functions, Logs(database))
+        self.launcher = Starts()
+        self.scheduler = Scheduler(self.functions, self.apps, self.launcher, LocalEngine())
+        self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
+
+    async def a_map(self, inputs: int, concurrent: int = 0) -> Call:
+        app = await self.apps.create("en-1", "test", DEPLOYED)
+        request = api_pb2.FunctionCreateRequest(app_id=app.id)
+        request.function.function_name = "f"
+        request.function.max_concurrent_inputs = concurrent
+        request.function.autoscaler_settings.max_containers = 1
+        function = await self.functions.define(app.id, "f", "", request.SerializeToString(), "1.6.4")
+        await self.functions.activate([function.id])
+        call, _ = await self.calls.start(function.id, "map", 1, "", [(n, b"x") for n in range(inputs)], spawned=False)
+        await self.launcher.started.wait()
+        return call
+
+    async def next_input(self) -> str:
+        """What the container gets."""
+        delivery = await self.scheduler.next_inputs(self.launcher.tasks[0].id, 1)
+        [(input_id, _)] = delivery.inputs
+        return input_id
+
+    async def report(self, input_id: str, result: bytes = b"r") -> None:
+        await self.calls.report(self.launcher.tasks[0].id, [Report(input_id, result, 1, SUCCESS, False, 1.0, 2.0)])
+
+
+@asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[World]:
+    made = World(Database.open(f"sqlite:///{directory}/db"))
+    yield made
+    await made.scheduler.close(0.0)
+    await made.calls.close()
+    await made.database.close()
+
+
+def run_for(seconds: float, work: Awaitable[None]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(work, seconds)
+
+    asyncio.run(limited())
+
+
+def test_a_reader_misses_no_output_however_they_are_stored(tmp_path: Path) -> None:
+    """Large results are stored by the database's writer, small ones at once, and hundreds of commits bring checkpoints between them."""
+    count = 1_000
+    chance = random.Random(7)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(count, concurrent=32)
+            runs: list[asyncio.Task[None]] = []
+
+            async def run(input_id: str) -> None:
+                await asyncio.sleep(chance.random() * 0.002)
+                await it.report(input_id, b"r" * (300_000 if chance.random() < 0.05 else 10))
+
+            async def container() -> None:
+                for _ in range(count):
+                    runs.append(asyncio.create_task(run(await it.next_input())))
+
+            work = asyncio.create_task(container())
+            found: list[int] = []
+            after, unfinished = 0, count
+            while len(found) < count:
+                outputs, unfinished = await it.calls.outputs(call.id, after, 5.0)
+                assert outputs, f"{unfinished} inputs are unfinished, {len(found)} of {count} outputs were seen"
+                found += [output.idx for output in outputs]
+                after = outputs[-1].seq
+            assert sorted(found) == list(range(count))
+            await asyncio.gather(work, *runs)
+
+    run_for(60, scenario())
+
+
+def test_a_report_that_comes_twice_while_it_is_stored_counts_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(2, concurrent=2)
+            first, second = await it.next_input(), await it.next_input()
+            await asyncio.gather(it.report(first), it.report(first), it.report(second), it.report(first))
+            await it.report(first)
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 0.0)
+            assert [(o.input_id, o.seq) for o in outputs] == [(first, 1), (second, 2)]
+            assert unfinished == 0
+            with it.database.read() as connection:
+                stored = connection.execute(sa.select(tables.outputs.c.seq).order_by(tables.outputs.c.seq)).scalars()
+                assert stored.all() == [1, 2]
+
+    run_for(20, scenario())
+
+
+def test_an_output_that_cannot_be_stored_is_stored_when_it_is_reported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(2, concurrent=2)
+            first, second = await it.next_input(), await it.next_input()
+
+            async def full(*rows: Rows) -> None:
+                await asyncio.sleep(0.01)
+                raise ResourceExhausted("The disk is full.", 0.01)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(it.database, "append", full)
+                results = await asyncio.gather(it.report(first), it.report(first), return_exceptions=True)
+            assert [type(result) for result in results] == [ResourceExhausted, ResourceExhausted]
+            assert await it.calls.outputs(call.id, 0, 0.0) == ([], 2)
+            await it.report(second)
+            await it.report(first)
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 0.0)
+            assert [o.input_id for o in outputs] == [second, first] and unfinished == 0
+
+    run_for(20, scenario())
+
+
+def test_an_input_whose_delivery_met_a_broken_connection_is_delivered_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(1)
+            await it.report(await it.next_input())
+            poll = asyncio.create_task(it.next_input())
+            await asyncio.sleep(0.05)
+            [given] = await it.calls.put(call.id, [(1, b"x")])
+            poll.cancel()  # the answer is there, and its way is gone
+            assert await it.next_input() == given.id
+            await it.report(given.id)
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 0.0)
+            assert [o.idx for o in outputs] == [0, 1] and unfinished == 0
+
+    run_for(20, scenario())
