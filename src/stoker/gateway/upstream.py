@@ -90,9 +90,13 @@ class Upstream(asyncio.Protocol):
     def release(self, usable: bool) -> None:
         """The exchange is over. usable: nothing of it is left to be sent."""
         self._answer = None
-        if not (usable and self._usable) or self.transport.is_closing():
+        if not usable or self.transport.get_write_buffer_size():
+            self.transport.abort()  # the server may never take the rest of the request
+            return
+        if not self._usable or self.transport.is_closing():
             self.transport.close()
             return
+        self.transport.resume_reading()  # the client may have been slow to take the last of the answer
         if self._bodiless:
             self._parser = httptools.HttpResponseParser(self)  # the old one may wait for the body that was announced
         self._bodiless = self._complete = self._ends_with_connection = False
@@ -132,6 +136,7 @@ class Upstream(asyncio.Protocol):
                 answer.on_tunnel(rest)
             return
         except httptools.HttpParserError:
+            self._usable = False
             if not self._bodiless:
                 self._answer = None
                 self.transport.close()
