@@ -45,6 +45,12 @@ class Echo:
             raise NotFound("It is not there: ünïcode, 100 %\nand a second line")
         if request.sha256_hex == "full":
             raise ResourceExhausted("Too much.", 7.5)
+        if request.sha256_hex == "long":
+            raise NotFound("ü" * 60_000 + " the end")
+        if request.sha256_hex == "long hint":
+            raise ResourceExhausted("ü" * 60_000 + " the end", 7.5)
+        if request.sha256_hex == "half":
+            raise NotFound("There is no file \udcff.")
         if request.sha256_hex == "defect":
             raise ZeroDivisionError("a defect")
         return api_pb2.MountPutFileResponse(exists=len(request.data) == 0)
@@ -121,6 +127,26 @@ def test_errors_carry_their_sentence_and_hint() -> None:
         with pytest.raises(GRPCError) as unknown:
             await stub.EndpointList(api_pb2.EndpointListRequest(), metadata=TOKEN)
         assert unknown.value.status is Status.UNIMPLEMENTED and "EndpointList" in str(unknown.value.message)
+
+    serve(test)
+
+
+def test_an_error_may_be_of_any_length_and_hurts_no_other_call() -> None:
+    async def test(echo: Echo, port: int, stub: api_grpc.ModalClientStub) -> None:
+        poll = asyncio.ensure_future(stub.AppHeartbeat(api_pb2.AppHeartbeatRequest(), metadata=TOKEN))
+        await echo.started.wait()
+        for name, status in (("long", Status.NOT_FOUND), ("long hint", Status.RESOURCE_EXHAUSTED)):
+            with pytest.raises(GRPCError) as long:
+                await stub.MountPutFile(api_pb2.MountPutFileRequest(sha256_hex=name), metadata=TOKEN)
+            assert long.value.status is status
+            assert str(long.value.message).startswith("üüü") and str(long.value.message).endswith("üüü the end")
+        with pytest.raises(GRPCError) as half:
+            await asyncio.wait_for(
+                stub.MountPutFile(api_pb2.MountPutFileRequest(sha256_hex="half"), metadata=TOKEN), 10
+            )
+        assert half.value.message == "There is no file ?."
+        assert not poll.done()
+        poll.cancel()
 
     serve(test)
 

@@ -31,6 +31,9 @@ class Status(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+_MOST_TEXT = 6000  # bytes of a message when quoted: with its copy in the details it must fit one frame, of which a client takes 16 KiB
+_CUT = " [...] "
+
 _STATUS: dict[type[errors.StokerError], Status] = {
     errors.NotFound: Status.NOT_FOUND,
     errors.AlreadyExists: Status.ALREADY_EXISTS,
@@ -56,7 +59,7 @@ class WireStatus:
     def trailers(self) -> list[tuple[str, str]]:
         fields = [("grpc-status", str(int(self.code)))]
         if self.message:
-            fields.append(("grpc-message", quote(self.message, safe=" !#$&'()*+,/:;=?@[]<>{}|^`~\"")))
+            fields.append(("grpc-message", _quoted(_fitting(self.message))))
         if self.details:
             fields.append(("grpc-status-details-bin", base64.b64encode(self.details).decode().rstrip("=")))
         return fields
@@ -65,7 +68,7 @@ class WireStatus:
 def wire_status(error: errors.StokerError) -> WireStatus:
     """The status for a domain error, with the retry hint the client understands where there is one."""
     code = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), Status.FAILED_PRECONDITION)
-    message = str(error)
+    message = _fitting(str(error))
     if isinstance(error, errors.ResourceExhausted) and error.retry_after > 0:
         hint = api_pb2.RPCRetryPolicy(retry_after_secs=error.retry_after)
         return WireStatus(code, message, _details(code, message, hint))
@@ -73,6 +76,19 @@ def wire_status(error: errors.StokerError) -> WireStatus:
         reason = api_pb2.FunctionLookupError.REASON_CLASS_NAME_USED
         return WireStatus(code, message, _details(code, message, api_pb2.FunctionLookupError(reason=reason)))
     return WireStatus(code, message)
+
+
+def _fitting(text: str) -> str:
+    """The text, with what goes on no wire replaced (half of a surrogate pair, as in names of files), and without its middle when too long."""
+    text = text.encode("utf-8", "replace").decode()
+    shown, half = text, (_MOST_TEXT - len(_CUT)) // 2
+    while len(_quoted(shown)) > _MOST_TEXT:
+        shown, half = text[:half] + _CUT + text[-half:], half // 2
+    return shown
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=" !#$&'()*+,/:;=?@[]<>{}|^`~\"")
 
 
 def _details(code: Status, message: str, detail: Message) -> bytes:
