@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from grpclib.client import Channel
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from modal_proto import api_grpc, api_pb2
 
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
+from stoker.protocol.http2 import connection as http2_connection
 from stoker.protocol.http2 import frames
 from stoker.protocol.http2.headers import HeaderDecoder
 from stoker.protocol.rpc import Caller, methods_of, rpc
@@ -51,6 +54,10 @@ class Echo:
             raise ResourceExhausted("ü" * 60_000 + " the end", 7.5)
         if request.sha256_hex == "half":
             raise NotFound("There is no file \udcff.")
+        if request.sha256_hex == "called off":
+            work = asyncio.get_running_loop().create_future()
+            work.cancel()
+            await work
         if request.sha256_hex == "defect":
             raise ZeroDivisionError("a defect")
         return api_pb2.MountPutFileResponse(exists=len(request.data) == 0)
@@ -147,6 +154,16 @@ def test_an_error_may_be_of_any_length_and_hurts_no_other_call() -> None:
         assert half.value.message == "There is no file ?."
         assert not poll.done()
         poll.cancel()
+
+    serve(test)
+
+
+def test_a_call_whose_work_is_called_off_is_answered() -> None:
+    async def test(echo: Echo, port: int, stub: api_grpc.ModalClientStub) -> None:
+        request = api_pb2.MountPutFileRequest(sha256_hex="called off")
+        with pytest.raises(GRPCError) as off:
+            await asyncio.wait_for(stub.MountPutFile(request, metadata=TOKEN), 10)
+        assert off.value.status is Status.UNAVAILABLE  # the client repeats it
 
     serve(test)
 
@@ -254,6 +271,13 @@ def test_what_changes_something_is_finished_though_its_caller_is_gone() -> None:
     serve(test)
 
 
+def _head(method: str) -> bytes:
+    """The head of a call with a token, for a connection's first request."""
+    fields = [(":method", "POST"), (":path", f"/modal.client.ModalClient/{method}"), (":authority", "x")]
+    block: bytes = Encoder().encode([*fields, *TOKEN.items()])
+    return block
+
+
 GREETING = frames.PREFACE + frames.settings({})
 
 
@@ -286,6 +310,14 @@ GREETING = frames.PREFACE + frames.settings({})
             "empty continuations",
             GREETING + frames.frame(frames.HEADERS, 0, 1, b"") + frames.frame(frames.CONTINUATION, 0, 1) * 9,
         ),
+        (
+            "data after the end",
+            GREETING
+            + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, _head("AppHeartbeat"))
+            + frames.frame(frames.DATA, frames.END_STREAM, 1, bytes(5))
+            + frames.frame(frames.DATA, 0, 1, b"x"),
+        ),
+        ("one large header frame", GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 100_000)),
         ("reset flood", GREETING + frames.rst_stream(1, 8) * 20_000),
         ("settings flood", GREETING + frames.settings({}) * 20_000),
     ],
@@ -330,6 +362,69 @@ def test_broken_messages_get_a_clear_refusal(body: bytes) -> None:
         writer.close()
 
     serve(test)
+
+
+def test_who_shows_no_token_cannot_send_much() -> None:
+    async def test(echo: Echo, port: int, stub: api_grpc.ModalClientStub) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = Encoder().encode([(":path", "/modal.client.ModalClient/ClientHello")])
+        writer.write(GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, head))
+        for _ in range(5):
+            writer.write(frames.frame(frames.DATA, 0, 1, b"x" * 16_384))  # and so on
+        await asyncio.wait_for(reader.readuntil(b"grpc-status\x013"), 10)
+        writer.close()
+
+    serve(test)
+
+
+def test_a_peer_that_does_not_read_is_not_read_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_connection, "_MOST_UNREAD", 200_000)
+    pings, count = frames.frame(frames.PING, 0, 0, b"12345678") * 1000, 150
+
+    async def main() -> None:
+        transport = Transport(methods_of([Echo()]), OneToken())
+        port = await transport.listen("127.0.0.1", 0)
+        assert transport._clients is not None and isinstance(transport._clients.server, asyncio.Server)
+        transport._clients.server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        peer.connect(("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=peer, limit=1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(GREETING)
+        for _ in range(count):
+            writer.write(pings)
+        await _until(lambda: bool(transport._clients and transport._clients._connections))
+        (served,) = transport._clients._connections
+        await _until(lambda: served._transport is not None and not served._transport.is_reading())
+        assert served._transport is not None and served._transport.get_write_buffer_size() < 1 << 20
+        received = 0
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        while received < count * len(pings):  # every one is answered once it is read
+            received += len(await asyncio.wait_for(reader.read(1 << 20), 10))
+        writer.close()
+        await transport.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_machine_that_is_gone_is_noticed() -> None:
+    async def main() -> None:
+        transport = Transport(methods_of([Echo()]), OneToken())
+        await transport.listen("127.0.0.1", 0)
+        assert transport._clients is not None and isinstance(transport._clients.server, asyncio.Server)
+        for listening in transport._clients.server.sockets:
+            assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await transport.close()
+
+    asyncio.run(main())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Waits until something is true that comes about by itself."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def test_a_taken_port_is_explained() -> None:

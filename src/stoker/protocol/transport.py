@@ -18,10 +18,10 @@ from stoker.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
-    ResourceExhausted,
     StokerError,
     Unimplemented,
 )
+from stoker.keepalive import notice_lost_peers
 from stoker.protocol.http2.connection import Connection, Stream
 from stoker.protocol.http2.headers import Headers
 from stoker.protocol.replay import ReplayCache
@@ -30,6 +30,7 @@ from stoker.protocol.status import Status, WireStatus, wire_status
 from stoker.services.waiting import settled
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
+_MAX_OPEN_MESSAGE = 64 << 10  # of who has shown no token: whoever reaches the port may send them
 _PREFIX = struct.Struct(">BI")
 _PATH = f"/{SERVICE.full_name}/"
 _log = structlog.get_logger(__name__)
@@ -61,6 +62,8 @@ class Transport:
                 f"Cannot listen on {host}:{port} ({error.strerror or error}). Another program may use the port: choose one with "
                 "--port (0 picks a free one), or stop the other with `stoker down` if it is a Stoker server."
             ) from error
+        for listening in server.sockets:
+            notice_lost_peers(listening)
         listener.server = server
         self._clients = listener
         bound: int = server.sockets[0].getsockname()[1]
@@ -170,9 +173,11 @@ class _Rpcs:
         if not isinstance(request, _Request) or stream.closed:
             return
         request.body += data
-        if len(request.body) > _MAX_MESSAGE + _PREFIX.size:
-            error = ResourceExhausted(f"The request is larger than {_MAX_MESSAGE >> 20} MiB.")
-            _refuse(stream, WireStatus(Status.INVALID_ARGUMENT, str(error)))
+        most = _MAX_OPEN_MESSAGE if request.method.open else _MAX_MESSAGE
+        if len(request.body) > most + _PREFIX.size:
+            request.body.clear()
+            error = InvalidArgument(f"The request is larger than {most >> 10} KiB.")
+            _refuse(stream, wire_status(error))
         elif end:
             work = self._stream if request.method.streams else self._unary
             request.task = asyncio.get_running_loop().create_task(self._guard(stream, request, work))
@@ -221,6 +226,8 @@ class _Rpcs:
         except StokerError as error:
             _refuse(stream, wire_status(error))
         except asyncio.CancelledError:
+            # The caller is gone, or else what the call waited for was called off, of which the caller must hear.
+            _refuse(stream, WireStatus(Status.UNAVAILABLE, f"{request.method.name} was broken off inside the server."))
             raise
         except Exception as error:
             _log.exception("rpc failed", rpc=request.method.name)

@@ -18,6 +18,9 @@ _CONNECTION_WINDOW = 64 << 20
 _MAX_STREAMS = 1 << 20  # long polls hold a stream each; the limit of 100 that is usual would starve the short calls
 _MAX_HEADER_BYTES = 64 << 10
 _GATHERED_BYTES = 64 << 10  # frames beyond this are passed on at once, so that a slow peer is noticed
+_MOST_UNREAD = (
+    16 << 20
+)  # bytes a peer may leave unread before nothing more is read of it: what it sends (pings above all) would be answered
 _MAX_ODD_FRAMES = 10_000  # resets and empty frames beyond all calls made; more is an attack
 
 
@@ -146,6 +149,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._reading = False
             self._send_gathered()
+            self._mind_unread()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
@@ -158,6 +162,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._peer_is_slow = False
+        if self._transport is not None:
+            self._transport.resume_reading()
         self._flush_blocked()
 
     # What streams use
@@ -230,6 +236,13 @@ class Connection(asyncio.Protocol):
         for stream in list(self._blocked.values()):
             self.flush(stream)
 
+    def _mind_unread(self) -> None:
+        transport = self._transport
+        if transport is None or not self._peer_is_slow or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > _MOST_UNREAD:
+            transport.pause_reading()
+
     def shut_down(self) -> None:
         """Tells the peer that no new calls are taken; open ones go on."""
         if not self._closing:
@@ -277,6 +290,8 @@ class Connection(asyncio.Protocol):
         block = frames.unpad(flags, payload)
         if flags & frames.HAS_PRIORITY:
             block = block[5:]
+        if len(block) > _MAX_HEADER_BYTES:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large")
         if flags & frames.END_HEADERS:
             self._open(flags, id, block)
         else:
@@ -326,6 +341,8 @@ class Connection(asyncio.Protocol):
             if id == 0 or id > self._last_stream:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "data for a stream that is not open")
             return  # of a stream that has ended here
+        if stream.remote_ended:
+            raise ConnectionFault(frames.STREAM_CLOSED, "data after the end of a request")
         if not size and not flags & frames.END_STREAM:
             self._count_odd()
         data = frames.unpad(flags, payload)
