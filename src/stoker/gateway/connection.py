@@ -1,18 +1,22 @@
-"""One HTTP/1.1 connection of the gateway: uvicorn's, with bounds on how large the head of a request is and how slowly it may come, and a
-way past uvicorn for requests to an @app.server."""
+"""One HTTP/1.1 connection of the gateway: uvicorn's, with bounds on how large the head of a request is and how slowly it may come, bodies
+also of requests that offer another protocol, and a way past uvicorn for requests to an @app.server."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from stoker.gateway.heads import written
 from stoker.gateway.passage import Passage
 from stoker.gateway.server_gateway import ServerGateway
 
 _MOST_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 20.0
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Connection(HttpToolsProtocol):
@@ -21,9 +25,14 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, servers: ServerGateway | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._servers = servers
+        self._passage: Passage | None = None  # of the request whose head came last, if it has one
         self._current: Passage | None = None  # the one that has begun and is not over
+        self._running: Any = None  # uvicorn's cycle of the request that the application got last
         self._tunnel = False  # what comes is no HTTP any more
+        self._body_to_come = False  # the request offers another protocol, which the parser takes for its end
+        self._reparsing = False
         self._head_bytes = 0
+        self._bytes_beside = 0  # since the last byte of a body: its framing, and what is said after it
         self._in_head = True  # also before a first byte
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -45,19 +54,27 @@ class Connection(HttpToolsProtocol):
         self._forget_head()
         if self._current is not None:
             self._current.on_client_lost()
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells only the newest request of the connection, which may still wait for its turn.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel:
-            if self._current is not None:
-                self._current.on_client_bytes(data)
+            self._pass_bytes(data)
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._current is not None:
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data) if self._in_head else 0
+        self._bytes_beside += 0 if self._in_head else len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+        if self._current is not None and not self.transport.is_closing():
             self._current.on_input_end()
-        if self._in_head and self._head_bytes > _MOST_HEAD_BYTES:
+        if max(self._head_bytes if self._in_head else 0, self._bytes_beside) > _MOST_HEAD_BYTES:
             self._refuse(431, "Request Header Fields Too Large", f"more than {_MOST_HEAD_BYTES >> 10} KiB of headers")
 
     def pause_writing(self) -> None:
@@ -73,15 +90,30 @@ class Connection(HttpToolsProtocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        if self._reparsing:
+            return
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._bytes_beside = True, 0, 0
         if self._head_timer is None:
             self._watch_head()
 
+    def on_url(self, url: bytes) -> None:
+        if not self._reparsing:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # those after a body are no headers, and were checked by nobody
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._reparsing:
+            return
         self._in_head = False
         self._forget_head()
-        passage = self._servers.passage(self) if self._servers is not None else None
+        if self.transport.is_closing():
+            return  # the request before was the last; nobody would read the answer to this one
+        self._body_to_come = self._offers_other_protocol() and any(name in _FRAMING for name, _ in self.headers)
+        passage = self._passage = self._servers.passage(self) if self._servers is not None else None
         if passage is None:
             super().on_headers_complete()
             return
@@ -94,7 +126,10 @@ class Connection(HttpToolsProtocol):
             self.pipeline.appendleft((passage, None))  # type: ignore[arg-type]
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_beside = 0
         cycle: Any = self.cycle
+        if cycle is None or self.transport.is_closing():
+            return
         if not isinstance(cycle, Passage):
             super().on_body(body)
         elif not cycle.response_complete:
@@ -102,6 +137,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         cycle: Any = self.cycle
+        if self._body_to_come or self.transport.is_closing():
+            return
         if not isinstance(cycle, Passage):
             super().on_message_complete()
         elif not cycle.response_complete:
@@ -110,10 +147,18 @@ class Connection(HttpToolsProtocol):
     # uvicorn
 
     def handle_websocket_upgrade(self) -> None:
-        if isinstance(self.cycle, Passage):
+        if self._passage is not None:
             self._tunnel = True
+        elif self._is_busy():
+            self.transport.close()  # it cannot switch protocols while it carries an answer
         else:
             super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._is_answering():
+            self.transport.close()  # it would become a part of the answer
+        else:
+            super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
         self._current = None
@@ -124,6 +169,7 @@ class Connection(HttpToolsProtocol):
             self._begin(cycle)
             cycle.on_input_end()
         else:
+            self._running = cycle
             super()._start_asgi_task(cycle, app)
 
     # How it is done
@@ -131,6 +177,58 @@ class Connection(HttpToolsProtocol):
     def _begin(self, passage: Passage) -> None:
         self._current = passage
         passage.begin()
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as switch:
+                data = data[switch.args[0] :]
+            if self.transport.is_closing():
+                return
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+                if data and self._tunnel:
+                    self._pass_bytes(data)
+                return
+            if self._body_to_come:
+                self._expect_body()
+
+    def _offers_other_protocol(self) -> bool:
+        """Whether the request offers to switch to a protocol other than websockets, which nobody here does."""
+        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
+
+    def _expect_body(self) -> None:
+        """Another parser reads the body of a request for which the one so far thinks that it switches protocols."""
+        framing = [header for header in self.headers if header[0] in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):  # of an older httptools
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._body_to_come, self._reparsing = False, True
+        try:
+            self.parser.feed_data(written(b"POST / HTTP/1.1", framing))
+        finally:
+            self._reparsing = False
+
+    def _pass_bytes(self, data: bytes) -> None:
+        if self._current is None:
+            return
+        if self._current is self._passage:
+            self._current.on_client_bytes(data)
+        else:
+            self.transport.close()  # the websocket has not had its turn, so nothing can have been sent to it
+
+    def _is_busy(self) -> bool:
+        """Whether an answer is under way or still to be given."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_answering(self) -> bool:
+        """Whether an answer has begun and is not complete."""
+        if self._current is not None:
+            return self._current.has_answered
+        running = self._running
+        return running is not None and running.response_started and not running.response_complete
 
     def _watch_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._too_slow)
@@ -142,11 +240,16 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        if self._in_head:
+        if self._is_busy():
+            self._watch_head()  # the next request comes early, and may be held up by what we do
+        elif self._in_head:
             self._refuse(408, "Request Timeout", f"no complete request within {_HEAD_SECONDS:.0f} seconds")
 
     def _refuse(self, status: int, phrase: str, sentence: str) -> None:
         if self.transport is None or self.transport.is_closing():
+            return
+        if self._is_answering():
+            self.transport.close()
             return
         body = sentence.encode()
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -15,8 +15,9 @@ HOP_BY_HOP = frozenset(
 )
 ANSWERED_HERE = frozenset((b"expect", b"modal-secret", b"modal-key", b"modal-authorization"))
 REQUEST_ID = b"x-request-id"
+_ORIGIN = frozenset((b"x-forwarded-proto", b"x-forwarded-prefix"))
 _NOT_FORWARDED = HOP_BY_HOP | ANSWERED_HERE
-_USUAL_CONNECTION = frozenset((b"keep-alive", b"close", b"upgrade"))
+_NOT_FOR_CONNECTION = frozenset((b"keep-alive", b"close", b"upgrade", b"content-length", b"host"))
 _VALID_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
 
 
@@ -26,13 +27,25 @@ def request_id(given: bytes) -> bytes:
 
 
 def forwarded(headers: HeaderList) -> HeaderList:
-    """What of a request's headers concerns the endpoint. Names are in lower case."""
+    """What of a request's headers concerns the endpoint. Names are in lower case.
+
+    Length and host stay whatever the client says: without its length a body would be read as another request."""
     dropped = _NOT_FORWARDED
     for name, value in headers:
         if name == b"connection":
-            named = {token.strip().lower() for token in value.split(b",")} - _USUAL_CONNECTION
+            named = {token.strip().lower() for token in value.split(b",")} - _NOT_FOR_CONNECTION
             dropped = dropped | named if named else dropped
     return [header for header in headers if header[0] not in dropped]
+
+
+def with_origin(headers: HeaderList, peer: str, scheme: str) -> HeaderList:
+    """The headers, and where the request came from. What a proxy on this machine says of that holds; others could say anything."""
+    if peer and not peer.startswith(("127.", "::1")):
+        headers = [header for header in headers if header[0] not in _ORIGIN]
+    origin = [(b"x-forwarded-for", peer.encode())] if peer else []
+    if not any(name == b"x-forwarded-proto" for name, _ in headers):
+        origin.append((b"x-forwarded-proto", scheme.encode()))
+    return headers + origin
 
 
 def written(first_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -43,12 +56,15 @@ def written(first_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"\r\n".join(parts)
 
 
-def own_answer(status: int, phrase: str, text: str, headers: HeaderList, *, close: bool) -> bytes:
-    """A whole answer of ours."""
+def own_answer(
+    status: int, phrase: str, text: str, headers: HeaderList, *, close: bool, bodiless: bool = False
+) -> bytes:
+    """A whole answer of ours. bodiless: only its head, as HEAD wants it."""
     body = text.encode()
     last = [(b"connection", b"close")] if close else []
     head = [(b"content-length", b"%d" % len(body)), *headers, *last]
-    return written(f"HTTP/1.1 {status} {phrase}".encode(), head) + body
+    written_head = written(f"HTTP/1.1 {status} {phrase}".encode(), head)
+    return written_head if bodiless else written_head + body
 
 
 def path_of(url: bytes) -> bytes:

@@ -22,6 +22,7 @@ from stoker.gateway.heads import (
     own_answer,
     path_of,
     request_id,
+    with_origin,
     written,
 )
 from stoker.gateway.upstream import Upstream
@@ -86,6 +87,11 @@ class Passage:
         self._sent = 0
         self._begun = time.perf_counter()
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the answer has begun."""
+        return bool(self._status)
+
     # The client's side
 
     def begin(self) -> None:
@@ -93,6 +99,10 @@ class Passage:
         if self._method == b"CONNECT":
             self.keep_alive = False
             self._refuse(405, "CONNECT is for proxies; this is a server.")
+            return
+        if self.upgrade and self._announces_body():
+            # Whether it comes before the switch of protocols is read differently, and so is what follows.
+            self._refuse(400, "A request for a websocket has no body.")
             return
         try:
             self._find_place()
@@ -106,7 +116,7 @@ class Passage:
 
     def on_request_complete(self) -> None:
         self._request_complete = True
-        if self._chunked and not self.upgrade:
+        if self._chunked:
             self._to_server(b"0\r\n\r\n")
 
     def on_input_end(self) -> None:
@@ -202,6 +212,9 @@ class Passage:
 
     # Where it goes
 
+    def _announces_body(self) -> bool:
+        return self._chunked or self._named.get(b"content-length", b"0") != b"0"
+
     def _find_place(self) -> None:
         """Raises StokerError when the request cannot be passed on."""
         if self._is_admitted():
@@ -230,10 +243,12 @@ class Passage:
     # How it is done
 
     def _arrange_soon(self, slot: Slot | None) -> None:
-        self._arranging = self._front.loop.create_task(self._arrange(slot))
+        self._slot = slot  # until the task runs: one that is cancelled before never begins
+        self._arranging = self._front.loop.create_task(self._arrange())
 
-    async def _arrange(self, slot: Slot | None) -> None:
+    async def _arrange(self) -> None:
         """Finds a container with room that takes a connection."""
+        slot, self._slot = self._slot, None
         try:
             for _ in range(_ATTEMPTS):
                 if slot is None:
@@ -268,9 +283,13 @@ class Passage:
         if self._expects_continue:
             self._expects_continue = False
             self._front.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._unsent = [self._request_head(), *self._held]
-        if not (self._repeatable and self._request_complete):
-            self._forget_held()
+        self._unsent = [self._request_head()]
+        if (
+            not self.upgrade
+        ):  # what comes for a websocket waits until the server has switched to it: to others it would be a request
+            self._unsent += self._held
+            if not (self._repeatable and self._request_complete):
+                self._forget_held()
         self._front.flow.resume_reading()
 
     def _to_server(self, data: bytes) -> None:
@@ -299,9 +318,7 @@ class Passage:
         front, prefix = self._front, self._place.prefix.encode()
         headers = forwarded(self._headers)
         headers = [header for header in headers if header[0] != REQUEST_ID]
-        if front.client:
-            headers.append((b"x-forwarded-for", front.client[0].encode()))
-        headers.append((b"x-forwarded-proto", (front.scheme or "http").encode()))
+        headers = with_origin(headers, front.client[0] if front.client else "", front.scheme or "http")
         headers.append((REQUEST_ID, self._request_id))
         if prefix:
             headers.append((b"x-forwarded-prefix", prefix))
@@ -331,7 +348,9 @@ class Passage:
         if self.upgrade:
             self.keep_alive = False
         every = [*headers, (REQUEST_ID, self._request_id)]
-        answer = own_answer(status, HTTPStatus(status).phrase, text, every, close=not self.keep_alive)
+        answer = own_answer(
+            status, HTTPStatus(status).phrase, text, every, close=not self.keep_alive, bodiless=self._method == b"HEAD"
+        )
         self._sent = len(answer)
         self._front.transport.write(answer)
         self._finish()
@@ -359,7 +378,7 @@ class Passage:
     def _release(self, usable: bool) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
-            upstream.release(usable)
+            upstream.release(usable and not self.upgrade)
         slot, self._slot = self._slot, None
         if slot is not None:
             self._give_back(slot)

@@ -14,6 +14,7 @@ import uvicorn
 from stoker.errors import FailedPrecondition
 from stoker.gateway.connection import Connection
 from stoker.gateway.server_gateway import ServerGateway
+from stoker.keepalive import notice_lost_peers
 
 
 class HttpServer:
@@ -107,6 +108,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        notice_lost_peers(listener)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError as error:
