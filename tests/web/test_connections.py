@@ -17,6 +17,8 @@ import pytest
 from stoker.gateway import connection as connection_module
 from stoker.gateway.access import AccessLog
 from stoker.gateway.connection import Connection
+from stoker.gateway.endpoint import _location
+from stoker.gateway.exchange import CALL_PARAMETER
 from stoker.gateway.heads import with_origin
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
@@ -415,6 +417,12 @@ def test_a_lost_machine_is_noticed() -> None:
             assert made.http._sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
     run(main)
+
+
+def test_asking_again_does_not_lead_to_another_host() -> None:
+    scope = {"raw_path": b"//elsewhere.test/x", "path": "//elsewhere.test/x", "query_string": b"a=1"}
+    exchange: Any = SimpleNamespace(scope=scope)
+    assert _location(exchange, "fc-1") == b"/.//elsewhere.test/x?a=1&%b=fc-1" % CALL_PARAMETER.encode()
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -14,14 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.errors import FailedPrecondition, Unauthenticated
+from stoker.errors import FailedPrecondition, Unauthenticated, Unavailable
 from stoker.gateway import connection
 from stoker.gateway.access import AccessLog
 from stoker.gateway.app import make_gateway
+from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.serve import HttpServer
+from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.upstream import Upstreams
 from stoker.protocol.pickling import pickled
+from stoker.services.functions import WebSpec
 from stoker.services.metrics import Metrics
 from stoker.services.pipes import Pipe
 
@@ -209,3 +212,22 @@ def test_a_connection_that_is_called_off_at_any_moment_is_not_made() -> None:
         server.close()
 
     asyncio.run(run())
+
+
+def test_a_server_that_stops_takes_no_more_requests() -> None:
+    nothing: Any = None
+    servers = ServerGateway(
+        endpoints=nothing, servers=nothing, admission=nothing, log=nothing, is_stopping=lambda: True
+    )
+    with pytest.raises(Unavailable):
+        servers.check_open()
+
+    class Asked:
+        is_websocket, method, scope = False, "GET", {"query_string": b""}
+
+        async def receive(self) -> Any:
+            return {"type": "http.request"}
+
+    exchange: Any = Asked()
+    with pytest.raises(Unavailable):
+        asyncio.run(FunctionGateway(nothing, is_stopping=lambda: True).answer(exchange, WebSpec("site")))

@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from stoker import errors
 
+STOPPING = "The server is stopping. Try again soon."
 _STATUS: dict[type[errors.StokerError], int] = {
     errors.NotFound: 404,
     errors.AlreadyExists: 409,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
 
+from stoker.errors import Unavailable
+from stoker.gateway.answers import STOPPING
 from stoker.gateway.exchange import CALL_PARAMETER, Exchange, Message
 from stoker.gateway.heads import HeaderList
 from stoker.services.functions import WebSpec
@@ -30,10 +33,18 @@ _ENDINGS = {
 
 
 class FunctionGateway:
-    """Answers for functions. redirect_after: seconds a client waits for an answer to begin before it gets a 303."""
+    """Answers for functions. redirect_after: seconds a client waits for an answer to begin before it gets a 303. is_stopping: whether
+    containers take nothing new, so that a request would wait until the server is gone."""
 
-    def __init__(self, web: WebCalls, *, redirect_after: float = _REDIRECT_AFTER) -> None:
+    def __init__(
+        self,
+        web: WebCalls,
+        *,
+        redirect_after: float = _REDIRECT_AFTER,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._web = web
+        self._is_stopping = is_stopping
         self._redirect_after = redirect_after
 
     async def answer(self, exchange: Exchange, spec: WebSpec) -> None:
@@ -49,6 +60,8 @@ class FunctionGateway:
             await self._follow(exchange, await self._start(exchange, spec, first), first)
 
     async def _start(self, exchange: Exchange, spec: WebSpec, first: Message) -> WebCall:
+        if self._is_stopping():
+            raise Unavailable(STOPPING)
         scope = _scope(exchange, spec)
         return await self._web.start(exchange.endpoint.function_id, spec.method, exchange.endpoint.label, scope, first)
 
@@ -203,4 +216,6 @@ def _location(exchange: Exchange, call_id: str) -> bytes:
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     pairs = [(name, value) for name, value in pairs if name != CALL_PARAMETER]
     path: bytes = scope.get("raw_path") or scope["path"].encode()
+    if path.startswith(b"//"):
+        path = b"/." + path  # two slashes at the beginning would be another host
     return path.partition(b"?")[0] + b"?" + urlencode([*pairs, (CALL_PARAMETER, call_id)]).encode()

@@ -218,6 +218,7 @@ class Passage:
     def _find_place(self) -> None:
         """Raises StokerError when the request cannot be passed on."""
         if self._is_admitted():
+            self._gate.check_open()
             self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target))
 
     def _is_admitted(self) -> bool:

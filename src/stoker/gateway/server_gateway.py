@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stoker import errors
 from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import Admission
+from stoker.gateway.answers import STOPPING
 from stoker.gateway.heads import path_of
 from stoker.gateway.passage import Passage
 from stoker.gateway.session_passage import SessionPassage
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
 
 
 class ServerGateway:
-    def __init__(self, *, endpoints: Endpoints, servers: Servers, admission: Admission, log: AccessLog) -> None:
+    def __init__(
+        self,
+        *,
+        endpoints: Endpoints,
+        servers: Servers,
+        admission: Admission,
+        log: AccessLog,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """is_stopping: whether containers take nothing new, so that a request would wait until the server is gone."""
+        self._is_stopping = is_stopping
         self.servers = servers
         self.sessions = ServerSessions(servers)
         self.admission = admission
@@ -42,6 +54,11 @@ class ServerGateway:
             return None
         kind = SessionPassage if place.endpoint.target.sessioned else Passage
         return kind(front, self, place, place.endpoint.target)
+
+    def check_open(self) -> None:
+        """Raises Unavailable."""
+        if self._is_stopping():
+            raise errors.Unavailable(STOPPING)
 
     async def close(self) -> None:
         self.upstreams.close()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import structlog
+
 from stoker import errors
 from stoker.gateway.passage import Passage
 from stoker.services.server_sessions import Session
 from stoker.services.servers import Slot
 
 _START, _TERMINATE = b"/_modal/sessions/start", b"/_modal/sessions/terminate"
+_log = structlog.get_logger(__name__)
 _USUAL_IDLE = 300.0  # seconds
 _LONGEST_IDLE = 86_400.0
 _NO_SESSION = (
@@ -51,6 +54,7 @@ class SessionPassage(Passage):
 
     def _control(self, path: bytes) -> None:
         if path == _START:
+            self._gate.check_open()
             self._arranging = self._front.loop.create_task(self._start())
             return
         token = self._named.get(b"x-modal-server-session-token", b"").decode("latin-1")
@@ -67,6 +71,9 @@ class SessionPassage(Passage):
             self._answer(200, made, [(b"content-type", b"application/json")])
         except errors.StokerError as error:
             self._fail(error)
+        except Exception:
+            _log.exception("session not started", label=self._place.endpoint.label)
+            self._refuse(502, "The session could not be started.")
         finally:
             self._arranging = None
 
@@ -74,7 +81,7 @@ class SessionPassage(Passage):
         given = self._named.get(b"x-modal-server-session-idle-timeout", b"")
         if not given:
             return _USUAL_IDLE
-        if not given.isdigit() or not 0 < int(given) <= _LONGEST_IDLE:
+        if not given.isdigit() or len(given) > 9 or not 0 < int(given) <= _LONGEST_IDLE:
             raise errors.InvalidArgument(
                 f"The idle timeout of a session is a whole number of seconds from 1 to {_LONGEST_IDLE:.0f}."
             )

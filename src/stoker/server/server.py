@@ -39,6 +39,7 @@ class Server:
         self._cleanup = contextlib.AsyncExitStack()
         self._services = Services(settings, self.data, self._cleanup)
         self._drain_seconds = settings.drain_seconds
+        self._draining = False
 
     @property
     def new_token(self) -> tuple[str, str] | None:
@@ -85,7 +86,8 @@ class Server:
         if tls is not None:
             services.urls.secure_base = tls.base_for
             services.endpoints.is_servers_own = tls.is_challenge
-        http = await serve_web(services, self.status, http_port, cleanup, tls.routes() if tls is not None else ())
+        routes = tls.routes() if tls is not None else ()
+        http = await serve_web(services, self.status, http_port, cleanup, routes, lambda: self._draining)
         self.http_url = f"http://{reachable(settings.host)}:{http_port}"
         address = runtime.host_address()
         if address is not None:
@@ -115,6 +117,7 @@ class Server:
                 apps.on_publish(app, [])
 
     async def _drain(self) -> None:
+        self._draining = True
         await self._services.scheduler.close(self._drain_seconds)
 
     def _check_disk(self) -> None:

@@ -32,15 +32,18 @@ async def serve_web(
     port: int,
     cleanup: AsyncExitStack,
     routes: Sequence[BaseRoute] = (),
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> HttpServer:
-    """The gateway of clients and browsers, on `settings.host`. routes: of other parts."""
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts. is_stopping: whether containers take nothing new."""
     s = services
     log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
     cleanup.callback(log.flush)
     admission = Admission(
         s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
     )
-    servers = ServerGateway(endpoints=s.endpoints, servers=s.servers, admission=admission, log=log)
+    servers = ServerGateway(
+        endpoints=s.endpoints, servers=s.servers, admission=admission, log=log, is_stopping=is_stopping
+    )
     cleanup.push_async_callback(servers.close)
     own = [
         *routes,
@@ -67,7 +70,7 @@ async def serve_web(
             transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
         ),
         endpoints=s.endpoints,
-        functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds),
+        functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds, is_stopping=is_stopping),
         admission=admission,
         log=log,
     )
