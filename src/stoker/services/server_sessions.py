@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
-from stoker.errors import NotFound
+from stoker.errors import NotFound, Unavailable
 from stoker.services.functions import ServerSpec
 from stoker.services.servers import Servers, Slot
 
@@ -53,8 +53,10 @@ class ServerSessions:
         self._by_token[session.token] = session
         if key:
             self._by_key[function_id, key] = session
-        self._servers.when_lost(slot, lambda: self._end(session))
         self._watch(session)
+        self._servers.when_lost(slot, lambda: self._end(session))
+        if session.over:
+            raise Unavailable("The container of the session ended as it was started; start it again.")
         return session
 
     def find(self, function_id: str, token: str) -> Session | None:

@@ -55,6 +55,9 @@ class Servers:
         self._waiting: dict[str, asyncio.Future[Task]] = {}
         self._on_lost: dict[str, Callable[[], None]] = {}  # by request
         self._active: Counter[str] = Counter()  # requests by container
+        self._ports: dict[
+            str, int
+        ] = {}  # of the containers that serve: one may have been started with another port than is current
         self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
         self._attendants: set[asyncio.Task[None]] = set()
         pass_on = scheduler.on_finish
@@ -122,8 +125,13 @@ class Servers:
         self._scheduler.report(task_id, slot.input_id, failed=False)
 
     def when_lost(self, slot: Slot, call: Callable[[], None]) -> None:
-        """Has something called when the container of a slot ends before the slot is given back."""
-        self._on_lost[slot.input_id] = call
+        """Has something called when the container of a slot ends before the slot is given back; at once when it has."""
+        task = self._scheduler.task(slot.task_id)
+        runner = self._scheduler.runner(task.function_id) if task is not None else None
+        if runner is None or slot.input_id not in runner.pool.inputs:
+            call()  # between the moment in which the slot was granted and this one
+        else:
+            self._on_lost[slot.input_id] = call
 
     def ready(self, task_id: str) -> None:
         """Event: the enter hooks of a server's container are done."""
@@ -185,13 +193,21 @@ class Servers:
             return
         if not await self._listens(runner, task, address, server.port):
             return
+        self._ports[task.id] = server.port
+        try:
+            await self._serve(runner, task)
+        finally:
+            del self._ports[task.id]
+        await self._dismiss(runner, task, server)
+
+    async def _serve(self, runner: Runner, task: Task) -> None:
+        """Hands requests to a container until it shall exit."""
         while True:
             delivery = await runner.next_inputs(task.id, 1)
             for input_id, _ in delivery.inputs:
                 self._grant(input_id, task)
             if delivery.exit:
-                break
-        await self._dismiss(runner, task, server)
+                return
 
     async def _listens(self, runner: Runner, task: Task, host: str, port: int) -> bool:
         """Waits until the port takes connections; the runner ends a container that needs too long."""
@@ -231,7 +247,7 @@ class Servers:
     def _occupy(self, task: Task, input_id: str, server: ServerSpec) -> Slot:
         assert task.container is not None
         self._active[task.id] += 1
-        return Slot(task.id, task.container.address or "", server.port, input_id)
+        return Slot(task.id, task.container.address or "", self._ports.get(task.id, server.port), input_id)
 
     def _withdraw(self, function_id: str, input_id: str, granted: asyncio.Future[Task]) -> None:
         """Whoever waited for a slot does not any more."""
