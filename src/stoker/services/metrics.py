@@ -88,14 +88,17 @@ class Present(Collector):
             "Inputs and web requests that containers of a function got.",
             labels=["app", "function"],
         )
+        # Functions may share a name (a class with other parameters is a function of its own, and so is a canary), but samples may not.
+        named: dict[tuple[str, str], list[Runner]] = {}
         for runner in self._runners():
             app = self._apps.get(runner.function.app_id)
-            names = [app.name or app.id, runner.function.name]
-            pool = runner.pool
+            named.setdefault((app.name or app.id, runner.function.name), []).append(runner)
+        for names, runners in named.items():
+            pools = [runner.pool for runner in runners]
+            states = [container.state for pool in pools for container in pool.containers.values()]
             for state in ContainerState:
-                count = sum(container.state is state for container in pool.containers.values())
-                containers.add_metric([*names, state.value], count)
-            inputs.add_metric([*names, "waiting"], pool.backlog)
-            inputs.add_metric([*names, "running"], pool.running)
-            taken.add_metric(names, runner.taken)
+                containers.add_metric([*names, state.value], states.count(state))
+            inputs.add_metric([*names, "waiting"], sum(pool.backlog for pool in pools))
+            inputs.add_metric([*names, "running"], sum(pool.running for pool in pools))
+            taken.add_metric(names, sum(runner.taken for runner in runners))
         yield from (containers, inputs, taken)
