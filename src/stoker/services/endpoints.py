@@ -166,6 +166,11 @@ class Endpoints:
                 )
 
     def _check_domain(self, name: str, domain: str) -> None:
+        first, _, parent = domain.partition(".")
+        if "--" in first and parent in (_LOCAL_DOMAIN, self._domain):  # it may be another app's, now or later
+            raise InvalidArgument(
+                f"The domain {domain!r} of {name} is of the kind that this server makes from labels. Choose another in custom_domains."
+            )
         patterns = self._custom_domains
         below = {pattern[1:] for pattern in patterns if pattern.startswith("*.")}
         if domain not in patterns and not any(domain.endswith(suffix) for suffix in below):
