@@ -1,6 +1,7 @@
 """What the client and the container need by themselves: the same client and entrypoint against a server that does nothing.
 
-A sequential `.remote()` can take no less than the client's floor plus the container's. Prints one JSON document, in milliseconds per call.
+A sequential `.remote()` can take no less than the client's floor plus the container's, and no map can be faster than the client alone.
+Prints one JSON document, in milliseconds per call.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import modal
 from google.protobuf.empty_pb2 import Empty
@@ -22,6 +25,7 @@ from stoker.protocol.rpc import Caller, methods_of, rpc
 from stoker.protocol.transport import Transport
 
 CALLS = 500
+MAPPED = 5_000
 VALUE = serialize(1)
 
 
@@ -32,6 +36,9 @@ class Instant:
         self.given = 0
         self.first = 0.0
         self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.mapped: list[int] = []  # inputs of the map that have not been answered
+        self.put_some = asyncio.Event()
+        self.answers = 0
 
     def authenticate(self, token_id: str, token_secret: str) -> None:
         pass
@@ -46,18 +53,47 @@ class Instant:
 
     @rpc("FunctionMap")
     async def map(self, request: api_pb2.FunctionMapRequest, caller: Caller) -> api_pb2.FunctionMapResponse:
-        accepted = [api_pb2.FunctionPutInputsResponseItem(idx=0, input_id="in-1", input_jwt="a.b.c")]
-        return api_pb2.FunctionMapResponse(function_call_id="fc-1", pipelined_inputs=accepted)
+        accepted = self._accept(request.pipelined_inputs)
+        return api_pb2.FunctionMapResponse(
+            function_call_id="fc-1", pipelined_inputs=accepted, max_inputs_outstanding=1000
+        )
 
-    @rpc("FunctionGetOutputs")
+    @rpc("FunctionPutInputs")
+    async def put_inputs(
+        self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
+    ) -> api_pb2.FunctionPutInputsResponse:
+        return api_pb2.FunctionPutInputsResponse(inputs=self._accept(request.inputs))
+
+    def _accept(self, items: Iterable[Any]) -> list[Any]:
+        accepted = [
+            api_pb2.FunctionPutInputsResponseItem(idx=i.idx, input_id=f"in-{i.idx}", input_jwt="a.b.c") for i in items
+        ]
+        self.mapped += [item.idx for item in accepted]
+        self.put_some.set()
+        return accepted
+
+    @rpc("FunctionGetOutputs", waits=True)
     async def outputs(
         self, request: api_pb2.FunctionGetOutputsRequest, caller: Caller
     ) -> api_pb2.FunctionGetOutputsResponse:
+        """All that is there: the usual answer to a busy map."""
+        if request.timeout and not self.mapped:
+            self.put_some.clear()
+            await self.put_some.wait()
+        indexes, self.mapped = self.mapped, []
         result = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, data=VALUE)
-        output = api_pb2.FunctionGetOutputsItem(
-            result=result, idx=0, input_id="in-1", data_format=api_pb2.DATA_FORMAT_PICKLE
-        )
-        return api_pb2.FunctionGetOutputsResponse(outputs=[output], idxs=[0], last_entry_id="1-0")
+        outputs = [
+            api_pb2.FunctionGetOutputsItem(
+                result=result, idx=idx, input_id=f"in-{idx}", data_format=api_pb2.DATA_FORMAT_PICKLE
+            )
+            for idx in indexes
+        ]
+        self.answers += 1
+        return api_pb2.FunctionGetOutputsResponse(outputs=outputs, idxs=indexes, last_entry_id=f"{self.answers}-0")
+
+    @rpc("FunctionFinishInputs")
+    async def finish_inputs(self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller) -> Empty:
+        return Empty()
 
     @rpc("ContainerHello")
     async def hello(self, request: Empty, caller: Caller) -> Empty:
@@ -96,10 +132,10 @@ class Instant:
         raise SystemExit(f"the container failed: {request.result.traceback}")
 
 
-async def client_floor(port: int) -> float:
-    """Milliseconds of one `.remote()` that is answered at once."""
+async def client_floor(port: int) -> tuple[float, float]:
+    """Milliseconds of one `.remote()`, and of one input of a `.map()`, that are answered at once."""
 
-    def call() -> float:
+    def call() -> tuple[float, float]:
         os.environ["MODAL_SERVER_URL"] = f"http://127.0.0.1:{port}"
         from modal.config import config
 
@@ -110,7 +146,9 @@ async def client_floor(port: int) -> float:
         start = time.perf_counter()
         for _ in range(CALLS):
             function.remote(1)
-        return (time.perf_counter() - start) / CALLS * 1e3
+        middle = time.perf_counter()
+        assert list(function.map(range(MAPPED))) == [1] * MAPPED
+        return (middle - start) / CALLS * 1e3, (time.perf_counter() - middle) / MAPPED * 1e3
 
     return await asyncio.to_thread(call)
 
@@ -148,11 +186,11 @@ async def main() -> None:
     instant = Instant()
     transport = Transport(methods_of([instant]), instant)
     port = await transport.listen("127.0.0.1", 0)
-    client_ms = await client_floor(port)
+    client_ms, mapped_ms = await client_floor(port)
     with tempfile.TemporaryDirectory() as directory:
         container_ms = await container_floor(transport, instant, Path(directory))
     await transport.close()
-    print(json.dumps({"client_ms": client_ms, "container_ms": container_ms}))
+    print(json.dumps({"client_ms": client_ms, "mapped_ms": mapped_ms, "container_ms": container_ms}))
 
 
 asyncio.run(main())

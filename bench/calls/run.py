@@ -92,6 +92,10 @@ def words(rows: Results, floor: dict[str, float]) -> str:
         f"First call after deployment (boot to first output): {firsts}.",
         f"The client alone needs {client:.2f} ms a call and a container (a process) {container:.2f} ms, against a server that does nothing.",
     ]
+    alone = 1e3 / floor["mapped_ms"]
+    lines.append(f"The client alone maps {alone:.0f} inputs a second, against the same.")
+    if ".map, batched 50" in rows:
+        lines.append(f"A batched map reaches {rows['.map, batched 50']['per_second'] / alone:.2f} of that.")
     if "sequential .remote" in rows:
         ratio = rows["sequential .remote"]["p50_ms"] / (client + container)
         lines.append(f"A sequential .remote takes {ratio:.2f} times their sum.")
