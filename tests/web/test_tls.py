@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import shutil
@@ -14,6 +16,9 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.gateway.acme import Acme
+from stoker.gateway.tls import Certificate
 from tests.conftest import RunningServer, start_server, stop_server
 from tests.web.certificates import Authority
 from tests.web.conftest import connection_closed, until
@@ -141,9 +146,6 @@ def test_the_client_over_tls(secure: Secure, tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stoker.errors import InvalidArgument
-    from stoker.gateway.tls import Certificate
-
     cert, key = Authority(tmp_path).issue("localhost")
     with pytest.raises(InvalidArgument, match="is not there"):
         Certificate(tmp_path / "nowhere.pem", key)
@@ -152,6 +154,80 @@ def test_files_that_are_no_certificate(tmp_path: Path, monkeypatch: pytest.Monke
     certificate = Certificate(cert, key)
     assert certificate.covers("localhost")
     assert not certificate.covers("api.localhost")
+
+
+def test_a_half_renewed_certificate_leaves_the_old_one_in_use(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("localhost")
+    certificate = Certificate(cert, key)
+    old_cert = cert.read_bytes()
+    cert.write_bytes(authority.issue("other.test")[0].read_bytes())  # its key comes next
+    with pytest.raises(InvalidArgument):
+        certificate.load()
+    assert certificate.covers("localhost")
+
+    client_context = ssl.create_default_context(cafile=str(authority.root))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, server_hostname="localhost")
+    server = certificate.context.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    shown = client.getpeercert(binary_form=True)
+    assert shown is not None
+    assert ssl.DER_cert_to_PEM_cert(shown).encode() == old_cert
+
+
+def _acme(directory: Path) -> Acme:
+    pytest.importorskip("acme")
+    return Acme(directory=directory, domains=["localhost"], email="", authority="https://a.test/")
+
+
+def test_a_certificate_and_a_key_that_are_not_a_pair_are_no_certificate(tmp_path: Path) -> None:
+    acme, authority = _acme(tmp_path / "acme"), Authority(tmp_path)
+    cert, key = authority.issue("localhost")
+    acme.cert.write_bytes(cert.read_bytes())
+    assert not acme._is_fresh()
+    acme.key.write_bytes(authority.issue("other.test")[1].read_bytes())  # a renewal was cut off in between
+    assert not acme._is_fresh()
+    acme.key.write_bytes(key.read_bytes())
+    assert acme._is_fresh()
+
+
+def test_a_port_that_is_taken_at_first_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stoker.gateway import acme as module
+
+    monkeypatch.setattr(module, "_TRY_AGAIN", (0.01, 0.01))
+    acme = _acme(tmp_path / "acme")
+    cert, key = Authority(tmp_path).issue("localhost")
+
+    def obtain() -> None:
+        acme.key.write_bytes(key.read_bytes())
+        acme.cert.write_bytes(cert.read_bytes())
+
+    monkeypatch.setattr(acme, "_obtain", obtain)
+
+    async def main() -> None:
+        for start in ("the first", "another"):
+            calls, served = 0, asyncio.Event()
+
+            async def open_port() -> None:
+                nonlocal calls
+                calls += 1
+                if calls < 3:
+                    raise FailedPrecondition("Another program may use the port.")
+                served.set()  # noqa: B023
+
+            acme.start(open_port)
+            try:
+                await asyncio.wait_for(served.wait(), 10)
+            except asyncio.TimeoutError:
+                pytest.fail(f"{start} start does not serve")
+            finally:
+                with contextlib.suppress(FailedPrecondition):
+                    await acme.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble, an ACME server for tests, is not installed")

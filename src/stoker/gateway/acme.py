@@ -53,7 +53,8 @@ class Acme:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def start(self, on_new: Callable[[], Awaitable[None]]) -> None:
-        """Looks after the certificate until `close`. on_new: called when there is a new one, and at once when there is one already."""
+        """Looks after the certificate until `close`. on_new: called when there is a new one, and at once when there is one already; again
+        after a while when it fails."""
         self._task = asyncio.get_running_loop().create_task(self._keep(on_new))
 
     async def close(self) -> None:
@@ -64,30 +65,44 @@ class Acme:
 
     async def _keep(self, on_new: Callable[[], Awaitable[None]]) -> None:
         pause, longest = _TRY_AGAIN
-        if self.cert.exists():
-            await on_new()
+        in_use = self.cert.exists() and await self._tell(on_new)
         while True:
-            if self._is_fresh():
-                pause = _TRY_AGAIN[0]
-                await asyncio.sleep(_LOOK_AGAIN)
-                continue
             try:
-                await asyncio.to_thread(self._obtain)
-                _log.info("certificate obtained", domains=self._domains)
-                await on_new()
+                if not self._is_fresh():
+                    await asyncio.to_thread(self._obtain)
+                    _log.info("certificate obtained", domains=self._domains)
+                    in_use = False
+                if not in_use:
+                    await on_new()
+                    in_use = True
             except Exception as error:
                 # Of many kinds: the network's, the authority's, the library's. The names may point here only later.
                 _log.warning("no certificate yet", domains=self._domains, reason=str(error), next_try_seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(longest, pause * 2)
+            else:
+                pause = _TRY_AGAIN[0]
+                await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _tell(self, on_new: Callable[[], Awaitable[None]]) -> bool:
+        """Whether a certificate of an earlier start can be used."""
+        try:
+            await on_new()
+        except Exception as error:
+            _log.warning("certificate not used", file=str(self.cert), reason=str(error))
+            return False
+        return True
 
     def _is_fresh(self) -> bool:
-        """Whether the certificate is for all names and far from its end."""
+        """Whether the certificate is for all names and far from its end, and the key is its own: the two files are written one after the other."""
         try:
             found = x509.load_pem_x509_certificate(self.cert.read_bytes())
-        except (OSError, ValueError):
+            key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+            names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (OSError, ValueError, x509.ExtensionNotFound):
             return False
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if key.public_key() != found.public_key():
+            return False
         if set(self._domains) - set(names.get_values_for_type(x509.DNSName)):
             return False
         begin, end = found.not_valid_before_utc, found.not_valid_after_utc

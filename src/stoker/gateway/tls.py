@@ -11,6 +11,7 @@ import structlog
 from cryptography import x509
 
 from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.keepalive import notice_lost_peers
 
 _HANDSHAKE = 10.0  # seconds
 _LOOK_AGAIN = 600.0  # seconds between looks at whether the files of a certificate are new
@@ -39,18 +40,20 @@ class Certificate:
         """Reads the files; connections made from now on use what they hold. Raises InvalidArgument."""
         try:
             seen = (self._cert.stat().st_mtime, self._key.stat().st_mtime)
+            # A context that fails to load a pair has half of it, and no connection can be made: so another one tries.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key)
+            names = _names(self._cert)
             self.context.load_cert_chain(self._cert, self._key)
         except FileNotFoundError as error:
             raise InvalidArgument(
                 f"The settings tls_cert and tls_key name two PEM files; {error.filename} is not there."
             ) from None
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, ValueError) as error:
             raise InvalidArgument(
                 f"{self._cert} and {self._key} are no certificate with its key in PEM form ({error}). "
                 "The first holds the certificate and those between it and its root, the second the key without a password."
             ) from None
-        self._seen = seen
-        self._names = _names(self._cert)
+        self._seen, self._names = seen, names
 
     def covers(self, host: str) -> bool:
         """Whether it is for this host name."""
@@ -105,6 +108,8 @@ class TlsPort:
                 ssl_handshake_timeout=_HANDSHAKE,
                 backlog=1024,
             )
+            for listening in self._server.sockets:
+                notice_lost_peers(listening)
         except OSError as error:
             raise FailedPrecondition(
                 f"Cannot listen on {host}:{port} for TLS: {error.strerror}. Choose another port with the setting tls_port."

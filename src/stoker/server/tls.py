@@ -24,6 +24,7 @@ class Tls:
         self._settings = settings
         self._certificate: Certificate | None = None
         self._acme: Acme | None = None
+        self._port: TlsPort | None = None  # once it listens
         if settings.tls_cert:
             self._certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key))
         else:
@@ -37,7 +38,7 @@ class Tls:
 
     def base_for(self, host: str) -> str:
         """The beginning of URLs for whoever reaches the server by this host name; "" when the certificate is not for it."""
-        if self._certificate is None or not self._certificate.covers(host.lower()):
+        if self._certificate is None or self._port is None or not self._certificate.covers(host.lower()):
             return ""
         port = self._settings.tls_port
         return f"https://{host}" if port == 443 else f"https://{host}:{port}"
@@ -53,15 +54,16 @@ class Tls:
         """Serves both over TLS, as soon as there is a certificate. Raises FailedPrecondition when the port is taken."""
 
         async def open_port() -> None:
-            if self._certificate is not None and self._acme is not None:
-                self._certificate.load()
-                return
-            if self._acme is not None:
+            if self._certificate is None:
+                assert self._acme is not None
                 self._certificate = Certificate(self._acme.cert, self._acme.key)
-            assert self._certificate is not None
-            port = TlsPort(self._certificate.context, http=http.connection, h2=grpc.connection)
-            await port.listen(self._settings.host, self._settings.tls_port)
-            cleanup.callback(port.close)
+            elif self._acme is not None:
+                self._certificate.load()
+            if self._port is None:
+                port = TlsPort(self._certificate.context, http=http.connection, h2=grpc.connection)
+                await port.listen(self._settings.host, self._settings.tls_port)
+                cleanup.callback(port.close)
+                self._port = port
 
         if self._acme is not None:
             cleanup.push_async_callback(self._acme.close)
