@@ -33,11 +33,11 @@ def status(server: RunningServer) -> dict[str, Any]:
     return document
 
 
-def deploy(server: RunningServer, directory: Path, name: str, program: str) -> str:
+def deploy(server: RunningServer, directory: Path, name: str, program: str, *options: str) -> str:
     """Deploys an app; what the client said."""
     file = directory / f"{name}.py"
     file.write_text(f"import modal, os, pathlib, time\napp = modal.App({name!r})\n{program}")
-    done = server.modal("deploy", str(file))
+    done = server.modal("deploy", *options, str(file))
     return done.stdout + done.stderr
 
 

@@ -99,3 +99,73 @@ class Worker:
         assert (tmp_path / "left").exists()
     finally:
         small.modal("app", "stop", "--yes", "halt")
+
+
+_ANSWERING = """
+@app.function(serialized=True, min_containers=1)
+def answer():
+    return VERSION
+@app.function(serialized=True)
+def slow():
+    pathlib.Path(DIRECTORY, "begun").touch()
+    time.sleep(VERSION == 1 and 60)
+    return VERSION
+"""
+
+
+def test_recreate_ends_all_old_containers_before_the_deployment_is_over(small: RunningServer, tmp_path: Path) -> None:
+    def app(version: int) -> str:
+        return _ANSWERING.replace("VERSION", str(version)).replace("DIRECTORY", repr(str(tmp_path)))
+
+    deploy(small, tmp_path, "anew", app(1))
+    try:
+        assert results(small, "print(json.dumps(F('anew', 'answer').remote()))") == 1
+        call = results(small, "print(json.dumps(F('anew', 'slow').spawn().object_id))")
+        wait_for(lambda: (tmp_path / "begun").exists())
+        old = set(containers(small, "anew"))
+        assert len(old) == 2, "one waits and one is busy"
+        said = deploy(small, tmp_path, "anew", app(2), "--strategy", "recreate")
+        assert "Terminating running containers" in said and "did not all terminate" not in said
+        assert not old & set(containers(small, "anew"))
+        assert results(small, "print(json.dumps(F('anew', 'answer').remote()))") == 2
+        assert results(small, f"print(json.dumps(modal.FunctionCall.from_id({call!r}).get(timeout=60)))") == 2
+        wait_for(lambda: bool(containers(small, "anew")))
+        for command in (("rollback", "anew", "v1"), ("rollover", "anew")):
+            old = set(containers(small, "anew"))
+            small.modal("app", *command, "--strategy", "recreate")
+            assert not old & set(containers(small, "anew"))
+        assert results(small, "print(json.dumps(F('anew', 'answer').remote()))") == 1
+    finally:
+        small.modal("app", "stop", "--yes", "anew")
+
+
+_STOP = """
+from modal._utils.async_utils import synchronizer
+from modal.client import _Client
+from modal_proto import api_pb2
+
+@synchronizer.create_blocking
+async def stop(task_id):
+    client = await _Client.from_env()
+    await client.stub.ContainerStop(api_pb2.ContainerStopRequest(task_id=task_id))
+
+stop(TASK)
+try:
+    stop("ta-" + "x" * 22)
+except modal.exception.NotFoundError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_stopping_a_container_that_has_just_ended_is_no_error(small: RunningServer, tmp_path: Path) -> None:
+    """As the client does that recreates containers: they end by themselves meanwhile."""
+    deploy(
+        small, tmp_path, "over", "@app.function(serialized=True)\ndef f():\n    return os.environ['MODAL_TASK_ID']\n"
+    )
+    try:
+        task_id = results(small, "print(json.dumps(F('over', 'f').remote()))")
+        small.modal("container", "stop", "--yes", task_id)
+        wait_for(lambda: task_id not in containers(small, "over"))
+        assert "There is no container" in results(small, _STOP.replace("TASK", repr(task_id)))
+    finally:
+        small.modal("app", "stop", "--yes", "over")

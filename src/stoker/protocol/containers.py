@@ -9,6 +9,7 @@ from stoker.errors import NotFound, PermissionDenied
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.calls import Calls, Report
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.history import History
 from stoker.services.scheduler import Scheduler
 
 _HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
@@ -16,9 +17,10 @@ _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 
 
 class ContainerServicer:
-    def __init__(self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints) -> None:
+    def __init__(self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints, history: History) -> None:
         self._calls = calls
         self._checkpoints = checkpoints
+        self._history = history
         self._scheduler = scheduler
 
     @rpc("ContainerHello")
@@ -107,6 +109,11 @@ class ContainerServicer:
         """By a user, or by a container that wants no more inputs."""
         if caller.kind == "container" and caller.task_id != request.task_id:
             raise PermissionDenied("A container may only stop itself.")
+        if self._scheduler.task(request.task_id) is None:
+            self._history.task(
+                request.task_id
+            )  # one that has ended meanwhile is what its caller wants; an unknown one is not
+            return api_pb2.ContainerStopResponse()
         self._scheduler.stop_task(request.task_id, graceful=request.graceful or caller.kind == "container")
         return api_pb2.ContainerStopResponse()
 
