@@ -32,6 +32,8 @@ async def serve(reader, writer):
         if target == "/garbage":
             writer.write(b"this is no HTTP at all\\r\\n\\r\\n")
             return writer.close()
+        if target == "/die":
+            os._exit(1)
         if target == "/break":
             return writer.transport.abort()
         body = f"{method} {target} {size} {os.getpid()} {headers.get('host')} {headers.get('x-forwarded-for')}".encode()

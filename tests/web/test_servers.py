@@ -66,6 +66,14 @@ def test_a_server_that_breaks_off(servers: Web) -> None:
     assert servers.get("open").status == 200
 
 
+def test_a_server_that_ends_in_a_container_that_lives_is_replaced(servers: Web) -> None:
+    first = servers.get("open").text.split()[3]
+    assert servers.get("open", "/die").status == 502
+    after = servers.get("open")
+    assert after.status == 200
+    assert after.text.split()[3] != first
+
+
 def test_a_full_server_says_so_and_a_client_that_leaves_makes_room(servers: Web) -> None:
     assert servers.get("narrow").status == 200
     slow = [http.client.HTTPConnection(*servers.address) for _ in range(2)]

@@ -256,8 +256,10 @@ class Passage:
                     slot = await self._wait()
                 try:
                     upstream = await self._gate.upstreams.connect((slot.host, slot.port))
-                except OSError:
+                except OSError as error:
                     # Nothing was sent yet; the container may be about to end.
+                    if isinstance(error, ConnectionRefusedError):
+                        self._gate.servers.not_listening(slot)
                     self._give_back(slot)
                     slot = None
                     continue

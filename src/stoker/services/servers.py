@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import itertools
@@ -18,7 +19,7 @@ import anyio
 import structlog
 
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
-from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from stoker.services.functions import Function, ServerSpec
 from stoker.services.runner import Runner, Task
 from stoker.services.scheduler import Scheduler
@@ -123,6 +124,12 @@ class Servers:
             if quiet is not None and not quiet.done():
                 quiet.set_result(None)
         self._scheduler.report(task_id, slot.input_id, failed=False)
+
+    def not_listening(self, slot: Slot) -> None:
+        """Event: nobody listens at the port of a slot. Its container is replaced: with nothing to do it would be chosen for every request."""
+        with contextlib.suppress(NotFound):
+            self._scheduler.stop_task(slot.task_id, graceful=True)
+            _log.info("container drained, for its server does not listen any more", task=slot.task_id, port=slot.port)
 
     def when_lost(self, slot: Slot, call: Callable[[], None]) -> None:
         """Has something called when the container of a slot ends before the slot is given back; at once when it has."""
