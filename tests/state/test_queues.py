@@ -275,6 +275,88 @@ def test_a_caller_that_goes_takes_nothing_along(tmp_path: Path) -> None:
     with_queue(tmp_path, scenario)
 
 
+def test_a_repeat_takes_the_place_of_the_get_whose_caller_is_gone(tmp_path: Path) -> None:
+    """A connection can be dead for its client long before the server notices. What is put then must not go to the dead one."""
+
+    async def scenario(queues: Queues, queue_id: str) -> None:
+        lost = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="k"))
+        await asyncio.sleep(0)
+        again = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="k", repeated=True))
+        assert await asyncio.wait_for(lost, 10) == []
+        await queues.put(queue_id, b"", [b"1"])
+        assert await asyncio.wait_for(again, 10) == [b"1"]
+        # The dead one was woken for an item already.
+        lost = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="l"))
+        await asyncio.sleep(0)
+        woken = queues._partitions[queue_id][b""].getters[0]
+        repeats: list[asyncio.Future[list[bytes]]] = []
+        woken.add_done_callback(
+            lambda _: repeats.append(asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="l", repeated=True)))
+        )
+        await queues.put(queue_id, b"", [b"2"])
+        assert await asyncio.wait_for(asyncio.wait(repeats), 10) and repeats[0].result() == [b"2"]
+        # It takes an item just now: the repeat gets this one, not the next.
+        await queues.put(queue_id, b"", [b"3", b"4"])
+        lost = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="m"))
+        await asyncio.sleep(0)
+        assert queues.length(queue_id, b"") == 1
+        assert await queues.get(queue_id, b"", 1, 10, key="m", repeated=True) == [b"3"]
+        # It was cancelled and gives back what it took: the repeat gets it once.
+        lost = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key="n"))
+        await asyncio.sleep(0)
+        lost.cancel()
+        assert await queues.get(queue_id, b"", 1, 10, key="n", repeated=True) == [b"4"]
+        assert await queues.get(queue_id, b"", 1, 0) == []
+        assert not queues._attempts
+
+    with_queue(tmp_path, scenario)
+
+
+def test_what_several_callers_give_back_is_in_order_and_seen(tmp_path: Path) -> None:
+    async def scenario(queues: Queues, queue_id: str) -> None:
+        await queues.put(queue_id, b"", [b"1", b"2"])
+        getters = [asyncio.ensure_future(queues.get(queue_id, b"", 1, 60, key=f"k{n}")) for n in range(2)]
+        await asyncio.sleep(0)
+        assert queues.length(queue_id, b"") == 0
+        watcher = asyncio.ensure_future(queues.items(queue_id, b"", 0, 60))
+        await asyncio.sleep(0)
+        for getter in getters:
+            getter.cancel()
+        assert await asyncio.wait_for(watcher, 10)
+        await asyncio.wait(getters)
+        while queues._background:
+            await asyncio.wait(set(queues._background))
+        assert await queues.get(queue_id, b"", 5, 0) == [b"1", b"2"]
+        assert not queues._partitions[queue_id], "a partition that was emptied takes no room"
+        # The same for a caller whose requests have no key.
+        await queues.put(queue_id, b"", [b"3"])
+        getter = asyncio.ensure_future(queues.get(queue_id, b"", 1, 60))
+        await asyncio.sleep(0)
+        getter.cancel()
+        assert await queues.get(queue_id, b"", 1, 10) == [b"3"]
+
+    with_queue(tmp_path, scenario)
+
+
+def test_what_was_cleared_on_a_full_disk_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(queues: Queues, queue_id: str) -> None:
+        async def full(work: object) -> None:
+            raise ResourceExhausted("The server's disk is full.")
+
+        await queues.put(queue_id, b"p", [b"old"])
+        with monkeypatch.context() as patch:
+            patch.setattr(queues._database, "write", full)
+            with pytest.raises(ResourceExhausted):
+                await queues.clear(queue_id, None)
+        await queues.sweep()
+        await queues.put(queue_id, b"p", [b"new"])
+        database, again = await opened(tmp_path)
+        assert await again.get(queue_id, b"p", 5, 0) == [b"new"]
+        await database.close()
+
+    with_queue(tmp_path, scenario)
+
+
 def test_partitions_expire_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000_000.0]
 

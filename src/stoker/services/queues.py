@@ -6,10 +6,10 @@ The database keeps the items; which of them wait, and in what order, is known in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,15 +17,14 @@ import sqlalchemy as sa
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
+from stoker.services.partitions import MAX_ITEMS, Attempt, Partition, wake
 from stoker.services.waiting import settled
 from stoker.store import tables
 from stoker.store.database import Database
 
 T = TypeVar("T")
 
-MAX_ITEMS = 5_000  # per partition
 MAX_ITEM_BYTES = 1 << 20
-MAX_PARTITION_BYTES = 64 << 20
 MAX_PARTITIONS = 100_000  # per queue
 MAX_KEY_BYTES = 64
 DEFAULT_TTL = 86_400  # seconds
@@ -45,50 +44,12 @@ class Item:
     value: bytes
 
 
-@dataclass
-class _Partition:
-    """The items that wait, oldest first, as (seq, size in bytes)."""
-
-    waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    size: int = 0
-    reserved: int = 0  # items that are being stored or handed out: they may be here in a moment
-    expires_at: float = float("inf")
-    getters: deque[asyncio.Future[None]] = field(default_factory=deque)
-    watchers: set[asyncio.Future[None]] = field(default_factory=set)
-
-    def add(self, seq: int, size: int) -> None:
-        self.waiting.append((seq, size))
-        self.size += size
-
-    def take(self, count: int) -> list[tuple[int, int]]:
-        taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
-        self.size -= sum(size for _, size in taken)
-        return taken
-
-    def give_back(self, taken: Sequence[tuple[int, int]]) -> None:
-        self.waiting.extendleft(reversed(taken))
-        self.size += sum(size for _, size in taken)
-        self.wake_getters()
-
-    def wake_getters(self) -> None:
-        """As many as there are items."""
-        for _ in range(min(len(self.waiting), len(self.getters))):
-            _wake(self.getters.popleft())
-
-    def wake_watchers(self) -> None:
-        for watcher in self.watchers:
-            _wake(watcher)
-        self.watchers.clear()
-
-    @property
-    def is_idle(self) -> bool:
-        return not (self.waiting or self.reserved or self.getters or self.watchers)
-
-
 class Queues:
     def __init__(self, *, database: Database, environments: Environments) -> None:
         self._database = database
-        self._partitions: dict[str, dict[bytes, _Partition]] = {}
+        self._partitions: dict[str, dict[bytes, Partition]] = {}
+        self._attempts: dict[tuple[str, bytes, str], Attempt] = {}  # gets under way, by queue, partition and key
+        self._doomed: set[int] = set()  # seqs of items that are gone, and still to be deleted
         self._background: set[asyncio.Task[Any]] = set()
         # Time in it, so that a number is not used again after a restart when everything had been taken.
         self._last_seq = int(time.time() * 1e6)
@@ -123,8 +84,9 @@ class Queues:
         if not values or (repeated and key and self._was_put(queue_id, partition_key, key)):
             return
         partition = self._partition(queue_id, partition_key)
-        expired = self._expire(partition)
-        _check_room(partition, values)
+        expired = partition.expire()
+        self._doomed.update(expired)
+        partition.check_room(values)
         numbered = [Item(self._next_seq(), value) for value in values]
         expires_at = time.time() + ttl
         rows = [_row(item, queue_id, partition_key, expires_at, key) for item in numbered]
@@ -138,6 +100,7 @@ class Queues:
         partition.reserved += len(rows)
         # What is stored must also be known in memory, even when the caller goes meanwhile.
         await asyncio.shield(self._spawn(self._append(partition, numbered, expires_at, self._database.write(store))))
+        self._doomed.difference_update(expired)
 
     async def get(
         self,
@@ -151,25 +114,25 @@ class Queues:
     ) -> list[bytes]:
         """Takes up to `count` items as soon as there is one, waiting up to `timeout` seconds; oldest first, empty when none came.
 
-        key: names this get; one that is `repeated` under its key gets the same items. Raises NotFound."""
+        key: names this get; one that is `repeated` under its key takes the place of the earlier attempt, and gets what that has taken.
+        Raises NotFound."""
         _check_key(partition_key)
+        name = (queue_id, partition_key, key)
         if repeated and key:
+            await self._end_earlier(name)
             again = self._was_taken(queue_id, partition_key, key)
             if again:
                 return again
-        deadline = time.monotonic() + timeout
-        while True:
-            self.objects.get(queue_id)
-            partition = self._partition(queue_id, partition_key)
-            if await self._drop(self._expire(partition)):
-                continue
-            taken = partition.take(max(1, count))
-            if taken:
-                return await self._hand_out(partition, taken, key)
-            left = deadline - time.monotonic()
-            if left <= 0 or not await self._wait_for_item(partition, left):
-                self._tidy(queue_id, partition_key)
-                return []
+        attempt = Attempt(asyncio.get_running_loop().create_future())
+        if key:
+            self._attempts[name] = attempt
+        try:
+            return await self._get(queue_id, partition_key, count, timeout, key, attempt)
+        finally:
+            if attempt.returning is None:
+                self._ended(name, attempt)
+            else:
+                attempt.returning.add_done_callback(lambda _: self._ended(name, attempt))
 
     async def items(self, queue_id: str, partition_key: bytes, after: int, timeout: float) -> list[Item]:
         """Waiting items with a seq above `after`, oldest first, without taking them: a page of them as soon as there is one."""
@@ -178,7 +141,7 @@ class Queues:
         while True:
             self.objects.get(queue_id)
             partition = self._partition(queue_id, partition_key)
-            if await self._drop(self._expire(partition)):
+            if await self._drop(partition.expire()):
                 continue
             found = self._page(partition, after)
             if found:
@@ -198,12 +161,12 @@ class Queues:
         self.objects.get(queue_id)
         _check_key(partition_key)
         partition = self._partitions.get(queue_id, {}).get(partition_key)
-        return _length(partition) if partition is not None else 0
+        return partition.length if partition is not None else 0
 
     def total(self, queue_id: str) -> tuple[int, int]:
         """(items, partitions that have some) of a queue. Raises NotFound."""
         self.objects.get(queue_id)
-        lengths = [_length(p) for p in self._partitions.get(queue_id, {}).values()]
+        lengths = [p.length for p in self._partitions.get(queue_id, {}).values()]
         return sum(lengths), sum(n > 0 for n in lengths)
 
     async def clear(self, queue_id: str, partition_key: bytes | None) -> None:
@@ -223,10 +186,10 @@ class Queues:
     async def sweep(self) -> None:
         """Deletes what expired, and what was taken long ago. To be called now and then."""
         await self.objects.sweep()
-        doomed = []
+        doomed = list(self._doomed)
         for queue_id, partitions in list(self._partitions.items()):
             for key, partition in list(partitions.items()):
-                doomed += self._expire(partition)
+                doomed += partition.expire()
                 self._tidy(queue_id, key)
         await self._drop(doomed)
         old = sa.delete(_items).where(_items.c.taken_at < time.time() - _KEEP_TAKEN)
@@ -249,7 +212,7 @@ class Queues:
         self._last_seq = max(self._last_seq, newest)
 
     async def _append(
-        self, partition: _Partition, numbered: Sequence[Item], expires_at: float, storing: Awaitable[None]
+        self, partition: Partition, numbered: Sequence[Item], expires_at: float, storing: Awaitable[None]
     ) -> None:
         try:
             await storing
@@ -261,14 +224,50 @@ class Queues:
         partition.wake_getters()
         partition.wake_watchers()
 
-    async def _hand_out(self, partition: _Partition, taken: list[tuple[int, int]], key: str) -> list[bytes]:
+    async def _get(
+        self, queue_id: str, partition_key: bytes, count: int, timeout: float, key: str, attempt: Attempt
+    ) -> list[bytes]:
+        deadline = time.monotonic() + timeout
+        while True:
+            self.objects.get(queue_id)
+            partition = self._partition(queue_id, partition_key)
+            if attempt.is_stale:
+                partition.wake_getters()  # perhaps it was to take something
+                self._tidy(queue_id, partition_key)
+                return []
+            if await self._drop(partition.expire()):
+                continue
+            taken = partition.take(max(1, count))
+            if taken:
+                values = await self._hand_out(partition, taken, key, attempt)
+                self._tidy(queue_id, partition_key)
+                return values
+            left = deadline - time.monotonic()
+            if left <= 0 or not await self._wait_for_item(partition, left, attempt):
+                self._tidy(queue_id, partition_key)
+                return []
+
+    async def _end_earlier(self, name: tuple[str, bytes, str]) -> None:
+        """Ends the earlier attempts at a get. What one of them is taking just now is stored as taken by this get, or is back, afterwards."""
+        while (earlier := self._attempts.get(name)) is not None:
+            earlier.give_up()
+            await asyncio.wait([earlier.over])
+
+    def _ended(self, name: tuple[str, bytes, str], attempt: Attempt) -> None:
+        if self._attempts.get(name) is attempt:
+            del self._attempts[name]
+        wake(attempt.over)
+
+    async def _hand_out(
+        self, partition: Partition, taken: list[tuple[int, int]], key: str, attempt: Attempt
+    ) -> list[bytes]:
         """Records that items were taken, and reads them. When that fails, or nobody waits any more, they are back at the front."""
         partition.reserved += len(taken)
         recording = self._spawn(self._database.write(lambda connection: _take(connection, taken, key)))
         try:
             values = await asyncio.shield(recording)
         except asyncio.CancelledError:
-            self._spawn(self._take_back(partition, taken, recording))
+            attempt.returning = self._spawn(self._take_back(partition, taken, recording))
             raise
         except Exception:
             partition.reserved -= len(taken)
@@ -278,7 +277,7 @@ class Queues:
         return values
 
     async def _take_back(
-        self, partition: _Partition, taken: list[tuple[int, int]], recording: asyncio.Task[list[bytes]]
+        self, partition: Partition, taken: list[tuple[int, int]], recording: asyncio.Task[list[bytes]]
     ) -> None:
         """The caller is gone before it got its items."""
         try:
@@ -289,8 +288,8 @@ class Queues:
             partition.reserved -= len(taken)
             partition.give_back(taken)
 
-    async def _wait_for_item(self, partition: _Partition, timeout: float) -> bool:
-        getter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _wait_for_item(self, partition: Partition, timeout: float, attempt: Attempt) -> bool:
+        attempt.getter = getter = asyncio.get_running_loop().create_future()
         partition.getters.append(getter)
         try:
             return await settled(getter, timeout)
@@ -299,10 +298,11 @@ class Queues:
                 partition.wake_getters()  # this one was to take something and will not
             raise
         finally:
-            if not getter.done():
-                partition.getters.remove(getter)
+            if attempt.is_stale or not getter.done():
+                with contextlib.suppress(ValueError):  # it is not there any more when it was woken
+                    partition.getters.remove(getter)
 
-    def _page(self, partition: _Partition, after: int) -> list[Item]:
+    def _page(self, partition: Partition, after: int) -> list[Item]:
         chosen: list[int] = []
         size = 0
         for seq, bytes_ in partition.waiting:
@@ -332,7 +332,7 @@ class Queues:
         with self._database.read() as connection:
             return list(connection.execute(query.order_by(_items.c.seq)).scalars())
 
-    def _partition(self, queue_id: str, partition_key: bytes) -> _Partition:
+    def _partition(self, queue_id: str, partition_key: bytes) -> Partition:
         partitions = self._partitions.setdefault(queue_id, {})
         partition = partitions.get(partition_key)
         if partition is None:
@@ -340,7 +340,7 @@ class Queues:
                 raise ResourceExhausted(
                     f"A queue may have {MAX_PARTITIONS} partitions, and this one has them all.", 0.0
                 )
-            partition = partitions[partition_key] = _Partition()
+            partition = partitions[partition_key] = Partition()
         return partition
 
     def _tidy(self, queue_id: str, partition_key: bytes) -> None:
@@ -350,18 +350,17 @@ class Queues:
         if partition is not None and partition.is_idle:
             del partitions[partition_key]
 
-    def _expire(self, partition: _Partition) -> list[int]:
-        """Empties a partition whose time is over; the seqs to delete."""
-        if partition.expires_at > time.time():
-            return []
-        partition.expires_at = float("inf")
-        return [seq for seq, _ in partition.take(len(partition.waiting))]
-
     async def _drop(self, seqs: Sequence[int]) -> bool:
-        """Deletes items; False when there is nothing to do. What a caller knew of partitions is old after it."""
-        if seqs:
-            await self._database.write(lambda connection: _delete(connection, seqs))
-        return bool(seqs)
+        """Deletes items; False when there is nothing to do. What a caller knew of partitions is old after it.
+
+        When it fails they are deleted later: after a restart they would be items like any other."""
+        if not seqs:
+            return False
+        self._doomed.update(seqs)
+        doomed = tuple(self._doomed)
+        await self._database.write(lambda connection: _delete(connection, doomed))
+        self._doomed.difference_update(doomed)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -377,7 +376,7 @@ class Queues:
         """Whoever waits at a deleted queue shall learn it."""
         for partition in self._partitions.pop(queue_id, {}).values():
             for getter in partition.getters:
-                _wake(getter)
+                wake(getter)
             partition.getters.clear()
             partition.wake_watchers()
 
@@ -405,11 +404,7 @@ def _take(connection: sa.Connection, taken: Sequence[tuple[int, int]], key: str)
     for seqs in _batches([seq for seq, _ in taken]):
         chosen = _items.c.seq.in_(seqs)
         values += connection.execute(sa.select(_items.c.value).where(chosen).order_by(_items.c.seq)).scalars()
-        if key:
-            now = time.time()
-            connection.execute(sa.update(_items).where(chosen).values(taken_at=now, taken_by=key[:64]))
-        else:
-            connection.execute(sa.delete(_items).where(chosen))
+        connection.execute(sa.update(_items).where(chosen).values(taken_at=time.time(), taken_by=key[:64]))
     return values
 
 
@@ -425,15 +420,6 @@ def _delete(connection: sa.Connection, seqs: Sequence[int]) -> None:
 
 def _batches(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
     return (seqs[start : start + _BATCH] for start in range(0, len(seqs), _BATCH))
-
-
-def _length(partition: _Partition) -> int:
-    return len(partition.waiting) if partition.expires_at > time.time() else 0
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _check_key(partition_key: bytes) -> None:
@@ -455,20 +441,6 @@ def _check_put(partition_key: bytes, values: Sequence[bytes], ttl: int) -> None:
                 f"An item of a queue may have {MAX_ITEM_BYTES >> 20} MiB, and this one has {len(value)} bytes. "
                 "Put it on a volume and its path in the queue."
             )
-
-
-def _check_room(partition: _Partition, values: Sequence[bytes]) -> None:
-    count = len(partition.waiting) + partition.reserved
-    if count + len(values) > MAX_ITEMS:
-        raise ResourceExhausted(
-            f"The partition is full: it has {count} items, {len(values)} more were to be put, and {MAX_ITEMS} is the most.",
-            0.0,
-        )
-    if partition.waiting and partition.size + sum(map(len, values)) > MAX_PARTITION_BYTES:
-        raise ResourceExhausted(
-            f"The partition is full: it has {partition.size} bytes, and {MAX_PARTITION_BYTES >> 20} MiB is the most.",
-            0.0,
-        )
 
 
 def _unknown(queue_id: str) -> NotFound:
