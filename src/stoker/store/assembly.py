@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
-from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.filetree import FileTree, parts_of
-from stoker.store.incoming import Incoming, disk_errors
+from stoker.store.incoming import Incoming, disk_errors, in_thread
 
 BLOCK_BYTES = 8 << 20
 ZEROS = hashlib.sha256(b"").hexdigest()
@@ -147,6 +147,7 @@ class AssemblyStore:
             if self._in_place(key, plan):
                 return []
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._remove_remains(key)
             data, seen = self._files(key)
             if key.startswith(_ALONE):
                 return [] if data.exists() else [0]
@@ -161,12 +162,17 @@ class AssemblyStore:
             return [index for index, there in enumerate(seen.read_bytes()) if there != _THERE]
 
     def publish(self, plan: FilePlan, *, overwrite: bool) -> None:
-        """Moves a complete file to its place in the tree. Raises what `FileTree.publish` raises. Blocks the thread."""
+        """Moves a complete file to its place in the tree. Raises what `FileTree.publish` raises, and Unavailable when another upload of the
+        same file has begun since `prepare` found this one complete. Blocks the thread."""
         key, parts = plan.key(), parts_of(plan.path)
         with self._lock:
             if self._in_place(key, plan):
                 return
             data, seen = self._files(key)
+            if not self._is_complete(key):
+                raise Unavailable(
+                    f"The file {plan.path!r} was uploaded and changed by others meanwhile. Send it again."
+                )
             data.chmod(plan.mode)
             if key.startswith(_ALONE):
                 _restore_zeros(data, plan)
@@ -196,9 +202,9 @@ class AssemblyStore:
                 return
             with block:
                 while pieces:
-                    await asyncio.to_thread(block.write, pieces)
+                    await in_thread(block.write, pieces)
                     pieces = await _take(chunks)
-                await asyncio.to_thread(block.finish, [], digest)
+                await in_thread(block.finish, [], digest)
 
     async def adopt(self, digest: str, source: BinaryIO, offset: int, key: str, index: int) -> bool:
         """Takes a block from `offset` of an open file if it is there. Raises ResourceExhausted."""
@@ -262,6 +268,20 @@ class AssemblyStore:
         """Whether this very upload was finished before and nobody has touched the file since."""
         known = self._published.get(key)
         return known is not None and known == _Identity.of(self._tree.stat(parts_of(plan.path)))
+
+    def _is_complete(self, key: str) -> bool:
+        data, seen = self._files(key)
+        if key.startswith(_ALONE):
+            return data.exists()
+        return data.exists() and seen.exists() and not seen.read_bytes().strip(bytes([_THERE]))
+
+    def _remove_remains(self, key: str) -> None:
+        """Removes what a kill between two steps left: a file that is in its place already and has this name too, so that whoever writes to
+        the one changes the other, or a file without its marks."""
+        data, seen = self._files(key)
+        with suppress(FileNotFoundError):
+            if data.stat().st_nlink > 1 or not (key.startswith(_ALONE) or seen.exists()):
+                data.unlink()
 
     def _files(self, key: str) -> tuple[Path, Path]:
         return self._directory / f"{key}.data", self._directory / f"{key}.seen"
