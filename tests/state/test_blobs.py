@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import sqlalchemy as sa
 from modal._utils.async_utils import synchronizer
 from modal._utils.blob_utils import blob_download, blob_upload, blob_upload_file
 from modal.client import Client
 from modal_proto import api_pb2
+from starlette.datastructures import URL
+from starlette.requests import Request
 
-from stoker.errors import NotFound, PermissionDenied
+from stoker.errors import NotFound, PermissionDenied, Unavailable
 from stoker.services import blobs as blobs_module
 from stoker.services.transfer import UrlSigner
+from stoker.store import tables
 
 from .conftest import StateServer
 
@@ -215,6 +221,62 @@ def test_deleted_and_abandoned_blobs_are_gone(state: StateServer, stub: Any) -> 
     with pytest.raises(NotFound):
         state.blobs.download_path(gone)
     assert state.run(state.blobs.read(kept)) == b"kept"
+
+
+def test_a_deletion_that_fails_in_the_middle_is_finished_by_the_next_sweep(
+    state: StateServer, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a store could not remove would stay there for ever when nothing named it any more."""
+    blob_ids = [upload(b"data", stub) for _ in range(2)]
+    paths = [state.blobs.path(blob_id) for blob_id in blob_ids]
+
+    async def fail(key: str) -> None:
+        raise Unavailable("The store does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.blobs._store, "delete", fail)
+        with pytest.raises(Unavailable):
+            state.run(state.blobs.delete(blob_ids))
+    for blob_id in blob_ids:
+        with pytest.raises(NotFound):
+            state.blobs.download_path(blob_id)
+    state.run(state.blobs.sweep())
+    assert not any(path is None or path.exists() for path in paths)
+    with state.database.read() as connection:
+        assert not connection.execute(sa.select(tables.blobs.c.id).where(tables.blobs.c.id.in_(blob_ids))).all()
+
+
+def test_uploads_that_end_meanwhile_do_not_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stoker.store.blobs import BlobStore
+
+    store = BlobStore.local(tmp_path)
+    for name in ("abandoned", "ending"):
+        (tmp_path / ".staging" / name).touch()
+        os.utime(tmp_path / ".staging" / name, (0, 0))
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def late(place: Path) -> Iterator[Any]:
+        with scandir(place) as entries:
+            found = sorted(entries, key=lambda entry: entry.name != "ending")
+        (tmp_path / ".staging" / "ending").unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", late)
+    store.sweep(60)
+    monkeypatch.undo()
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_the_signature_is_that_of_the_path_that_is_served(
+    state: StateServer, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`request.url` is made with the Host header, which earlier versions of starlette took over unchecked."""
+    opened, closed = upload(b"opened", stub), upload(b"closed", stub)
+    path, _, query = url(state, "GET", state.blobs.download_path(opened)).removeprefix(state.http_url).partition("?")
+    monkeypatch.setattr(Request, "url", property(lambda self: URL(f"http://x{path}?")))
+    assert fetch(state, "GET", f"{state.http_url}{path}?{query}")[0] == 200
+    assert fetch(state, "GET", f"{state.http_url}{state.blobs.download_path(closed)}?{query}")[0] == 403
 
 
 def test_a_store_that_is_no_directory_serves_as_well(state: StateServer, tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ class Transfer:
     def _check(self, request: Request) -> None:
         query = request.query_params
         method = "GET" if request.method == "HEAD" else request.method
-        self._signer.check(method, request.url.path, query.get("expires", ""), query.get("signature", ""))
+        # The path by which the request was routed: `request.url` is made from the Host header too, which is the caller's to choose.
+        self._signer.check(method, request.scope["path"], query.get("expires", ""), query.get("signature", ""))
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:

@@ -24,6 +24,7 @@ PART_BYTES = 256 << 20
 _ONE_PART_UP_TO = 1 << 30
 _MAX_BYTES = 1 << 44
 _ABANDONED_AFTER = 2 * 86_400.0  # seconds; twice as long as an upload URL is valid
+_BATCH = 500  # parameters of one statement
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -110,18 +111,28 @@ class Blobs:
         return self._store.path(blob_id)
 
     async def delete(self, blob_ids: Sequence[str]) -> None:
-        """Forgets blobs; no error for those that are gone."""
-        statement = sa.delete(tables.blobs).where(tables.blobs.c.id.in_(list(blob_ids)))
-        await self._database.write(lambda connection: connection.execute(statement))
-        for blob_id in blob_ids:
-            await self._store.delete(blob_id)
+        """Forgets blobs; no error for those that are gone. What cannot be removed now is left to `sweep`."""
+        for start in range(0, len(blob_ids), _BATCH):
+            await self._delete(blob_ids[start : start + _BATCH])
 
     async def sweep(self) -> None:
-        """Removes uploads that were abandoned. To be called now and then."""
-        blobs, oldest = tables.blobs, time.time() - _ABANDONED_AFTER
-        statement = sa.delete(blobs).where(blobs.c.complete.is_(False), blobs.c.created_at < oldest)
-        await self._database.write(lambda connection: connection.execute(statement))
+        """Removes uploads that were abandoned, and what a deletion left. To be called now and then."""
         await asyncio.to_thread(self._store.sweep, _ABANDONED_AFTER)
+        blobs, oldest = tables.blobs, time.time() - _ABANDONED_AFTER
+        query = sa.select(blobs.c.id).where(blobs.c.complete.is_(False), blobs.c.created_at < oldest)
+        with self._database.read() as connection:
+            abandoned = connection.execute(query).scalars().all()
+        await self.delete(abandoned)
+
+    async def _delete(self, blob_ids: Sequence[str]) -> None:
+        chosen = tables.blobs.c.id.in_(list(blob_ids))
+        # A row goes after its content: without it nobody would know what a failure or a kill in between has left.
+        give_up = sa.update(tables.blobs).where(chosen).values(complete=False, created_at=0.0)
+        await self._database.write(lambda connection: connection.execute(give_up))
+        for blob_id in blob_ids:
+            await self._store.delete(blob_id)
+        forget = sa.delete(tables.blobs).where(chosen)
+        await self._database.write(lambda connection: connection.execute(forget))
 
     def _complete_row(self, blob_id: str) -> Any:
         row = self._row(blob_id)

@@ -127,9 +127,11 @@ class BlobStore:
     def sweep(self, older_than_seconds: float) -> None:
         """Removes what uploads left that never came to their end."""
         oldest = time.time() - older_than_seconds
-        for entry in os.scandir(self._staging):
-            if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                Path(entry.path).unlink(missing_ok=True)
+        with os.scandir(self._staging) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # an upload has come to its end meanwhile
+                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                        os.unlink(entry.path)
 
     def _part(self, key: str, index: int, md5: str) -> Path:
         return self._staging / f"{key}.{index}.{md5}"
