@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import modal
 import pytest
+import sqlalchemy as sa
 from modal.client import Client
 from modal_proto import api_pb2
 
@@ -16,6 +18,7 @@ from stoker.errors import NotFound
 from stoker.services import dicts as service
 from stoker.services.dicts import Dicts
 from stoker.services.environments import Environments
+from stoker.store import tables
 from stoker.store.database import Database
 
 from .conftest import StateServer
@@ -156,12 +159,35 @@ def test_ephemeral_ones_live_while_heartbeats_come(state: StateServer, client: C
     environment = state.environments.resolve("").id
     lost, alive = (state.run(state.dicts.objects.create_ephemeral(environment)) for _ in range(2))
     state.run(state.dicts.update(lost.id, [(b"k", b"v")]))
-    lost.heartbeat_at = alive.heartbeat_at = 1.0
+    for made in (lost, alive):
+        state.dicts.objects._signs._heard[made.id] -= 1_000
     state.run(state.dicts.objects.heartbeat(alive.id))
     state.run(state.dicts.objects.sweep())
     state.dicts.objects.get(alive.id)
     with pytest.raises(NotFound):
         state.dicts.objects.get(lost.id)
+
+
+def test_ephemeral_ones_outlive_a_leap_of_the_clock_and_a_server_that_was_away(tmp_path: Path) -> None:
+    """As when a laptop has slept for an hour: no heartbeat could come."""
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        environments = Environments(database=database, default="main")
+        await environments.load()
+        dicts = Dicts(database=database, environments=environments)
+        made = await dicts.objects.create_ephemeral(environments.resolve("").id)
+        an_hour_ago = sa.update(tables.dicts).values(heartbeat_at=time.time() - 3_600)
+        await database.write(lambda connection: connection.execute(an_hour_ago))
+        made.heartbeat_at = time.time() - 3_600
+        await dicts.objects.sweep()
+        dicts.objects.get(made.id)
+        dicts = Dicts(database=database, environments=environments)
+        await dicts.objects.sweep()
+        dicts.objects.get(made.id)
+        await database.close()
+
+    asyncio.run(scenario())
 
 
 def test_entries_survive_a_kill(tmp_path: Path) -> None:

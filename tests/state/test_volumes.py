@@ -9,6 +9,7 @@ import random
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import modal
@@ -213,19 +214,39 @@ def test_ephemeral_volumes_live_with_their_heartbeats(state: StateServer, client
         directory = state.volumes.directory(volume.object_id)
         state.run(state.volumes.sweep())
         assert (directory / "f").exists()
-
-        def silence(connection: sa.Connection) -> None:
-            connection.execute(
-                sa.update(tables.volumes).where(tables.volumes.c.id == volume.object_id).values(heartbeat_at=1)
-            )
-
-        state.run(state.database.write(silence))
+        an_hour_ago = sa.update(tables.volumes).where(tables.volumes.c.id == volume.object_id).values(heartbeat_at=1)
+        state.run(state.database.write(lambda connection: connection.execute(an_hour_ago)))
+        state.run(state.volumes.sweep())
+        assert (directory / "f").exists(), "the clock may have leapt, or the machine slept"
+        signs = state.volumes._signs._heard
+        signs[volume.object_id] -= 1_000
         state.run(state.volumes.heartbeat(volume.object_id))
         state.run(state.volumes.sweep())
         assert (directory / "f").exists()
-        state.run(state.database.write(silence))
+        signs[volume.object_id] -= 1_000
         state.run(state.volumes.sweep())
-        assert not directory.exists()
+        assert not directory.exists() and volume.object_id not in signs
+
+
+def test_a_deletion_that_is_cut_short_leaves_no_files(
+    state: StateServer, volume2: modal.Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that no row names would stay for ever."""
+    put(volume2, f=b"1")
+    directory = state.volumes.directory(volume2.object_id)
+    write = state.database.write
+
+    async def killed_after_the_commit(work: Any) -> Any:
+        await write(work)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.database, "write", killed_after_the_commit)
+        with pytest.raises(RuntimeError, match="killed"):
+            state.run(state.volumes.delete(volume2.object_id))
+    with pytest.raises(NotFound):
+        state.volumes.get(volume2.object_id)
+    assert not directory.exists()
 
 
 def test_parts_of_files(state: StateServer, volume2: modal.Volume) -> None:

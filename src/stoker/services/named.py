@@ -13,10 +13,29 @@ from stoker.ids import is_name, new_id
 from stoker.services.environments import Environments
 from stoker.store.database import Database
 
-_EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
+EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
 
 Forget = Callable[[sa.Connection, Sequence[str]], None]
 """Deletes what belongs to the objects of these ids, in the transaction that deletes the objects."""
+
+
+class SignsOfLife:
+    """When clients were last heard of, by a clock that neither leaps nor runs while the machine sleeps or the server is down: then no
+    heartbeat could come, and what lives by them must not end for it."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._heard: dict[str, float] = {}
+
+    def heard(self, object_id: str) -> None:
+        self._heard[object_id] = time.monotonic()
+
+    def silence(self, object_id: str) -> float:
+        """Seconds since the last sign, or since the server began."""
+        return time.monotonic() - self._heard.get(object_id, self._began)
+
+    def forget(self, object_id: str) -> None:
+        self._heard.pop(object_id, None)
 
 
 @dataclass
@@ -52,6 +71,7 @@ class NamedObjects:
         self._noun = noun
         self._forget = forget
         self._on_deleted = on_deleted
+        self._signs = SignsOfLife()
         with database.read() as connection:
             rows = connection.execute(sa.select(table)).all()
         self._by_id = {row.id: Named(**row._asdict()) for row in rows}
@@ -110,6 +130,7 @@ class NamedObjects:
         """An object without a name that lives while heartbeats come."""
         now = time.time()
         new = Named(new_id(self._prefix), environment_id, None, now, now)
+        self._signs.heard(new.id)
         await self._database.insert(self._table, [asdict(new)])
         self._by_id[new.id] = new
         return new
@@ -118,6 +139,7 @@ class NamedObjects:
         """Raises NotFound."""
         found = self.get(object_id)
         if found.heartbeat_at is not None:
+            self._signs.heard(object_id)
             found.heartbeat_at = time.time()
             statement = sa.update(self._table).where(self._table.c.id == object_id)
             values = {"heartbeat_at": found.heartbeat_at}
@@ -142,8 +164,8 @@ class NamedObjects:
 
     async def sweep(self) -> None:
         """Deletes ephemeral objects whose client is gone. To be called now and then."""
-        oldest = time.time() - _EPHEMERAL_LOST_AFTER
-        lost = [o.id for o in self._by_id.values() if o.heartbeat_at is not None and o.heartbeat_at < oldest]
+        ephemeral = [o.id for o in self._by_id.values() if o.heartbeat_at is not None]
+        lost = [object_id for object_id in ephemeral if self._signs.silence(object_id) > EPHEMERAL_LOST_AFTER]
         if lost:
             await self._delete(lost)
 
@@ -160,6 +182,7 @@ class NamedObjects:
 
         await self._database.write(work)
         for object_id in object_ids:
+            self._signs.forget(object_id)
             gone = self._by_id.pop(object_id, None)
             if gone is not None and gone.name is not None:
                 self._by_name.pop((gone.environment_id, gone.name), None)

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import sqlalchemy as sa
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, is_name, new_id
 from stoker.services.environments import Environments
+from stoker.services.named import EPHEMERAL_LOST_AFTER, SignsOfLife
 from stoker.store import tables
 from stoker.store.assembly import AssemblyStore
 from stoker.store.database import Database
 from stoker.store.filetree import FileTree, parts_of
 from stoker.store.incoming import sweep_incoming
 
-_EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
 _UPLOAD_ABANDONED_AFTER = 2 * 86_400.0
 
 
@@ -52,6 +53,7 @@ class Volumes:
         for place in (self._staging, *self._staging.glob("vo-*")):
             sweep_incoming(place)
         self._assemblies: dict[str, AssemblyStore] = {}
+        self._signs = SignsOfLife()
         environments.on_delete.append(self._delete_all)
 
     def get(self, volume_id: str) -> Volume:
@@ -98,6 +100,7 @@ class Volumes:
         """A volume without a name that lives while heartbeats come."""
         now = time.time()
         volume = Volume(new_id("vo"), environment_id, None, version, now, now)
+        self._signs.heard(volume.id)
         await self._database.insert(tables.volumes, [asdict(volume)])
         self.directory(volume.id)
         return volume
@@ -105,6 +108,7 @@ class Volumes:
     async def heartbeat(self, volume_id: str) -> None:
         """Raises NotFound."""
         if self.get(volume_id).heartbeat_at is not None:
+            self._signs.heard(volume_id)
             statement = sa.update(tables.volumes).where(tables.volumes.c.id == volume_id)
             await self._database.write(
                 lambda connection: connection.execute(statement.values(heartbeat_at=time.time()))
@@ -128,14 +132,18 @@ class Volumes:
     async def delete(self, volume_id: str) -> None:
         """Deletes a volume and its files; containers that have it mounted find it empty. Raises NotFound."""
         self.get(volume_id)
+        # The files go first: what a killed server left in the trash is removed, but a directory that no row names would stay for ever.
+        doomed = [self._throw_away(volume_id)]
         statement = sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id)
-        await self._database.write(lambda connection: connection.execute(statement))
-        assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
-        await asyncio.to_thread(assembly.clear)
-        doomed = self.trash_path()
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._directory / volume_id, doomed)
-        await self.empty(doomed)
+        try:
+            await self._database.write(lambda connection: connection.execute(statement))
+            self._signs.forget(volume_id)
+            assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
+            await asyncio.to_thread(assembly.clear)
+            doomed.append(self._throw_away(volume_id))  # somebody may have asked for it meanwhile
+        finally:
+            for path in doomed:
+                await self.empty(path)
 
     def named(self, environment_id: str, limit: int = 0, created_before: float = 0.0) -> list[Volume]:
         """Named volumes, newest first. limit and created_before (seconds since the epoch): 0 for none."""
@@ -189,11 +197,11 @@ class Volumes:
 
     async def sweep(self) -> None:
         """Removes ephemeral volumes whose client is gone, uploads that were abandoned, and old rubbish. To be called now and then."""
-        volumes, oldest = tables.volumes, time.time() - _EPHEMERAL_LOST_AFTER
+        volumes = tables.volumes
         with self._database.read() as connection:
-            lost = connection.execute(sa.select(volumes.c.id).where(volumes.c.heartbeat_at < oldest)).scalars().all()
-        for volume_id in lost:
-            await self.delete(volume_id)
+            ephemeral = connection.execute(sa.select(volumes.c.id).where(volumes.c.heartbeat_at.is_not(None))).scalars()
+            lost = [volume_id for volume_id in ephemeral if self._signs.silence(volume_id) > EPHEMERAL_LOST_AFTER]
+        await self._delete_each(lost)
         for entry in list(self._staging.iterdir()):
             if is_id(entry.name, "vo"):
                 await asyncio.to_thread(self._assembly(entry.name).sweep, _UPLOAD_ABANDONED_AFTER)
@@ -204,8 +212,19 @@ class Volumes:
         with self._database.read() as connection:
             query = sa.select(tables.volumes.c.id).where(tables.volumes.c.environment_id == environment_id)
             volume_ids = connection.execute(query).scalars().all()
+        await self._delete_each(volume_ids)
+
+    async def _delete_each(self, volume_ids: Sequence[str]) -> None:
         for volume_id in volume_ids:
-            await self.delete(volume_id)
+            with contextlib.suppress(NotFound):  # somebody else was faster
+                await self.delete(volume_id)
+
+    def _throw_away(self, volume_id: str) -> Path:
+        """Moves the files of a volume to the trash, if there are any; where they are then."""
+        doomed = self.trash_path()
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._directory / volume_id, doomed)
+        return doomed
 
     def _assembly(self, volume_id: str) -> AssemblyStore:
         return AssemblyStore(self._staging / volume_id, FileTree(self._directory / volume_id, "this volume"))
