@@ -18,6 +18,8 @@ from modal.mount import Mount
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument, NotFound
+from stoker.protocol.mounts import MountServicer
+from stoker.protocol.rpc import declared_by
 from stoker.services.mounts import MountedFile
 from stoker.store.contents import EMPTY
 
@@ -144,3 +146,9 @@ def test_many_who_ask_for_one_tree_get_the_same(state: StateServer) -> None:
     trees = state.run(work())
     assert len(set(trees)) == 1 and len([p for p in trees[0].rglob("*") if p.is_file()]) == 200
     assert not [p for p in (state.data / "mounts").iterdir() if p.name.startswith(".")]
+
+
+def test_a_repeat_of_an_upload_that_is_under_way_waits_for_it() -> None:
+    """The first attempt uses up the blob with the content: the second would not find it."""
+    _, declared = declared_by(MountServicer)["MountPutFile"]
+    assert declared.once

@@ -14,6 +14,8 @@ from urllib.error import HTTPError
 
 import modal
 import pytest
+from modal._utils.async_utils import synchronizer
+from modal._utils.blob_utils import blob_upload
 from modal.client import Client
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError
 from modal_proto import api_pb2
@@ -74,6 +76,15 @@ def test_a_large_file_travels_over_http(nfs: Any, state: StateServer) -> None:
     write(nfs, "large", content[::-1])
     assert read(nfs, "large") == content[::-1]
     assert state.run(_blob_count(state)) == kept, "an upload is not kept beside the file it became"
+
+
+def test_a_repeat_of_a_put_finds_it_done(nfs: Any, state: StateServer, client: Client) -> None:
+    """As when the answer was lost on its way: the blob is used up by then."""
+    blob_id = synchronizer.create_blocking(blob_upload)(b"content", synchronizer._translate_in(client)._stub)
+    request = api_pb2.SharedVolumePutFileRequest(shared_volume_id=nfs.object_id, path="f", data_blob_id=blob_id)
+    for attempt in range(2):
+        assert call(state, "SharedVolumePutFile", request, key="put", attempt=attempt).exists
+    assert read(nfs, "f") == b"content"
 
 
 async def _blob_count(state: StateServer) -> int:

@@ -27,7 +27,7 @@ class MountServicer:
         missing = self._mounts.missing(list(request.sha256_hex_hashes))
         return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing, checked_at=_now())
 
-    @rpc("MountPutFile")
+    @rpc("MountPutFile", once=True)
     async def put_file(self, request: api_pb2.MountPutFileRequest, caller: Caller) -> api_pb2.MountPutFileResponse:
         """Also the question whether a file is there: with no data, or (older clients) empty data."""
         exists = await self._mounts.put_file(request.sha256_hex, request.data, request.data_blob_id)

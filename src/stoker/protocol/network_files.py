@@ -66,7 +66,7 @@ class NetworkFileServicer:
         for start in range(0, len(found), _BATCH):
             yield api_pb2.SharedVolumeListFilesResponse(entries=file_entries(found[start : start + _BATCH]))
 
-    @rpc("SharedVolumePutFile")
+    @rpc("SharedVolumePutFile", once=True)
     async def put_file(
         self, request: api_pb2.SharedVolumePutFileRequest, caller: Caller
     ) -> api_pb2.SharedVolumePutFileResponse:
