@@ -71,6 +71,29 @@ def test_disabled_expired_and_deleted_tokens_open_nothing(state: StateServer, mo
         tokens.authenticate(*short)
 
 
+def test_a_token_that_could_not_be_deleted_can_be_deleted_again(
+    state: StateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be back with the next start of the server, while everybody took it for gone."""
+
+    async def full(work: object) -> None:
+        raise ResourceExhausted("The server's disk is full.")
+
+    token, proxy_token = state.run(state.tokens.create("stolen")), state.run(state.proxy_tokens.create("stolen"))
+    with monkeypatch.context() as patch:
+        patch.setattr(state.database, "write", full)
+        for failing in (state.tokens.delete(token[0]), state.proxy_tokens.delete(proxy_token[0])):
+            with pytest.raises(ResourceExhausted):
+                state.run(failing)
+    with pytest.raises(Unauthenticated):
+        state.tokens.authenticate(*token)
+    state.run(state.tokens.delete(token[0]))
+    state.run(state.proxy_tokens.delete(proxy_token[0]))
+    assert token[0] not in {t.id for t in Tokens(state.database).all()}
+    with pytest.raises(NotFound):
+        state.proxy_tokens.get(proxy_token[0])
+
+
 def test_nobody_locks_everybody_out(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")

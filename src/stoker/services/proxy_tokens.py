@@ -120,7 +120,6 @@ class ProxyTokens:
     async def delete(self, token_id: str) -> None:
         """Raises NotFound."""
         self.get(token_id)
-        del self._tokens[token_id]
 
         def work(connection: sa.Connection) -> None:
             pairs = tables.proxy_token_environments
@@ -128,6 +127,7 @@ class ProxyTokens:
             connection.execute(sa.delete(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id))
 
         await self._database.write(work)
+        self._tokens.pop(token_id, None)
 
     async def _forget_environment(self, environment_id: str) -> None:
         for token in self._tokens.values():

@@ -123,10 +123,11 @@ class Tokens:
         """Raises NotFound, or FailedPrecondition when no token that works would be left."""
         token = self.find(token_id)
         self._check_others([token])
-        del self._tokens[token.id]
-        self._used.discard(token.id)
+        token.enabled = False  # from now on; but only what is stored outlasts a restart, so until then it is known, to be deleted again
         statement = sa.delete(tables.tokens).where(tables.tokens.c.id == token.id)
         await self._database.write(lambda connection: connection.execute(statement))
+        self._tokens.pop(token.id, None)
+        self._used.discard(token.id)
 
     async def save_uses(self) -> None:
         """Writes down when tokens were last used. To be called now and then."""
