@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import io
@@ -14,8 +15,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -25,6 +28,7 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
+from stoker.node import bucket_mounts
 from stoker.node.bucket import BucketMount, Credentials, credentials_from
 from tests.conftest import RunningServer, start_server, stop_server
 
@@ -207,6 +211,62 @@ def test_a_killed_server_leaves_nothing_to_the_next(store: Store, tmp_path: Path
         stop_server(server)
 
 
+class Rclone:
+    """One that lives until it is told to end."""
+
+    returncode: int | None = None
+
+    async def wait(self) -> None:
+        self.returncode = 0
+
+    def terminate(self) -> None:
+        raise AssertionError("it ends by itself")
+
+    kill = terminate
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are looked up as Linux shows them")
+def test_uploads_that_take_long_keep_no_thread_from_others(tmp_path: Path) -> None:
+    """Each end of a container may wait minutes for its uploads, and all other work on files needs the same few threads."""
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        mounts = [bucket_mounts._Mount(BucketMount("bucket", "/x"), tmp_path / str(n)) for n in range(3)]
+        notes = [tmp_path / f"{n}-cache" / "vfsMeta" / "file" for n in range(3)]
+        for mount, note in zip(mounts, notes, strict=True):
+            note.parent.mkdir(parents=True)
+            note.write_text('{"Dirty": true}')
+            mount._process = Rclone()  # type: ignore[assignment]
+        ends = [asyncio.ensure_future(mount.end()) for mount in mounts]
+        for _ in range(5):
+            await asyncio.wait_for(asyncio.to_thread(tmp_path.exists), 10)
+        assert not any(end.done() for end in ends)
+        for note in notes:
+            note.write_text("{}")
+        await asyncio.wait_for(asyncio.gather(*ends), 30)
+
+    asyncio.run(scenario())
+
+
+def test_mounts_and_processes_are_told_from_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "mounts"
+    table.write_bytes(
+        "x /d\u00e4ta\\040x/run/buckets/ta-1/0 fuse rw 0 0\ny /caf\u00e9 ext4 rw 0 0\n".encode()
+        + b"z /\xff tmpfs rw 0 0\n"
+    )
+    monkeypatch.setattr(bucket_mounts, "_MOUNTS", table)
+    ours = Path("/d\u00e4ta x/run/buckets")
+    assert bucket_mounts._mounted_below(ours) == [f"{ours}/ta-1/0"]
+
+    def rclone(place: str) -> Any:
+        command = ["rclone", "mount", "bucket:b/", place, f"--cache-dir={place}-cache"]
+        return SimpleNamespace(info={"name": "rclone", "cmdline": command})
+
+    found = [rclone("/data/run/buckets/ta-1/0"), rclone("/mnt/data/run/buckets/ta-1/0")]
+    monkeypatch.setattr(psutil, "process_iter", lambda attributes: iter(found))
+    assert bucket_mounts._rclones(Path("/data/run/buckets")) == found[:1]
+
+
 def test_what_cannot_be_a_bucket() -> None:
     for wrong in (
         {"name": "s3://bucket"},
@@ -216,6 +276,7 @@ def test_what_cannot_be_a_bucket() -> None:
         {"prefix": "/absolute/"},
         {"prefix": "../other/"},
         {"credentials": Credentials("key", "two\nlines")},
+        {"credentials": Credentials("key", "secret", region="eu-west-1\ntype = local")},
     ):
         with pytest.raises(Exception, match=r"bucket|key_prefix") as caught:
             BucketMount(**({"name": "bucket", "mount_path": "/x"} | wrong))  # type: ignore[arg-type]

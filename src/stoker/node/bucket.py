@@ -59,6 +59,10 @@ class BucketMount:
             )
         if re.search(r"[\x00-\x1f]", self.prefix) or ".." in self.prefix.split("/") or self.prefix.startswith("/"):
             raise InvalidArgument(f"{self.prefix!r} cannot be a key_prefix: give the begin of keys, such as 'models/'.")
+        if re.search(r"[^A-Za-z0-9-]", self.credentials.region):
+            raise InvalidArgument(
+                f"{self.credentials.region!r} cannot be the region of the bucket {self.name!r}. Correct AWS_REGION in its secret."
+            )
         for value in (self.credentials.key_id, self.credentials.secret, self.credentials.session_token):
             if re.search(r"[\x00-\x1f]|%\(|^[\s\"'`]|[\s\"'`]$", value):
                 raise InvalidArgument(

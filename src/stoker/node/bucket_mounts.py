@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -34,7 +35,9 @@ _END_LIMIT = 5.0
 _UPLOAD_LIMIT = 600.0
 _SWEEP_LIMIT = 30.0
 _CHECK_LIMIT = 10.0
+_LOOK_AGAIN = 0.05
 _FUSE = Path("/dev/fuse")
+_MOUNTS = Path("/proc/self/mounts")
 _OPTIONS = (
     "--vfs-cache-mode=writes",  # gVisor opens what it creates a second time, which a mere stream cannot serve
     "--vfs-write-back=0s",  # the upload begins with `close`
@@ -177,15 +180,17 @@ class _Mount:
             )
             self._reader = asyncio.ensure_future(self._read(said, say))
             telling = asyncio.ensure_future(told.wait())
-            await asyncio.wait({telling, self._reader}, timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-            telling.cancel()
+            try:
+                await asyncio.wait({telling, self._reader}, timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                telling.cancel()
         if not told.is_set():
             detail = said[-1] if said else f"nothing happened for {_START_LIMIT:.0f} seconds"
             raise FailedPrecondition(f"The bucket {self._bucket.name!r} was not mounted: {detail}")
 
     async def end(self) -> None:
         if self._process is not None and self._process.returncode is None:
-            lost = await asyncio.to_thread(_await_uploads, self._cache, _UPLOAD_LIMIT)
+            lost = await self._not_uploaded(self._process)
             if lost:
                 self._say(
                     f"{self._bucket.mount_path}: not uploaded within {_UPLOAD_LIMIT:.0f} s: {', '.join(lost[:10])}\n"
@@ -207,6 +212,15 @@ class _Mount:
         with contextlib.suppress(OSError):
             self.path.rmdir()  # never more than the empty directory: a mount that stayed must not be emptied
         await asyncio.to_thread(shutil.rmtree, self._cache, ignore_errors=True)
+
+    async def _not_uploaded(self, rclone: asyncio.subprocess.Process) -> list[str]:
+        """As `_await_uploads`, while rclone lives. It holds no thread while it waits: there are few, and the whole server uses them."""
+        deadline = time.monotonic() + _UPLOAD_LIMIT
+        while waiting := await asyncio.to_thread(_dirty, self._cache):
+            if rclone.returncode is not None or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(_LOOK_AGAIN)
+        return waiting
 
     def _listen(self, told: asyncio.Event) -> str:
         """The address at which rclone says what it would say to systemd, over its whole life; one without a file."""
@@ -272,14 +286,14 @@ def _await_uploads(cache: Path, limit: float) -> list[str]:
     """Waits until rclone has uploaded all that was written; returns the files that it has not. It tells nobody, but notes in files
     beside its cache what is still to be done."""
     deadline = time.monotonic() + limit
-    while (waiting := _dirty(cache / "vfsMeta")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while (waiting := _dirty(cache)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN)
     return waiting
 
 
-def _dirty(notes: Path) -> list[str]:
+def _dirty(cache: Path) -> list[str]:
     found = []
-    for path in notes.rglob("*"):
+    for path in (cache / "vfsMeta").rglob("*"):
         with contextlib.suppress(OSError, ValueError):
             if path.is_file() and json.loads(path.read_text()).get("Dirty"):
                 found.append(path.name)
@@ -288,8 +302,9 @@ def _dirty(notes: Path) -> list[str]:
 
 def _mounted_below(directory: Path) -> list[str]:
     found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        place = line.split(" ")[1].encode().decode("unicode_escape")
+    for line in _MOUNTS.read_bytes().splitlines():
+        escaped = line.split(b" ")[1]  # blanks and backslashes in octal, other bytes as they are
+        place = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), escaped))
         if Path(place).is_relative_to(directory):
             found.append(place)
     return found
@@ -323,5 +338,6 @@ def _rclones(directory: Path) -> list[psutil.Process]:
     return [
         process
         for process in found
-        if process.info["name"] == "rclone" and any(str(directory) in word for word in process.info["cmdline"] or [])
+        if process.info["name"] == "rclone"
+        and any(word.startswith(f"{directory}/") for word in process.info["cmdline"] or [])
     ]
