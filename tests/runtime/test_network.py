@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stoker.errors import ResourceExhausted
+from stoker.runtime import network as network_module
 from stoker.runtime.addresses import Block, Resolvers
 from stoker.runtime.network import Network
 from tests.runtime.conftest import GATEWAY_PORT, PYTHON, Bench, host_root, runsc_runtime
@@ -239,6 +243,62 @@ ask(53); ask(5300)
     assert asked.stdout.splitlines() == ["b'me'", "TimeoutError"], asked.stderr
 
 
+async def test_addresses_that_were_in_use_are_given_out_again(needs_root: None) -> None:
+    network = Network("fe5702", 1, pool_size=1)
+    await network.open()
+    try:
+        assert network._refilling is not None and network._block is not None
+        await network._refilling
+        others = network._block.take(5000)
+        namespaces = [await network.take()]
+        with pytest.raises(ResourceExhausted):
+            await network.take()
+        # Fewer are free than the pool would like to have: none of them may be lost by that.
+        network._pool_size = 4
+        for address in others[:2]:
+            network._block.give_back(address)
+        namespaces += [await network.take() for _ in range(2)]
+        assert {namespace.address for namespace in namespaces[-2:]} == set(others[:2])
+        with pytest.raises(ResourceExhausted):
+            await network.take()
+        for namespace in namespaces:
+            await network.give_back(namespace)
+    finally:
+        await network.close()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+async def test_a_start_that_is_called_off_leaves_no_closed_namespace(
+    needs_root: None, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """step: of making it, at whose beginning that happens."""
+    network = Network("fe5703", 1, pool_size=1)
+
+    def closed_and_open() -> set[str]:
+        return {name for name in os.listdir("/run/netns") if "fe5703" in name}
+
+    await network.open()
+    try:
+        assert network._refilling is not None
+        await network._refilling
+        before = closed_and_open()
+        run, commands = network_module._run, []
+
+        async def counted(*command: str, **more: Any) -> str:
+            commands.append(command)
+            if len(commands) == step:
+                taking.cancel()
+            return await run(*command, **more)
+
+        monkeypatch.setattr(network_module, "_run", counted)
+        taking = asyncio.ensure_future(network.take_closed())
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert closed_and_open() == before
+    finally:
+        await network.close()
+
+
 def test_resolvers_of_the_host() -> None:
     plain = Resolvers.of_host("nameserver 10.1.2.3\nnameserver fd00::1\nnameserver 127.0.0.1\n")
     assert plain.seen == ("10.1.2.3",) and plain.redirect is None
@@ -254,10 +314,13 @@ def test_blocks_avoid_routes_and_other_servers(needs_root: None) -> None:
     try:
         assert not first.network.overlaps(second.network)
         assert third.network.subnet_of(IPv4Network("10.213.0.0/16"))
-        addresses = [first.take() for _ in range(first.network.num_addresses - 2)]
-        assert len(set(addresses)) == len(addresses) and all(address in first.network for address in addresses)
+        addresses = first.take(5000)
+        assert len(set(addresses)) == len(addresses) == first.network.num_addresses - 2
+        assert all(address in first.network for address in addresses)
+        with pytest.raises(ResourceExhausted, match="All 1022"):
+            first.take(1)
         first.give_back(addresses[3])
-        assert first.take() == addresses[3]
+        assert first.take(4) == [addresses[3]]
     finally:
         for block in (first, second, third):
             block.release()

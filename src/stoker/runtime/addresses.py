@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoker.errors import FailedPrecondition
+from stoker.errors import FailedPrecondition, ResourceExhausted
 
 GATEWAY = ipaddress.IPv4Address("172.21.0.1")
 """The host as every sandbox sees it: its default route, and the address of the server's HTTP gateway."""
@@ -52,13 +52,13 @@ class Block:
             "No free block of private addresses is left for sandboxes in 172.21.0.0/16 and 10.213.0.0/16."
         )
 
-    def take(self) -> ipaddress.IPv4Address:
-        """Raises FailedPrecondition when all are in use."""
+    def take(self, most: int) -> list[ipaddress.IPv4Address]:
+        """At least one and at most so many. Raises ResourceExhausted when all are in use."""
         if not self._free:
-            raise FailedPrecondition(
+            raise ResourceExhausted(
                 f"All {self.network.num_addresses - 2} sandbox addresses of {self.network} are in use."
             )
-        return self.network[self._free.pop()]
+        return [self.network[self._free.pop()] for _ in range(min(most, len(self._free)))]
 
     def give_back(self, address: ipaddress.IPv4Address) -> None:
         # To the far end: an address rests as long as possible before another sandbox answers at it.

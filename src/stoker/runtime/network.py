@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from stoker.errors import FailedPrecondition
+from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.runtime import firewall, linux
 from stoker.runtime.addresses import GATEWAY, Block, Resolvers
+from stoker.runtime.cancelling import finished
 
 _NAMESPACES = Path("/run/netns")
 _GATEWAY_MAC = "02:00:ac:15:00:01"
@@ -92,37 +93,40 @@ class Network:
             self._block = None
 
     async def take(self) -> Namespace:
-        """A namespace for one container."""
+        """A namespace for one container. Raises Unavailable, or ResourceExhausted while all addresses are in use."""
         while not self._pool:
             self._refill()
             assert self._refilling is not None
-            await asyncio.shield(self._refilling)  # raises what made it fail
+            try:
+                await asyncio.shield(self._refilling)
+            except FailedPrecondition as error:
+                if not self._pool:
+                    raise _passing(error) from error
         namespace = self._pool.popleft()
         self._refill()
         return namespace
 
     async def take_closed(self) -> Namespace:
-        """A namespace with an eth0 that leads nowhere."""
-        name = f"stoker-{self._tag}-{next(self._numbers)}"
-        await _run("ip", "netns", "add", name)
-        await _run(
-            "ip",
-            "-n",
-            name,
-            "-batch",
-            "-",
-            text="link set lo up\nlink add eth0 type veth peer name eth0-end\naddr add 192.0.2.2/32 dev eth0\n"
-            "link set eth0-end up\nlink set eth0 up\n",
-        )
-        return Namespace(name, "", None)
+        """A namespace with an eth0 that leads nowhere. Raises Unavailable."""
+        namespace = Namespace(f"stoker-{self._tag}-{next(self._numbers)}", "", None)
+        try:
+            await finished(_make_closed(namespace.name))
+        except BaseException as error:
+            await finished(self.give_back(namespace))
+            if isinstance(error, FailedPrecondition):
+                raise _passing(error) from error
+            raise
+        return namespace
 
     async def give_back(self, namespace: Namespace) -> None:
         """Destroys a namespace whose processes are all dead."""
-        if namespace.link:
-            await _run("ip", "link", "delete", namespace.link, check=False)
-        _unname(namespace.path)
-        if namespace.address is not None and self._block is not None:
-            self._block.give_back(namespace.address)
+        try:
+            if namespace.link:
+                await _run("ip", "link", "delete", namespace.link, check=False)
+            _unname(namespace.path)
+        finally:
+            if namespace.address is not None and self._block is not None:
+                self._block.give_back(namespace.address)
 
     def _refill(self) -> None:
         # In batches, and seldom at the moment of a start: its `ip` processes would compete with the sandbox for the CPU.
@@ -132,17 +136,21 @@ class Network:
     async def _fill(self) -> None:
         while (missing := self._pool_size - len(self._pool)) > 0:
             # Few at a time: someone may be waiting for the first.
-            made = await self._make(min(missing, 4))
+            try:
+                made = await self._make(min(missing, 4))
+            except ResourceExhausted:
+                if self._pool:
+                    return
+                raise
             self._pool.extend(made)
 
     async def _make(self, count: int) -> list[Namespace]:
+        """Up to so many, and at least one."""
         assert self._block is not None
         namespaces = []
-        for _ in range(count):
+        for address in self._block.take(count):
             number = next(self._numbers)
-            namespaces.append(
-                Namespace(f"stoker-{self._tag}-{number}", f"{self._prefix}-{number:x}", self._block.take())
-            )
+            namespaces.append(Namespace(f"stoker-{self._tag}-{number}", f"{self._prefix}-{number:x}", address))
         try:
             await _run("ip", "-batch", "-", text="".join(_outside(namespace) for namespace in namespaces))
             for namespace in namespaces:
@@ -201,6 +209,20 @@ def _inside(namespace: Namespace) -> str:
         f"route add {GATEWAY} dev eth0 scope link\n"
         f"route add default via {GATEWAY} dev eth0\n"
     )
+
+
+async def _make_closed(name: str) -> None:
+    await _run("ip", "netns", "add", name)
+    inside = (
+        "link set lo up\nlink add eth0 type veth peer name eth0-end\naddr add 192.0.2.2/32 dev eth0\n"
+        "link set eth0-end up\nlink set eth0 up\n"
+    )
+    await _run("ip", "-n", name, "-batch", "-", text=inside)
+
+
+def _passing(error: FailedPrecondition) -> Unavailable:
+    """What fails once the network is set up may go well the next time: a function is not to be given up for it."""
+    return Unavailable(str(error))
 
 
 def _unname(path: Path) -> None:
