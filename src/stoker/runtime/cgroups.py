@@ -20,6 +20,7 @@ from stoker.runtime import linux
 from stoker.runtime.base import Limits, Usage
 
 _PERIOD_US = 100_000
+_LEAST_QUOTA_US = 1000  # the kernel refuses less
 _WANTED = ("cpu", "cpuacct", "memory", "pids")
 _HOST_TASKS = 512
 """Threads that the sandbox itself needs on the host, on top of what the user's program may have."""
@@ -79,13 +80,10 @@ class CgroupTree:
                 f"The cgroup {error.filename} could not be prepared: {error.strerror}. Stoker must own it."
             ) from error
 
-    def create(self, name: str, limits: Limits) -> Cgroup:
-        """A group with `limits`, ready to be joined. Raises OSError."""
-        group = Cgroup(
-            self.hierarchy, {controller: root / self.name / name for controller, root in self.hierarchy.roots.items()}
-        )
-        group.create(limits)
-        return group
+    def group(self, name: str) -> Cgroup:
+        """The group of that name, which need not exist yet."""
+        paths = {controller: root / self.name / name for controller, root in self.hierarchy.roots.items()}
+        return Cgroup(self.hierarchy, paths)
 
     def sweep(self) -> None:
         """Kills and removes every group below ours, and ours. Blocks until they are gone."""
@@ -97,10 +95,7 @@ class CgroupTree:
             if child.is_dir()
         }
         for name in sorted(names):
-            group = Cgroup(
-                self.hierarchy,
-                {controller: root / self.name / name for controller, root in self.hierarchy.roots.items()},
-            )
+            group = self.group(name)
             group.kill()
             group.remove()
         for directory in self.directories:
@@ -132,15 +127,16 @@ class Cgroup:
         """Applies limits, also to a running container."""
         cpu, memory, pids = self._paths["cpu"], self._paths["memory"], self._paths["pids"]
         tasks = str(limits.pids + _HOST_TASKS)
+        quota = "-1" if self._version == 1 else "max"
+        if limits.cpu_milli is not None:
+            quota = str(max(_LEAST_QUOTA_US, limits.cpu_milli * _PERIOD_US // 1000))
         if self._version == 2:
-            quota = "max" if limits.cpu_milli is None else str(limits.cpu_milli * _PERIOD_US // 1000)
             _write(cpu / "cpu.max", f"{quota} {_PERIOD_US}")
             _write(memory / "memory.max", "max" if limits.memory_bytes is None else str(limits.memory_bytes))
             _write_if_there(memory / "memory.swap.max", "0" if limits.memory_bytes is not None else "max")
             # One process of a sandbox less is a sandbox that hangs: all or none.
             _write_if_there(memory / "memory.oom.group", "1")
         else:
-            quota = "-1" if limits.cpu_milli is None else str(limits.cpu_milli * _PERIOD_US // 1000)
             _write(cpu / "cpu.cfs_period_us", str(_PERIOD_US))
             _write(cpu / "cpu.cfs_quota_us", quota)
             if limits.memory_bytes is not None:
@@ -153,13 +149,18 @@ class Cgroup:
         if self._version == 2:
             return
         memory = self._paths["memory"]
-        self._oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         control = os.open(memory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _write(memory / "cgroup.event_control", f"{self._oom_event} {control}")
+            event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                _write(memory / "cgroup.event_control", f"{event} {control}")
+            except BaseException:
+                os.close(event)
+                raise
         finally:
             os.close(control)
-        asyncio.get_running_loop().add_reader(self._oom_event, self._on_oom, callback)
+        self._oom_event = event
+        asyncio.get_running_loop().add_reader(event, self._on_oom, callback)
 
     def unwatch_oom(self) -> None:
         """Ends `watch_oom`. Safe to call twice."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from stoker.runtime import linux
 
 MAX_LAYERS = 500
 """The kernel's own limit for one overlay."""
+
+_ATTEMPTS, _PAUSE = 20, 0.01  # seconds
 
 
 class Overlay:
@@ -95,8 +97,21 @@ def discard(directory: Path) -> None:
                 linux.unmount(target, linux.MNT_DETACH)
             elif error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)
+    _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Deletes it, also while a last runsc command for the container still adds or removes a file in there."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            shutil.rmtree(directory)
+            return
+        except OSError as error:
+            if not os.path.lexists(directory):
+                return
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _in_directory(directory: Path, action: Callable[[], None]) -> None:

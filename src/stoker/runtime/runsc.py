@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
+from stoker.runtime.cancelling import finished
 from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.network import Namespace, Network
@@ -29,6 +32,7 @@ from stoker.runtime.sandbox import Sandbox
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
+_log = logging.getLogger(__name__)
 
 # Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
 # Runs in a mount namespace of its own with an empty /proc/sys/net: some runsc releases take any network namespace of a kernel from
@@ -67,6 +71,8 @@ class RunscRuntime:
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()
         self._running: dict[str, Sandbox] = {}
+        self._starting: set[asyncio.Future[None]] = set()
+        self._closing = False
         self._lock = -1
 
     async def open(self) -> None:
@@ -88,6 +94,7 @@ class RunscRuntime:
         self._abilities = await anyio.to_thread.run_sync(Abilities.of, self._runsc)
         self._state.mkdir(parents=True, exist_ok=True)
         self._acquire()
+        self._closing = False
         self._cgroups = CgroupTree(self._cgroup_name)
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
@@ -97,6 +104,9 @@ class RunscRuntime:
         await self._network.open()
 
     async def close(self) -> None:
+        self._closing = True
+        while self._starting:
+            await asyncio.wait(self._starting)
         for sandbox in list(self._running.values()):
             await sandbox.kill()
         for sandbox in list(self._running.values()):
@@ -127,25 +137,52 @@ class RunscRuntime:
         return str(GATEWAY)
 
     async def _begin(self, spec: ContainerSpec, snapshot: Path | None, output: OutputSink) -> Sandbox:
-        if self._cgroups is None:
+        if self._cgroups is None or self._closing:
             raise FailedPrecondition("The runtime is not open.")
         self._check(spec)
+        start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._starting.add(start)
+        try:
+            sandbox = self._running[spec.id] = await self._begin_in(self._cgroups, spec, snapshot, output)
+        finally:
+            self._starting.discard(start)
+            start.set_result(None)
+        return sandbox
+
+    async def _begin_in(
+        self, groups: CgroupTree, spec: ContainerSpec, snapshot: Path | None, output: OutputSink
+    ) -> Sandbox:
         directory = self._containers / spec.id
         namespace = await (self._network.take() if spec.network else self._network.take_closed())
-        group = self._cgroups.create(spec.id, spec.limits)
+        group = groups.group(spec.id)
+        process: asyncio.subprocess.Process | None = None
         try:
-            flags = await anyio.to_thread.run_sync(self._prepare, spec, directory, namespace, snapshot)
+            group.create(spec.limits)
+            flags = await finished(anyio.to_thread.run_sync(self._prepare, spec, directory, namespace, snapshot))
             verb = ("run",) if snapshot is None else self._restoring(snapshot)
             pipes = OutputPipes(output)
             try:
                 process = await self._launch(spec.id, directory, group, (*flags, *verb), pipes)
             finally:
                 pipes.launched()
+            return self._sandbox(spec, process, group, flags, namespace, pipes)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._remove(spec.id, directory, group, namespace)
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()  # it may not have joined the group yet
+            await finished(self._remove(spec.id, directory, group, namespace))
             raise
-        command = (str(self._runsc), *flags)
+
+    def _sandbox(
+        self,
+        spec: ContainerSpec,
+        process: asyncio.subprocess.Process,
+        group: Cgroup,
+        flags: tuple[str, ...],
+        namespace: Namespace,
+        pipes: OutputPipes,
+    ) -> Sandbox:
+        command, directory = (str(self._runsc), *flags), self._containers / spec.id
 
         async def remove() -> None:
             await self._remove(spec.id, directory, group, namespace)
@@ -155,7 +192,7 @@ class RunscRuntime:
             save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
             await checkpoint.save(command, save_flags, spec.id, directory / "upper", target)
 
-        sandbox = Sandbox(
+        return Sandbox(
             spec,
             process=process,
             group=group,
@@ -166,8 +203,6 @@ class RunscRuntime:
             remove=remove,
             save=save,
         )
-        self._running[spec.id] = sandbox
-        return sandbox
 
     def _restoring(self, snapshot: Path) -> tuple[str, ...]:
         return ("restore", f"--image-path={checkpoint.image_of(snapshot)}", *self._abilities.restore_flags)
@@ -224,13 +259,20 @@ class RunscRuntime:
         )  # fmt: skip
 
     async def _remove(self, id: str, directory: Path, group: Cgroup, namespace: Namespace) -> None:
-        def remove() -> None:
-            group.kill()
-            overlay.discard(directory)
-            group.remove()
+        """Gives back all that a container had. A part that cannot be removed now, which is when the server stops, keeps no other from it."""
 
-        await anyio.to_thread.run_sync(remove)
-        await self._network.give_back(namespace)
+        def discard() -> None:
+            overlay.discard(directory)
+
+        for part in (group.kill, discard, group.remove):
+            try:
+                await anyio.to_thread.run_sync(part)
+            except OSError:
+                _log.exception("something of the container %s could not be removed", id)
+        try:
+            await self._network.give_back(namespace)
+        except (OSError, FailedPrecondition):
+            _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)
 
     def _acquire(self) -> None:
