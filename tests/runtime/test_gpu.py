@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -133,6 +135,32 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         pytest.skip("this machine has that many GPUs")
     with pytest.raises(FailedPrecondition, match="/dev/nvidia7 does not exist"):
         gpu.devices((7,))
+
+
+def test_containers_that_start_together_share_one_whole_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libcuda.so"
+    for path in (tmp_path / "nvidia-container-cli", library, tmp_path / "version"):
+        path.write_text("550.54")
+        path.chmod(0o755)
+    made: list[Path] = []
+    second = threading.Thread(target=lambda: made.append(gpu.driver_layer(tmp_path / "gpu")))
+    second_asks = threading.Event()
+
+    def ask(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+        if threading.current_thread() is second:
+            second_asks.set()
+        elif not second.ident:
+            second.start()
+            second_asks.wait(0.3)  # it does so only if nothing keeps it from making the same directory
+        return subprocess.CompletedProcess(command, 0, f"{library}\n", "")
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpu, "_VERSION", tmp_path / "version")
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(run=ask))
+    layer = gpu.driver_layer(tmp_path / "gpu")
+    second.join()
+    assert made == [layer] and not second_asks.is_set()
+    assert {path.parent.name for path in layer.rglob("libcuda.so")} == {"bin", "lib64"}
 
 
 def test_containers_find_the_drivers_libraries_before_those_of_the_image() -> None:

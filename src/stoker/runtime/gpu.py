@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from stoker.errors import FailedPrecondition
 
 RUNSC_FLAGS = ("--nvproxy=true",)
 _INSIDE = Path("usr/local/nvidia")
+_VERSION = Path("/sys/module/nvidia/version")
+_making = threading.Lock()
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -60,19 +63,24 @@ def devices(indices: Sequence[int]) -> list[dict[str, Any]]:
 def driver_layer(directory: Path) -> Path:
     """A directory rooted at "/" with the host driver's libraries and programs, made on first use. Blocks. Raises FailedPrecondition."""
     try:
-        version = Path("/sys/module/nvidia/version").read_text().strip()
+        version = _VERSION.read_text().strip()
     except OSError as error:
         raise FailedPrecondition(
             "The NVIDIA driver is not loaded on this machine, so no GPU can be given to a container."
         ) from error
     layer = directory / version
-    if layer.is_dir():
-        return layer
+    with _making:  # containers that start at the same time must not fill the same directory
+        if not layer.is_dir():
+            _make_driver_layer(layer)
+    return layer
+
+
+def _make_driver_layer(layer: Path) -> None:
     if shutil.which("nvidia-container-cli") is None:
         raise FailedPrecondition(
             "`nvidia-container-cli` is missing: install the package libnvidia-container-tools from NVIDIA."
         )
-    scratch = directory / f"{version}.partial"
+    scratch = layer.with_name(f"{layer.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     for option, name in (("--libraries", "lib64"), ("--binaries", "bin")):
         target = scratch / _INSIDE / name
@@ -83,7 +91,6 @@ def driver_layer(directory: Path) -> Path:
         for line in listing.stdout.splitlines():
             _copy_with_names(Path(line), target)
     scratch.rename(layer)
-    return layer
 
 
 def _copy_with_names(source: Path, target: Path) -> None:
