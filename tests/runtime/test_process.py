@@ -92,6 +92,19 @@ async def test_everything_it_left_in_the_background_ends_with_it(processes: Benc
     assert not alive(marker)
 
 
+async def test_a_container_ends_also_when_a_process_hides_and_keeps_its_output(
+    processes: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.runtime.process._TRIES", 1)
+    code = (
+        "import subprocess\n"
+        "print(subprocess.Popen(['sleep', '1000'], env={}, start_new_session=True, executable='/bin/sleep').pid)"
+    )
+    end, output = await asyncio.wait_for(processes.python(code), 30)
+    os.kill(int(output.text), signal.SIGKILL)
+    assert end.code == 0
+
+
 async def test_layers_extend_the_python_path_in_order(processes: Bench, tmp_path: Path) -> None:
     layers = []
     for index in range(2):

@@ -24,7 +24,12 @@ class OutputPipes:
         self._closed = self._loop.create_future()
         self._open: dict[int, int] = {}  # read end -> file descriptor in the program
         read_out, self.stdout = os.pipe()
-        read_err, self.stderr = os.pipe()
+        try:
+            read_err, self.stderr = os.pipe()
+        except OSError:
+            os.close(read_out)
+            os.close(self.stdout)
+            raise
         for end, number in ((read_out, 1), (read_err, 2)):
             os.set_blocking(end, False)
             self._open[end] = number
@@ -40,6 +45,11 @@ class OutputPipes:
         await asyncio.wait([self._closed], timeout=timeout)
         return self._closed.done()
 
+    def abandon(self) -> None:
+        """Somebody keeps a write end: what comes later is lost."""
+        for end in list(self._open):
+            self._close(end)
+
     def _read(self, end: int) -> None:
         try:
             chunk = os.read(end, _CHUNK)
@@ -52,6 +62,9 @@ class OutputPipes:
                 # A broken sink must not stall the program behind a full pipe.
                 _log.exception("output of a container was lost")
             return
+        self._close(end)
+
+    def _close(self, end: int) -> None:
         self._loop.remove_reader(end)
         os.close(end)
         del self._open[end]

@@ -29,6 +29,7 @@ _INHERITED = re.compile(
     r"^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?i:https?_proxy|all_proxy|no_proxy)|CUDA_.*|NVIDIA_.*)$"
 )
+_TRIES = 5  # seconds in which to find what is left of a container
 _NO_SNAPSHOTS = 'Memory snapshots need gVisor sandboxes: start the server with runtime = "runsc".'
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
@@ -177,8 +178,12 @@ class ProcessContainer:
         code = await self._process.wait()
         # What it left in the background holds the pipes open, and ends with it.
         await self._kill_all()
-        while not await self._pipes.drained(timeout=1.0):
+        for _ in range(_TRIES):
+            if await self._pipes.drained(timeout=1.0):
+                break
             await self._kill_all()
+        else:
+            self._pipes.abandon()  # by one that was started without our mark: it must not keep the container for ever
         self._forget()
         if self._killed:
             return Exit(ExitKind.KILLED, 128 + signal.SIGKILL, "The container was killed.")
