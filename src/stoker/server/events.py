@@ -38,4 +38,5 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
     services.canaries.on_end = scheduler.retire
     apps.on_publish = published
     apps.on_stop = end_app
+    apps.is_busy = calls.unfinished
     calls.on_call_finished = call_finished

@@ -161,7 +161,13 @@ class Services:
         self.wire = ModalWire()
         self.wire.predictive = settings.predictive_scaling
         self.functions = Functions(database, self.wire)
-        self.apps = Apps(database, self.functions, self.logs, client_lost_seconds=settings.client_lost_seconds)
+        self.apps = Apps(
+            database,
+            self.functions,
+            self.logs,
+            environments=self.environments,
+            client_lost_seconds=settings.client_lost_seconds,
+        )
         self.endpoints = Endpoints(
             workspace=settings.workspace,
             host=reachable(settings.host),

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 import structlog
 
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import is_name, new_id
+from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.logs import INFO, Logs
 from stoker.store import tables
@@ -19,6 +20,7 @@ from stoker.store.database import Database
 
 INITIALIZING, EPHEMERAL, DETACHED, DEPLOYED = "initializing", "ephemeral", "detached", "deployed"
 DETACHED_DISCONNECTED, STOPPING, STOPPED = "detached_disconnected", "stopping", "stopped"
+_WITH_CLIENT = (EPHEMERAL, INITIALIZING, DETACHED)  # states in which an app's client must give signs of life
 _log = structlog.get_logger(__name__)
 
 
@@ -61,8 +63,15 @@ class Apps:
     """All apps that are not over, in memory; the others in the database."""
 
     def __init__(
-        self, database: Database, functions: Functions, logs: Logs, *, client_lost_seconds: float = 60.0
+        self,
+        database: Database,
+        functions: Functions,
+        logs: Logs,
+        *,
+        environments: Environments | None = None,
+        client_lost_seconds: float = 60.0,
     ) -> None:
+        """environments: apps end with theirs."""
         self._client_lost_seconds = client_lost_seconds
         self._database = database
         self._functions = functions
@@ -72,7 +81,12 @@ class Apps:
         """Called with the ids of the functions whose definition changed."""
         self.on_stop: Callable[[App, bool], Awaitable[None]] | None = None
         """Ends the app's calls and containers; returns when the last container is gone. The flag asks to let running inputs finish."""
+        self.is_busy: Callable[[str], bool] = lambda app_id: True
+        """Whether an app has unfinished calls."""
         self._stopping: set[asyncio.Task[None]] = set()
+        self._environments = environments
+        if environments is not None:
+            environments.on_delete.insert(0, self._stop_all)  # before what they use goes
 
     def load(self) -> None:
         """Reads the apps that were alive when the server stopped. Clients of ephemeral ones get time to come back."""
@@ -81,18 +95,27 @@ class Apps:
         for row in rows:
             app = _app(row)
             self._apps[app.id] = app
-            if app.state in (EPHEMERAL, INITIALIZING, DETACHED):
+            if self._environments is not None and not self._environments.has(app.environment_id):
+                app.state = STOPPING  # it came to be while its environment was deleted
+            if app.state in _WITH_CLIENT:
                 self.heartbeat(app.id)
             elif app.state == STOPPING:
                 self._end(app, drain=False)
+            elif app.state == DETACHED_DISCONNECTED:
+                # Not before its unfinished calls are known again.
+                asyncio.get_running_loop().call_soon(self._end_if_idle, app)
 
     async def create(
         self, environment_id: str, description: str, state: str, name: str = "", tags: dict[str, str] | None = None
     ) -> App:
         app = App(new_id("ap"), environment_id, name, description[:256], state, time.time(), tags or {})
-        await self._database.insert(tables.apps, [_row(app)])
-        self._apps[app.id] = app
-        if state in (EPHEMERAL, INITIALIZING, DETACHED):
+        self._apps[app.id] = app  # before it is stored: who asks for the name meanwhile must find it, not make another
+        try:
+            await self._database.insert(tables.apps, [_row(app)])
+        except Exception:
+            self._apps.pop(app.id, None)
+            raise
+        if state in _WITH_CLIENT:
             self.heartbeat(app.id)
         return app
 
@@ -150,7 +173,7 @@ class Apps:
         if app.heartbeat is not None:
             app.heartbeat.cancel()
             app.heartbeat = None
-        if app.state in (EPHEMERAL, INITIALIZING, DETACHED):
+        if app.state in _WITH_CLIENT:
             loop = asyncio.get_running_loop()
             app.heartbeat = loop.call_later(self._client_lost_seconds, self._lose_client, app)
 
@@ -161,9 +184,11 @@ class Apps:
             raise InvalidArgument(
                 f"{publication.name!r} cannot name an app: use 1 to 64 letters, digits, '-', '_' and '.'."
             )
-        replaced = self.by_name(app.environment_id, publication.name) if publication.name else None
         known = {f.id for f in map(self._functions.get, publication.function_ids.values())}
         changed = await self._functions.activate(sorted(known))
+        self.alive(app_id)  # it may have been stopped meanwhile
+        # Looked up where the name is taken, so that of two deployments at the same time one replaces the other.
+        replaced = self.by_name(app.environment_id, publication.name) if publication.name else None
         app.state = publication.state or app.state
         app.name = publication.name or app.name
         app.description = app.description or app.name
@@ -176,7 +201,8 @@ class Apps:
             app.heartbeat = None
         if replaced is not None and replaced.id != app.id:
             await self.stop(replaced.id)
-        self.on_publish(app, [f.id for f in changed])
+        if not app.is_over:  # stopped, or replaced in its turn, while it was stored
+            self.on_publish(app, [f.id for f in changed])
         return app
 
     async def stage(self, app_id: str, publication: Publication) -> App:
@@ -203,9 +229,12 @@ class Apps:
         if app.is_over:
             return
         if app.state == DETACHED:
-            await self._set_state(app, DETACHED_DISCONNECTED)
             if app.heartbeat is not None:
                 app.heartbeat.cancel()
+            try:
+                await self._set_state(app, DETACHED_DISCONNECTED)
+            finally:
+                self._end_if_idle(app)
         elif app.state in (EPHEMERAL, INITIALIZING):
             _log.info("app disconnected", app=app.id, reason=reason)
             await self.stop(app_id)
@@ -217,8 +246,10 @@ class Apps:
             return
         if app.heartbeat is not None:
             app.heartbeat.cancel()
-        await self._set_state(app, STOPPING)
-        self._end(app, drain)
+        try:
+            await self._set_state(app, STOPPING)
+        finally:  # also when the disk is full: nobody could stop the app once more
+            self._end(app, drain)
 
     def stop_soon(self, app: App) -> None:
         """Like `stop`, for callers that cannot wait."""
@@ -231,18 +262,30 @@ class Apps:
         for task in list(self._stopping):
             await asyncio.wait([task], timeout=5)
 
+    async def _stop_all(self, environment_id: str) -> None:
+        for app in [a for a in self._apps.values() if a.environment_id == environment_id]:
+            await self.stop(app.id)
+
     def _lose_client(self, app: App) -> None:
+        if app.state not in _WITH_CLIENT:
+            return
         silence = f"no heartbeat for {self._client_lost_seconds:g} s"
         self._logs.write(app.id, INFO, f"The client of this app is gone ({silence}): the app ends.\n")
         ending = self.disconnect(app.id, "heartbeat lost") if app.state == DETACHED else self.stop(app.id)
         self._spawn(ending)
 
+    def _end_if_idle(self, app: App) -> None:
+        """A detached app without a client ends with its last call, or now when it has none."""
+        if app.state == DETACHED_DISCONNECTED and not self.is_busy(app.id):
+            self.stop_soon(app)
+
     def _end(self, app: App, drain: bool) -> None:
         async def end() -> None:
-            if self.on_stop is not None:
-                await self.on_stop(app, drain)
+            on_stop = self.on_stop
+            if on_stop is not None:
+                await _insist(lambda: on_stop(app, drain))
             app.stopped_at = time.time()
-            await self._set_state(app, STOPPED)
+            await _insist(lambda: self._set_state(app, STOPPED))
             self._apps.pop(app.id, None)
             self._functions.forget_app(app.id)
             self._logs.finish(app.id)
@@ -259,6 +302,15 @@ class Apps:
         values = {"state": state, "stopped_at": app.stopped_at}
         statement = sa.update(tables.apps).where(tables.apps.c.id == app.id).values(**values)
         await self._database.write(lambda connection: connection.execute(statement))
+
+
+async def _insist(work: Callable[[], Awaitable[None]]) -> None:
+    """Does what must be done, as soon as a full disk has room again."""
+    while True:
+        try:
+            return await work()
+        except ResourceExhausted as error:
+            await asyncio.sleep(error.retry_after or 1.0)
 
 
 def _record_deployment(connection: sa.Connection, app: App, publication: Publication) -> None:

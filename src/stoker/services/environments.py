@@ -40,6 +40,7 @@ class Environments:
         self._default = default
         self._image_builder_version = image_builder_version
         self._by_id: dict[str, Environment] = {}
+        self._doomed: set[str] = set()  # those being deleted: nothing new may be made in them
         self.on_delete: list[Callable[[str], Awaitable[None]]] = []
         """Each called with the id of an environment that is being deleted, to delete what is in it."""
 
@@ -58,11 +59,11 @@ class Environments:
             await self.create(self._default)
 
     def resolve(self, name: str) -> Environment:
-        """The environment of that name or id; "" is the default one. Raises NotFound."""
+        """The environment of that name or id; "" is the default one. Raises NotFound, also for one that is being deleted."""
         environment = self._by_id.get(name) if is_id(name, "en") else self._find(name or self._default)
-        if environment is None:
+        if environment is None or environment.id in self._doomed:
             raise NotFound(
-                f"There is no environment {name!r} on this server. It has: {', '.join(e.name for e in self.all())}. "
+                f"There is no environment {name!r} on this server. It has: {', '.join(self._names())}. "
                 f"Create one with `modal environment create`."
             )
         return environment
@@ -73,6 +74,9 @@ class Environments:
         if environment is None:
             raise NotFound(f"There is no environment {environment_id!r} on this server.")
         return environment
+
+    def has(self, environment_id: str) -> bool:
+        return environment_id in self._by_id
 
     def all(self) -> list[Environment]:
         """Oldest first."""
@@ -156,11 +160,15 @@ class Environments:
                 f"{environment.name!r} is the default environment and cannot be deleted. "
                 "Make another the default first (`modal workspace settings set`)."
             )
-        for delete_contents in self.on_delete:
-            await delete_contents(environment.id)
-        statement = sa.delete(tables.environments).where(tables.environments.c.id == environment.id)
-        await self._database.write(lambda connection: connection.execute(statement))
-        self._by_id.pop(environment.id, None)
+        self._doomed.add(environment.id)
+        try:
+            for delete_contents in self.on_delete:
+                await delete_contents(environment.id)
+            statement = sa.delete(tables.environments).where(tables.environments.c.id == environment.id)
+            await self._database.write(lambda connection: connection.execute(statement))
+            self._by_id.pop(environment.id, None)
+        finally:
+            self._doomed.discard(environment.id)
 
     async def _set(self, key: str, value: str) -> None:
         def work(connection: sa.Connection) -> None:
@@ -168,6 +176,9 @@ class Environments:
             connection.execute(sa.insert(tables.settings), [{"key": key, "value": value.encode()}])
 
         await self._database.write(work)
+
+    def _names(self) -> list[str]:
+        return [e.name for e in self.all() if e.id not in self._doomed]
 
     def _find(self, name: str) -> Environment | None:
         return next((e for e in self._by_id.values() if e.name == name), None)
