@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stoker.errors import NotFound
-from stoker.services import checkpoints
+from stoker.errors import NotFound, Unavailable
+from stoker.images.base import ImageConfig
+from stoker.node.agent import ContainerRequest
+from stoker.services import bases, checkpoints
 from stoker.services.runner import Task
 from stoker.services.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
 from stoker.store.database import Database
@@ -197,6 +199,69 @@ def test_the_least_recently_used_go_beyond_the_quota(run: Callable[[Body], None]
         third = await house.make("c", 4, function="fu-c")
         assert {s.id for s in house.snapshots.all()} == {first.snapshot_id, third.snapshot_id}
         assert second.snapshot_id not in await house.files()
+
+    run(body)
+
+
+def test_one_that_is_larger_than_the_quota_is_not_made_again_and_again(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        house.quota = 10
+        await house.again()
+        small = await house.make("small", 4, function="fu-1")
+        large = house.choose("large", function="fu-2")
+        assert large is not None
+        house.snapshots.scratch(large).mkdir()
+        await house.snapshots.created(large, 11)
+        house.snapshots.left(large, "ta-1")
+        assert await house.files() == {small.snapshot_id}
+        assert house.choose("large", function="fu-2") is None
+        dropped = house.snapshots.get(large.snapshot_id)
+        assert dropped.state == DROPPED and "snapshot_quota_gib" in dropped.reason
+        again = house.choose("large", function="fu-2", definition="de-2")
+        assert again is not None and not again.restores, "deployed again, it may be smaller"
+
+    run(body)
+
+
+def test_the_end_of_an_earlier_maker_is_no_concern_of_the_present_one(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        first = house.choose(task="ta-1")
+        assert first is not None
+        house.snapshots.not_created(first, "it holds a connection open")
+        second = house.choose(task="ta-2")
+        assert second is not None and not second.restores
+        house.snapshots.left(first, "ta-1")  # it went on unsaved, and ends while the next one is being saved
+        house.snapshots.scratch(second).mkdir()
+        await house.snapshots.created(second, 1)
+        house.snapshots.left(second, "ta-2")
+        third = house.choose(task="ta-3")
+        assert third is not None and third.restores and third.directory.is_dir()
+        (row,) = house.snapshots.all()
+        assert row.all_failures == 1
+
+    run(body)
+
+
+def test_a_base_interrupted_by_the_end_of_the_server_counts_no_failure(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "_SETTLE", 0.0)
+
+    class Node:
+        def snapshot_identity(self, gpu: str) -> str:
+            return "machine"
+
+        async def make_base(self, request: ContainerRequest, directory: Path) -> int:
+            directory.mkdir()
+            raise Unavailable("The server stops.")
+
+    async def body(house: House) -> None:
+        service = bases.Bases(snapshots=house.snapshots, node=Node(), enabled=True)  # type: ignore[arg-type]
+        request = ContainerRequest("ta-1", "im-1", ImageConfig(), "1.6.4", b"", "main")
+        assert service.choose(request) is None
+        service.up("ta-1")
+        await asyncio.wait(service._jobs.values())
+        assert house.snapshots.all() == [] and await house.files() == set()
 
     run(body)
 

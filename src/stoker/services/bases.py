@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from stoker.errors import StokerError
+from stoker.errors import StokerError, Unavailable
 from stoker.ids import new_id
 from stoker.node.agent import ContainerRequest, Node
 from stoker.services.snapshots import Snapshots, SnapshotUse
@@ -79,6 +79,8 @@ class Bases:
                 if not use.restores:
                     size = await self._node.make_base(replace(request, task_id=maker), self._snapshots.scratch(use))
                     await self._snapshots.created(use, size)
+            except Unavailable:
+                self._snapshots.abandoned(use)  # no fault of the base: the server stops
             except StokerError as error:
                 self._snapshots.not_created(use, str(error))
             except Exception as error:

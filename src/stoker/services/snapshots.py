@@ -47,6 +47,7 @@ class Snapshot:
     restore_seconds: list[float] = field(default_factory=list)
     fall_back: bool = False  # the next start does without it, for a start from it has just failed
     users: set[str] = field(default_factory=set)  # tasks that run on its files
+    maker: str = ""  # the task that is to be saved as it
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Snapshots:
             return None
         elif snapshot.state == FAILED:
             snapshot.state = CREATING
+        if snapshot.state == CREATING:
+            snapshot.maker = task_id
         changed = snapshot.definition_id != definition_id
         snapshot.definition_id = definition_id
         snapshot.used_at = now
@@ -139,7 +142,13 @@ class Snapshots:
         """The files are complete in `scratch`."""
         snapshot = self._by_id.get(use.snapshot_id)
         if snapshot is None:  # removed meanwhile
-            self._delete(self.scratch(use))
+            self.abandoned(use)
+            return
+        if size > self._quota:
+            # Kept, it would be the first to go, only for the next container to spend its time on making it again.
+            self.abandoned(use)
+            self._drop(snapshot, f"It takes {size >> 20} MiB, more than all snapshots may take (snapshot_quota_gib).")
+            self._store(snapshot)
             return
         self.scratch(use).rename(use.directory)
         snapshot.state, snapshot.size, snapshot.reason = READY, size, ""
@@ -149,8 +158,12 @@ class Snapshots:
 
     def not_created(self, use: SnapshotUse, reason: str) -> None:
         """The container could not be saved."""
-        self._delete(self.scratch(use))
+        self.abandoned(use)
         self._count_failure(use, reason)
+
+    def abandoned(self, use: SnapshotUse) -> None:
+        """The container will not be saved, through no fault of its own."""
+        self._delete(self.scratch(use))
 
     def started(self, use: SnapshotUse, seconds: float) -> None:
         """A restored container asks for its first input."""
@@ -183,7 +196,7 @@ class Snapshots:
             self._release(snapshot)
         elif snapshot.state == DROPPED:
             self._release(snapshot)
-        elif snapshot.state == CREATING and not use.restores:
+        elif snapshot.state == CREATING and snapshot.maker == task_id:
             # It ended before it could be saved, which is not the snapshot's fault: the next one may try.
             self.remove(snapshot.id)
 
@@ -229,12 +242,15 @@ class Snapshots:
         snapshot.all_failures += 1
         snapshot.reason = reason
         if snapshot.failures >= MAX_FAILURES:
-            snapshot.state, snapshot.size = DROPPED, 0
-            _log.warning("snapshot dropped", snapshot=snapshot.id, function=snapshot.function_id, reason=reason)
-            self._release(snapshot)
+            self._drop(snapshot, reason)
         elif snapshot.state == CREATING:
             snapshot.state = FAILED
         self._store(snapshot)
+
+    def _drop(self, snapshot: Snapshot, reason: str) -> None:
+        snapshot.state, snapshot.size, snapshot.reason = DROPPED, 0, reason
+        _log.warning("snapshot dropped", snapshot=snapshot.id, function=snapshot.function_id, reason=reason)
+        self._release(snapshot)
 
     def _drop_outdated(self, function_id: str, definition_id: str) -> None:
         for snapshot in self.all():
@@ -266,6 +282,9 @@ class Snapshots:
         try:
             path.rename(aside)
         except FileNotFoundError:
+            return
+        except OSError as error:  # such as a full disk; the next server removes it
+            _log.error("a snapshot could not be removed", path=str(path), error=str(error))
             return
         self._later(anyio.to_thread.run_sync(lambda: shutil.rmtree(aside, ignore_errors=True)))
 
