@@ -10,9 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-import anyio
-
-from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
 from stoker.node.bucket import BucketMount
@@ -20,6 +18,7 @@ from stoker.node.bucket_mounts import BucketMounts
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
+from stoker.runtime.cancelling import finished
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107
@@ -75,6 +74,7 @@ class Node:
         self._buckets = BucketMounts(run_dir.parent / "buckets")
         self.check_bucket = self._buckets.check
         self._hook_layer = run_dir.parent / "snapshot-hook"
+        self._closing = False
 
     async def open(self) -> None:
         shutil.rmtree(self._run_dir, ignore_errors=True)
@@ -91,15 +91,20 @@ class Node:
         snapshots.make_hook_layer(self._hook_layer)
 
     async def close(self) -> None:
+        self._closing = True
         await self._runtime.close()
         await self._buckets.close()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def task_dir(self, task_id: str) -> Path:
-        """The directory of a container on the host; made on first use."""
+        """The directory of a container on the host; made on first use. Raises OSError, as on a full disk."""
         directory = self._run_dir / task_id
         directory.mkdir(mode=0o755, exist_ok=True)
         return directory
+
+    def discard_task_dir(self, task_id: str) -> None:
+        """Removes the directory of a container, if there is one."""
+        snapshots.discard(self._run_dir / task_id)
 
     def socket_path(self, task_id: str) -> Path:
         return self.task_dir(task_id) / "modal.sock"
@@ -118,8 +123,7 @@ class Node:
         try:
             return await self._start(request, places, write)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._buckets.unmount(request.task_id)
+            await finished(self._buckets.unmount(request.task_id))
             raise
 
     async def _start(
@@ -136,7 +140,8 @@ class Node:
         if request.snapshots:
             snapshots.write_before(task_dir, spec.env, reseed=request.reseed)
         if request.restore_from is not None:
-            snapshots.let_go(task_dir, request.task_id, request.function_id, spec.env)
+            snapshots.prepare_to_let_go(task_dir, request.task_id, request.function_id, spec.env)
+            snapshots.let_go(task_dir)
             container = await self._runtime.restore(spec, request.restore_from, sink)
         elif request.base is not None:
             snapshots.tell_base(task_dir, spec.env, spec.workdir)
@@ -149,7 +154,17 @@ class Node:
 
     async def make_base(self, request: ContainerRequest, directory: Path) -> int:
         """Saves as `directory` a container like those of `request`, on the image and with its mounts, that has imported the client and
-        waits to be told whose it is. Returns the bytes on disk. Raises StokerError."""
+        waits to be told whose it is. Returns the bytes on disk. Raises StokerError, Unavailable when the server stops meanwhile."""
+        try:
+            return await self._make_base(request, directory)
+        except Exception as error:
+            if self._closing:
+                raise Unavailable("The server stops.") from error
+            raise
+        finally:
+            self.discard_task_dir(request.task_id)
+
+    async def _make_base(self, request: ContainerRequest, directory: Path) -> int:
         output = bytearray()
         said = asyncio.Event()
 
@@ -178,10 +193,7 @@ class Node:
         finally:
             waiting.cancel()
             ended.cancel()
-            with anyio.CancelScope(shield=True):
-                await container.kill()
-                await container.wait()
-            shutil.rmtree(self.task_dir(request.task_id), ignore_errors=True)
+            await finished(_end(container))
         return await asyncio.to_thread(snapshots.size_of, directory)
 
     async def _spec(self, request: ContainerRequest, buckets: Sequence[Path] = ()) -> ContainerSpec:
@@ -241,6 +253,7 @@ class NodeContainer:
         self._function_id = function_id
         self._volumes = volumes
         self._on_end = on_end
+        self.went_on = False  # after it asked to be saved
         self.id = container.id
         self.address = container.address
         self.signal = container.signal
@@ -256,24 +269,39 @@ class NodeContainer:
 
     async def save(self, directory: Path) -> int:
         """Saves the container and lets it go on, also when it could not be saved; returns the bytes on disk. Raises StokerError."""
+        self._prepare_to_let_go()
         try:
             await self._container.checkpoint(directory)
         finally:
-            self.let_go()
+            self._let_go()
         return await asyncio.to_thread(snapshots.size_of, directory)
 
     def let_go(self) -> None:
-        """A container that asked to be saved goes on."""
-        if self._task_dir.is_dir():
-            snapshots.let_go(self._task_dir, self.id, self._function_id, self._env)
+        """A container that asked to be saved goes on unsaved. Raises OSError."""
+        self._prepare_to_let_go()
+        self._let_go()
 
     async def wait(self) -> Exit:
         ended = await self._container.wait()
         await self._on_end(self.id)
         for splitter in self._splitters.values():
             splitter.close()
-        shutil.rmtree(self._task_dir, ignore_errors=True)
+        snapshots.discard(self._task_dir)
         return ended
+
+    def _prepare_to_let_go(self) -> None:
+        if self._task_dir.is_dir():
+            snapshots.prepare_to_let_go(self._task_dir, self.id, self._function_id, self._env)
+
+    def _let_go(self) -> None:
+        if self._task_dir.is_dir():
+            snapshots.let_go(self._task_dir)
+        self.went_on = True
+
+
+async def _end(container: Container) -> None:
+    await container.kill()
+    await container.wait()
 
 
 def _environment(request: ContainerRequest, task_dir: str, *, isolates: bool) -> dict[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -46,15 +47,25 @@ def write_before(task_dir: Path, env: Mapping[str, str], *, reseed: bool) -> Non
     (task_dir / "snapshot.json").write_text(json.dumps({"env": dict(env), "reseed": reseed}))
 
 
-def let_go(task_dir: Path, task_id: str, function_id: str, env: Mapping[str, str]) -> None:
-    """Writes the file for which a container waits after it was saved or restored."""
+def prepare_to_let_go(task_dir: Path, task_id: str, function_id: str, env: Mapping[str, str]) -> None:
+    """Writes what `let_go` needs. Before a container is saved, for the snapshot may fill the disk."""
     # The client reads keys in any case and writes names in capitals; "" would mean "as it was". The rest is the hook's.
     state = {name: value for name, value in env.items() if value and name == name.upper()}
     state |= {"task_id": task_id, "function_id": function_id}
+    # Beside the directory and not in it, where a container that runs could put a link to any file of the host.
+    _prepared(task_dir).write_text(json.dumps(state))
+
+
+def let_go(task_dir: Path) -> None:
+    """Puts the file in its place for which a container waits after it was saved or restored."""
     # In one step: the client reads it the moment it exists.
-    scratch = task_dir / ".restore-state.json"
-    scratch.write_text(json.dumps(state))
-    os.replace(scratch, task_dir / "restore-state.json")
+    os.replace(_prepared(task_dir), task_dir / "restore-state.json")
+
+
+def discard(task_dir: Path) -> None:
+    """Removes a container's directory, with what was prepared for it."""
+    _prepared(task_dir).unlink(missing_ok=True)
+    shutil.rmtree(task_dir, ignore_errors=True)
 
 
 def tell_base(task_dir: Path, env: Mapping[str, str], directory: str) -> None:
@@ -85,3 +96,7 @@ def _driver() -> str:
         return Path("/sys/module/nvidia/version").read_text().strip()
     except OSError:
         return ""
+
+
+def _prepared(task_dir: Path) -> Path:
+    return task_dir.with_name(f"{task_dir.name}.restore-state")

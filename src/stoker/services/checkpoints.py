@@ -84,17 +84,23 @@ class Checkpoints:
         container = task.container
         assert isinstance(container, NodeContainer) and self.connections is not None
         # The answer to ContainerCheckpoint is still on its way; the client closes its connections when it has it.
-        if not await self.connections.quiet(task.id, _DISCONNECT):
-            self._snapshots.not_created(use, "It kept a connection to the server open, so it could not be saved.")
-            container.let_go()
-            return
-        directory = self._snapshots.scratch(use)
         try:
-            size = await container.save(directory)
+            if not await self.connections.quiet(task.id, _DISCONNECT):
+                container.let_go()
+                self._failed(task, use, "It kept a connection to the server open, so it could not be saved.")
+                return
+            size = await container.save(self._snapshots.scratch(use))
+            await self._snapshots.created(use, size)
         except StokerError as error:
-            self._snapshots.not_created(use, str(error))
+            self._failed(task, use, str(error))
         except Exception as error:
             _log.exception("snapshot failed", task=task.id)
-            self._snapshots.not_created(use, f"{type(error).__name__}: {error}")
+            self._failed(task, use, f"{type(error).__name__}: {error}")
+            if not container.went_on:  # the disk is full, say, and it would wait for the file until its time is over
+                await container.kill()
+
+    def _failed(self, task: Task, use: SnapshotUse, reason: str) -> None:
+        if task.told_to_stop:
+            self._snapshots.abandoned(use)  # it was ended meanwhile, which says nothing about the next one
         else:
-            await self._snapshots.created(use, size)
+            self._snapshots.not_created(use, reason)
