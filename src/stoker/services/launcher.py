@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
+import structlog
 
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -21,6 +22,7 @@ from stoker.ids import is_id
 from stoker.node.agent import ContainerRequest, Node, NodeContainer, VolumeDir
 from stoker.node.processors import Processors
 from stoker.runtime.base import Container
+from stoker.runtime.checkpoint import layers_of
 from stoker.services.bases import Bases
 from stoker.services.buckets import Buckets
 from stoker.services.checkpoints import Checkpoints
@@ -37,6 +39,8 @@ from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
 from stoker.store.database import Database
+
+_log = structlog.get_logger(__name__)
 
 
 class Sockets(Protocol):
@@ -147,11 +151,15 @@ class ContainerLauncher:
         self._containers.pop(task.id, None)
         self._bases.gone(task.id)
         task.called = self._checkpoints.has_called(task)
-        await self.sockets.close_container(task.id)
-        await self._checkpoints.settle(task)
-        if task.snapshot is not None:
-            self._snapshots.left(task.snapshot, task.id)
-        shutil.rmtree(self._node.task_dir(task.id), ignore_errors=True)
+        try:
+            await self.sockets.close_container(task.id)
+            await self._checkpoints.settle(task)
+            if task.snapshot is not None:
+                self._snapshots.left(task.snapshot, task.id)
+            self._node.discard_task_dir(task.id)
+        except Exception:
+            # Such as a full disk. Files may stay; the lease and the inputs must not.
+            _log.exception("something of a container could not be removed", task=task.id)
         if self._leases.pop(task.id, None) is not None:
             self._record(
                 sa.update(tables.tasks)
@@ -182,6 +190,8 @@ class ContainerLauncher:
         if use is None or (use.base and task.called):
             return False
         if use.restores:
+            if task.container is None and all(layer.is_dir() for layer in layers_of(use.directory)):
+                return False  # it was not even tried: the machine lacked something
             self._snapshots.not_started(use, reason)
             self.say(task, "It came from a memory snapshot; its inputs are run by another container.\n")
             return True
