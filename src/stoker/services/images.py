@@ -19,6 +19,7 @@ from stoker.store.database import Database
 
 BUILDING, READY, FAILED = "building", "ready", "failed"
 _KEEP_LOG = 1 << 20  # characters of a build log that are stored
+_INTERRUPTED = "The server stopped during the build. Run or deploy the app again: it then begins anew."
 _log = structlog.get_logger(__name__)
 
 ContextMaker = Callable[[ImageSpec], Awaitable[BuildContext]]
@@ -67,12 +68,13 @@ class Images:
             spec = _renewed(spec)
         image_id = content_id("im", spec.fingerprint())
         image = self._find(image_id)
+        if image is not None and image.state == READY and not await self._is_there(image_id):
+            image.state = FAILED
+            image = self._find(image_id)  # another caller may have begun to build it meanwhile
         if image is None or image.state == FAILED:
+            # Nothing is awaited in between: who asks for it next must find this build and not begin a second one.
             image = Image(image_id, BUILDING)
             self._images[image_id] = image
-            await self._record(image, spec)
-            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context))
-        elif image.state == BUILDING and image.job is None:
             image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context))
         return image
 
@@ -154,12 +156,13 @@ class Images:
 
         started = time.monotonic()
         try:
+            await self._record(image, spec)
             async with self._parallel:
                 context = await make_context(spec)
                 image.config = await self._builder.build(image.id, spec, context, write)
             image.state = READY
         except asyncio.CancelledError:
-            image.state, image.error = FAILED, "The server stopped during the build."
+            image.state, image.error = FAILED, _INTERRUPTED
             raise
         except StokerError as error:
             image.state, image.error = FAILED, str(error)
@@ -171,6 +174,14 @@ class Images:
             image.wake()
             _log.info("image built", image=image.id, state=image.state, seconds=round(time.monotonic() - started, 2))
         await self._store(image)
+
+    async def _is_there(self, image_id: str) -> bool:
+        """Whether an image that was built still has its files."""
+        try:
+            await self._builder.layers(image_id)
+        except NotFound:
+            return False
+        return True
 
     def _check_bases(self, spec: ImageSpec) -> None:
         for tag, image_id in spec.bases.items():
@@ -187,9 +198,10 @@ class Images:
                 row = connection.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).first()
             if row is None:
                 return None
-            state = row.state if row.state != BUILDING else FAILED  # a build the last server did not finish
+            # One that is being built and not in memory is what the last server did not finish.
+            state, error = (row.state, row.error) if row.state != BUILDING else (FAILED, _INTERRUPTED)
             config = ImageConfig.from_json(row.config) if row.config else None
-            image = Image(row.id, state, config, row.error, [row.log] if row.log else [])
+            image = Image(row.id, state, config, error, [row.log] if row.log else [])
             self._images[image_id] = image
         return image
 

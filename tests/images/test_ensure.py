@@ -1,0 +1,135 @@
+"""Which images are built, and how often: the service on a real database, with a builder that only counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.errors import NotFound
+from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
+from stoker.services.images import FAILED, READY, Image, Images
+from stoker.store.database import Database
+
+SPEC = ImageSpec(("FROM base",), {})
+Body = Callable[["House"], Awaitable[None]]
+
+
+class Builder:
+    def __init__(self) -> None:
+        self.builds = 0
+        self.lost = False
+        self.began, self.may_end = asyncio.Event(), asyncio.Event()
+        self.may_end.set()
+
+    async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
+        self.builds += 1
+        self.began.set()
+        self.lost = False
+        await self.may_end.wait()
+        return ImageConfig()
+
+    async def layers(self, image_id: str) -> tuple[Path, ...]:
+        if self.lost:
+            raise NotFound("its files are gone; build it again by deploying")
+        return ()
+
+    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+        return ()
+
+    async def remove(self, image_id: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class House:
+    def __init__(self, path: Path) -> None:
+        """Within a running loop."""
+        self.database = Database.open(f"sqlite:///{path}/db")
+        self.builder = Builder()
+        self.images = Images(self.database, self.builder)
+
+    async def ask(self) -> Image:
+        return await self.images.ensure(SPEC, self.context)
+
+    async def context(self, spec: ImageSpec) -> BuildContext:
+        return BuildContext()
+
+    async def built(self) -> Image:
+        """Asks, and waits for the build."""
+        image = await self.ask()
+        async for _ in self.images.follow(image.id, 0, 30.0):
+            pass
+        return image
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    def start(body: Body) -> None:
+        async def all_() -> None:
+            house = House(tmp_path)
+            try:
+                await body(house)
+                await house.images.close()
+            finally:
+                await house.database.close()
+
+        asyncio.run(all_())
+
+    return start
+
+
+def test_two_who_ask_at_once_get_one_build(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        first, second = await asyncio.gather(house.ask(), house.ask())
+        assert first is second
+        assert (await house.built()).state == READY
+        assert house.builder.builds == 1
+
+    run(body)
+
+
+def test_an_image_whose_files_are_gone_is_built_again(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        assert (await house.built()).state == READY
+        await house.built()
+        assert house.builder.builds == 1
+        house.builder.lost = True
+        await asyncio.gather(house.ask(), house.ask())
+        assert (await house.built()).state == READY
+        assert house.builder.builds == 2
+
+    run(body)
+
+
+def test_a_build_that_cannot_be_noted_down_fails_and_is_tried_again(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(house: House) -> None:
+        with monkeypatch.context() as patch:
+
+            async def full(work: Any) -> None:
+                raise OSError("no space left on device")
+
+            patch.setattr(house.database, "write", full)
+            assert (await house.built()).state == FAILED
+        assert (await house.built()).state == READY
+
+    run(body)
+
+
+def test_a_build_that_a_restart_interrupted_says_so(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        house.builder.may_end.clear()
+        image = await house.ask()
+        await house.builder.began.wait()
+        house.images = Images(house.database, house.builder)  # as the next server would be
+        after = house.images.get(image.id)
+        assert after.state == FAILED and "server stopped" in after.error
+        house.builder.may_end.set()
+        assert (await house.built()).state == READY
+
+    run(body)
