@@ -92,7 +92,10 @@ class BaseImages:
                 return local
             origin = await self._bring(name, local, log, auth)
             self._known.mkdir(parents=True, exist_ok=True)
-            record.write_text(json.dumps({"name": name, "from": origin}))
+            # In one step: half a record, as a full disk leaves it, would be in the way of every later build.
+            written = record.with_suffix(".new")
+            written.write_text(json.dumps({"name": name, "from": origin}))
+            written.replace(record)
         return local
 
     def _is_due(self, record: Path, refresh: bool) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,8 @@ class Buildah:
         """`buildah build` with each line of output handed to `line`; returns its exit code.
 
         A cancelled build leaves no process, no mount and no working container."""
-        async with self._cleaning:
-            self._running += 1
-        try:
+        async with self._working():
             return await stream(self._argv(("build", *self._common, *arguments)), env=self._env(env), line=line)
-        finally:
-            self._running -= 1
-            # A killed build leaves its working container, and so does buildah itself for `COPY --from` another image. They do not
-            # tell which build they belong to, so they go when nothing else builds.
-            if not self._running and _has_containers(self.storage):
-                await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
 
     async def settings(self, image: str) -> dict[str, Any]:
         """Docker's settings of an image: `Env`, `Cmd`, `Entrypoint`, `WorkingDir`, `User`, `Shell`, ..."""
@@ -92,7 +85,8 @@ class Buildah:
 
     async def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
         """Any other command of buildah."""
-        return await capture(self._argv(arguments), env=self._env(env or {}))
+        async with self._working():
+            return await self._capture(arguments, env or {})
 
     async def check(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Like `run`, but raises ImageBuildFailed with buildah's own words when the command fails."""
@@ -101,16 +95,15 @@ class Buildah:
             raise ImageBuildFailed(f"buildah {arguments[0]} failed: {result.errors.strip() or result.output.strip()}")
         return result.output
 
+    def id_of(self, image: str) -> str:
+        """The full id of `image` (that, or a full name). Raises ImageBuildFailed when the storage does not have it."""
+        return str(self._image(image)["id"])
+
     def layers(self, image: str) -> tuple[Path, ...]:
         """The directories (uppermost first) whose overlay is the file system of `image` (a full id or a full name).
 
         Raises ImageBuildFailed when the storage does not have it."""
-        for entry in _read(self.storage / "overlay-images" / "images.json"):
-            if entry["id"] == image or image in (entry.get("names") or ()):
-                top = str(entry.get("layer", ""))
-                break
-        else:
-            raise ImageBuildFailed(f"The image {image} vanished from {self.storage}; build it again.")
+        top = str(self._image(image).get("layer", ""))
         parents = {
             entry["id"]: entry.get("parent", "") for entry in _read(self.storage / "overlay-layers" / "layers.json")
         }
@@ -120,10 +113,34 @@ class Buildah:
             top = parents[top]
         return tuple(result)
 
+    def _image(self, image: str) -> dict[str, Any]:
+        for entry in _read(self.storage / "overlay-images" / "images.json"):
+            if entry["id"] == image or image in (entry.get("names") or ()):
+                return entry
+        raise ImageBuildFailed(f"The image {image} vanished from {self.storage}; build it again.")
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        """Around every command that may have files in the temporary directory."""
+        async with self._cleaning:
+            self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            # A killed build leaves its working container, and so does buildah itself for `COPY --from` another image. They do not
+            # tell which build they belong to, so they go when nothing else is under way. So does what a killed one had fetched.
+            if not self._running and (_has_containers(self.storage) or os.listdir(self._temporary)):
+                await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
+
+    async def _capture(self, arguments: Sequence[str], env: Mapping[str, str]) -> Finished:
+        return await capture(self._argv(arguments), env=self._env(env))
+
     async def _remove_containers(self) -> None:
         async with self._cleaning:
             if not self._running:
-                await self.run("rm", "--all")
+                if _has_containers(self.storage):
+                    await self._capture(("rm", "--all"), {})
                 for path in self._temporary.iterdir():
                     await asyncio.to_thread(shutil.rmtree, path, True)
 

@@ -106,7 +106,7 @@ class BuildahImageBuilder:
         spec, source = job.spec, job.source
         if len(source.stages) != 1 or source.final.image == "scratch" or not recipe.changes_files(source):
             return ""
-        base = await self._local_image(source.final.image, job)
+        base = self._buildah.id_of(await self._local_image(source.final.image, job))
         steps = plan.make(source, await self._buildah.settings(base), spec.build_args)
         if steps is None or not NewLayer.suits(self._buildah.layers(base)):
             return ""

@@ -34,8 +34,9 @@ class NewLayer:
 
     def __init__(self, buildah: Buildah, base: str, work: Path) -> None:
         self._buildah = buildah
-        self._base = base
-        self._layers = buildah.layers(base)
+        # Its id: the name may come to mean a newer image before the layer is sealed.
+        self._base = buildah.id_of(base)
+        self._layers = buildah.layers(self._base)
         self._work = work
         self._links = work / "below"
         self._upper = work / "upper"
