@@ -57,5 +57,25 @@ def test_what_is_being_made_anew_stays(cache: Path) -> None:
     assert cachegc.remove(item)
 
 
+def test_an_unpacked_package_goes_as_a_whole_or_not_at_all(cache: Path) -> None:
+    """uv installs what it finds of a package, also when the half of it is missing."""
+    unpacked = cache / "downloads" / "uv" / "archive-v0"
+    for package in ("used", "unused"):
+        make(unpacked / package / "six.py", 40)
+        make(unpacked / package / "six.dist-info" / "RECORD", 40)
+    # Where contents are cloned, only the few files that are read show that it was used.
+    os.utime(unpacked / "used" / "six.dist-info" / "RECORD")
+    rubbish = found(cache)
+    assert {path for path in rubbish if path.startswith("downloads/")} == {"downloads/uv/archive-v0/unused"}
+    assert cachegc.remove(rubbish["downloads/uv/archive-v0/unused"])
+    assert [path.name for path in unpacked.iterdir()] == ["used"]
+    assert (unpacked / "used" / "six.py").exists()
+
+
+def test_trees_that_a_killed_server_was_making_go(cache: Path) -> None:
+    make(cache / "clients" / ".making-1" / "modal.py", 3)
+    assert "clients/.making-1" in found(cache)
+
+
 def test_no_cache_is_no_fault(tmp_path: Path) -> None:
     assert cachegc.find(tmp_path / "none", base_seconds=0, download_seconds=0) == []

@@ -6,13 +6,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _UNFINISHED_AFTER = 86_400.0  # seconds; nobody makes a base or waits for a download so long
+_UNPACKED = re.compile(r"^(?:archive|builds|environments|git|sdists)-v\d+$")
+"""Directories of uv's cache. It takes a package in there that has lost some of its files for whole, and installs what is left."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ def find(cache: Path, *, base_seconds: float, download_seconds: float) -> list[R
             found.append(Rubbish(path, "left by a build that was killed", _size(path)))
         elif path.is_dir() and not path.name.startswith(".") and age > base_seconds:
             found.append(Rubbish(path, "a base that the next build would make anew", _size(path)))
+    for path in _entries(cache / "clients"):
+        if path.name.startswith(".making-") and now - path.lstat().st_mtime > _UNFINISHED_AFTER:
+            found.append(Rubbish(path, "left by a server that was killed", _size(path)))
     for name in ("downloads", "uv", "tools"):
-        for path in _files(cache / name):
-            status = path.lstat()
-            if now - max(status.st_atime, status.st_mtime) > download_seconds:
-                found.append(Rubbish(path, "a download that was not used for long", status.st_blocks * 512))
+        for path in _units(cache / name):
+            if now - _used_at(path) > download_seconds:
+                found.append(Rubbish(path, "a download that was not used for long", _size(path)))
     return found
 
 
@@ -54,7 +60,11 @@ def remove(rubbish: Rubbish) -> bool:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return False
-            shutil.rmtree(rubbish.path, ignore_errors=True)
+            # Out of the way in one step: nobody may find it with a part of its files.
+            doomed = rubbish.path.with_name(f".making-{rubbish.path.name.lstrip('.')}-gone")
+            with contextlib.suppress(OSError):
+                rubbish.path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
     else:
         rubbish.path.unlink(missing_ok=True)
     return not os.path.lexists(rubbish.path)
@@ -65,13 +75,33 @@ def _entries(directory: Path) -> Iterator[Path]:
         yield from sorted(directory.iterdir())
 
 
-def _files(directory: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(directory):
+def _units(directory: Path) -> Iterator[Path]:
+    """What goes or stays as a whole: single files, but all that is unpacked of one package."""
+    for root, directories, names in os.walk(directory):
+        if _UNPACKED.match(Path(root).name):
+            yield from (Path(root) / name for name in sorted(directories))
+            directories.clear()
         for name in sorted(names):
             path = Path(root) / name
             if path.is_file() and not path.is_symlink():
                 yield path
 
 
+def _used_at(path: Path) -> float:
+    """When the youngest file of it was read or written (seconds since the epoch)."""
+    # Not all are read when a package is installed: on some file systems their content is cloned.
+    statuses = list(_statuses(path))
+    files = [status for status in statuses if not stat.S_ISDIR(status.st_mode)]
+    return max((max(status.st_atime, status.st_mtime) for status in files or statuses), default=time.time())
+
+
 def _size(path: Path) -> int:
-    return sum(p.lstat().st_blocks * 512 for p in (path, *path.rglob("*")))
+    return sum(status.st_blocks * 512 for status in _statuses(path))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or a directory and all in it. What others just remove is left out."""
+    inside = (os.path.join(root, name) for root, places, names in os.walk(path) for name in (*places, *names))
+    for place in (str(path), *inside):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.lstat(place)
