@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import structlog
 
@@ -30,7 +31,7 @@ _MODELS = (
 
 
 def find_gpus() -> tuple[Gpus, ...]:
-    """The GPUs of this machine by model; none without an NVIDIA driver."""
+    """The GPUs of this machine by model, each by the number of its device; none without an NVIDIA driver."""
     try:
         import pynvml
 
@@ -41,29 +42,51 @@ def find_gpus() -> tuple[Gpus, ...]:
     devices: dict[str, list[int]] = {}
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            name = pynvml.nvmlDeviceGetName(handle)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-            devices.setdefault(model_of(str(name), int(memory)), []).append(index)
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                name = pynvml.nvmlDeviceGetName(handle)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+            except pynvml.NVMLError as error:  # the others may be well
+                _log.warning("a GPU cannot be used", gpu=index, reason=str(error))
+                continue
+            devices.setdefault(model_of(str(name), int(memory)), []).append(_number(handle, index))
     finally:
         pynvml.nvmlShutdown()
     return tuple(Gpus(model, tuple(indices)) for model, indices in devices.items())
 
 
-def gpu_answers(index: int) -> bool:
+def gpu_answers(number: int) -> bool:
     """Whether the driver still reaches a GPU that was there at the start."""
     import pynvml
 
+    reason = "the driver does not list it any more"
     try:
         pynvml.nvmlInit()
         try:
-            pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                try:
+                    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                    if _number(handle, index) == number:
+                        pynvml.nvmlDeviceGetMemoryInfo(handle)
+                        return True
+                except pynvml.NVMLError as error:  # perhaps another one
+                    reason = str(error)
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        _log.warning("a GPU does not answer", gpu=index, reason=str(error))
-        return False
-    return True
+        reason = str(error)
+    _log.warning("a GPU does not answer", gpu=number, reason=reason)
+    return False
+
+
+def _number(handle: Any, index: int) -> int:
+    """The N of /dev/nvidiaN, which is not the position in the driver's list where only some of the machine's GPUs are visible."""
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetMinorNumber(handle))
+    except pynvml.NVMLError:  # not every system tells
+        return index
 
 
 def model_of(name: str, memory_bytes: int) -> str:

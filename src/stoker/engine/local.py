@@ -17,7 +17,7 @@ _CPU, _MEMORY, _DISK, _GPU = "cpu_milli", "memory_mib", "disk_mib", "gpu:"
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs of one model. `devices` are their indices; `declared` when they are not really there."""
+    """GPUs of one model. `devices` are their numbers (the N of /dev/nvidiaN); `declared` when they are not really there."""
 
     model: str
     devices: tuple[int, ...]
