@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -72,3 +73,27 @@ def test_writers_of_a_closed_loop_do_not_break_the_writer(tmp_path: Path) -> Non
 
     asyncio.run(forgotten())
     asyncio.run(after())
+
+
+def test_a_change_that_reads_first_is_not_refused_for_rows_appended_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        loop = asyncio.get_running_loop()
+        has_read, may_write = threading.Event(), threading.Event()
+
+        def change(connection: sa.Connection) -> None:
+            connection.execute(sa.select(tables.settings.c.key)).all()
+            has_read.set()
+            assert may_write.wait(10)
+            connection.execute(sa.insert(tables.settings), [setting("a")])
+
+        changed = asyncio.ensure_future(database.write(change))
+        await asyncio.to_thread(has_read.wait, 10)
+        appended = asyncio.ensure_future(
+            database.append((tables.calls, [("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0)]))
+        )
+        loop.call_soon(lambda: loop.call_soon(may_write.set))  # when the appended rows have been tried
+        await asyncio.wait_for(asyncio.gather(changed, appended), 30)
+        await database.close()
+
+    asyncio.run(scenario())

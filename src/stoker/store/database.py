@@ -29,6 +29,7 @@ T = TypeVar("T")
 Work = Callable[[sa.Connection], Any]
 _LARGEST_GROUP = 2000  # changes in one transaction
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_WRITES = "writes"  # marks the writer's connection
 
 
 @dataclass(slots=True)
@@ -138,6 +139,7 @@ class Database:
     def _run_writer(self) -> None:
         stop = False
         with self.engine.connect() as connection:
+            connection.info[_WRITES] = True
             while not stop:
                 jobs: list[_Job] = []
                 job = self._jobs.get()
@@ -256,4 +258,6 @@ def _tune_sqlite(engine: sa.Engine, synchronous: str) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        # A change that reads first must have the lock from the start: SQLite refuses it with "database is locked", whatever the timeout, when
+        # the appender has committed between its first read and its first write.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get(_WRITES) else "BEGIN")
