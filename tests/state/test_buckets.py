@@ -248,6 +248,38 @@ def test_uploads_that_take_long_keep_no_thread_from_others(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
+def test_a_start_that_is_called_off_twice_leaves_no_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would end the rclone that stays: its container never was."""
+
+    async def scenario() -> None:
+        ending, go_on = asyncio.Event(), asyncio.Event()
+        ended: list[Path] = []
+
+        async def start(mount: Any, say: Any) -> None:
+            await asyncio.Event().wait()
+
+        async def end(mount: Any) -> None:
+            ending.set()
+            await go_on.wait()
+            ended.append(mount.path)
+
+        monkeypatch.setattr(bucket_mounts._Mount, "start", start)
+        monkeypatch.setattr(bucket_mounts._Mount, "end", end)
+        mounts = bucket_mounts.BucketMounts(tmp_path)
+        mounting = asyncio.ensure_future(mounts.mount("ta-1", [BucketMount("bucket", "/x")], print))
+        await asyncio.sleep(0)
+        mounting.cancel()
+        await ending.wait()
+        mounting.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await mounting
+        assert ended == [tmp_path / "ta-1" / "0"]
+
+    asyncio.run(scenario())
+
+
 def test_mounts_and_processes_are_told_from_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "mounts"
     table.write_bytes(

@@ -29,6 +29,7 @@ from obstore.store import S3Store
 
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.node.bucket import BucketMount
+from stoker.runtime.cancelling import finished
 
 _START_LIMIT = 20.0  # seconds
 _END_LIMIT = 5.0
@@ -113,8 +114,7 @@ class BucketMounts:
                 mounts.append(mount)
                 await mount.start(say)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.unmount(task_id)
+            await finished(self.unmount(task_id))
             raise
         return [mount.path for mount in mounts]
 
