@@ -16,6 +16,7 @@ from stoker.engine.local import LocalEngine
 from stoker.errors import ResourceExhausted
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Container, Exit, ExitKind, Usage
+from stoker.services import calls as calls_module
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.calls import Call, Calls, Limits, Report
 from stoker.services.functions import Function, Functions
@@ -231,3 +232,129 @@ def test_an_input_whose_delivery_met_a_broken_connection_is_delivered_again(tmp_
             assert [o.idx for o in outputs] == [0, 1] and unfinished == 0
 
     run_for(20, scenario())
+
+
+def test_an_output_that_cannot_be_stored_is_stored_later_though_its_container_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "_TRY_AGAIN", 0.01)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(1)
+            input_id = await it.next_input()
+
+            async def full(*rows: Rows) -> None:
+                raise ResourceExhausted("The disk is full.")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(it.database, "append", full)
+                with pytest.raises(ResourceExhausted):
+                    await it.report(input_id)
+                it.scheduler.stop_task(it.launcher.tasks[0].id, graceful=False)
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 10.0)
+            assert [(o.input_id, o.result) for o in outputs] == [(input_id, b"r")] and unfinished == 0
+
+    run_for(20, scenario())
+
+
+def test_an_end_that_its_container_helped_to_store_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "_TRY_AGAIN", 0.01)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(3)
+            running = await it.next_input()
+            tried = asyncio.Event()
+
+            async def full(*rows: Rows) -> None:
+                tried.set()
+                raise ResourceExhausted("The disk is full.", 0.3)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(it.database, "append", full)
+                await it.calls.cancel(call.id, terminate_containers=False)
+                await tried.wait()
+                await asyncio.sleep(0)
+            await it.report(running)
+            after, left = 0, 3
+            while left:
+                outputs, left = await it.calls.outputs(call.id, after, 5.0)
+                assert outputs, "the other inputs of the cancelled call never end"
+                after = outputs[-1].seq
+
+    run_for(20, scenario())
+
+
+def test_inputs_that_come_while_their_call_is_cancelled_do_not_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(1)
+            await it.report(await it.next_input())
+            large = b"x" * 300_000  # stored by the database's writer, after the cancellation
+            await asyncio.gather(
+                it.calls.put(call.id, [(1, large)]), it.calls.cancel(call.id, terminate_containers=False)
+            )
+            outputs, unfinished = await it.calls.outputs(call.id, 1, 5.0)
+            assert [o.idx for o in outputs] == [1] and unfinished == 0
+
+    run_for(20, scenario())
+
+
+def test_a_call_that_was_cancelled_before_a_restart_ends_after_it(tmp_path: Path) -> None:
+    async def before() -> str:
+        async with world(tmp_path) as it:
+            call = await it.a_map(1)
+            cancelled = sa.update(tables.calls).values(cancelled=True)
+            await it.database.write(lambda connection: connection.execute(cancelled))
+            return call.id  # the server ends here, before the output of the input is stored
+
+    async def after(call_id: str) -> None:
+        async with world(tmp_path) as it:
+            it.apps.load()
+            it.calls.load()
+            outputs, unfinished = await it.calls.outputs(call_id, 0, 5.0)
+            assert [o.idx for o in outputs] == [0] and unfinished == 0
+
+    run_for(20, after(asyncio.run(before())))
+
+
+def test_a_result_fetched_late_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls_module, "_FORGET_AFTER", 0.0)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            looked_at: asyncio.Queue[Call] = asyncio.Queue()
+            forget = it.calls._forget
+
+            def look(call: Call) -> None:
+                forget(call)
+                looked_at.put_nowait(call)
+
+            monkeypatch.setattr(it.calls, "_forget", look)
+            call = await it.a_map(1)
+            await it.report(await it.next_input())
+            await looked_at.get()
+            assert call.id not in it.calls._calls
+            outputs, _ = await it.calls.outputs(call.id, 0, 0.0)
+            assert len(outputs) == 1
+            await looked_at.get()
+            assert call.id not in it.calls._calls
+
+    run_for(10, scenario())
+
+
+def test_a_call_read_again_is_not_forgotten_in_place_of_its_predecessor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            old = await it.a_map(1)
+            await it.report(await it.next_input())
+            it.calls._forget(old)
+            await it.calls.put(old.id, [(1, b"x")])
+            new = it.calls.get(old.id)
+            it.calls._forget(old)  # the second end of the same call had set a second alarm
+            assert new is not old and it.calls.get(old.id) is new
+
+    run_for(10, scenario())

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from stoker.core.pool import Finish, PooledInput
+from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import content_id, new_id
 from stoker.services.call_graph import CallGraph, call_graph
+from stoker.services.call_rows import call_row, input_id_of, input_rows, output_row
 from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
-from stoker.store.appender import Rows
 from stoker.store.database import Database
 
 WEB = "web"
@@ -28,6 +28,7 @@ _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
 _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only
 _FINISHED_AT_ONCE = 500
+_TRY_AGAIN = 1.0  # seconds until outputs that could not be stored are tried again
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
 
 
@@ -110,7 +111,8 @@ class Calls:
         self._calls: dict[str, Call] = {}
         self._inputs: dict[str, Input] = {}  # unfinished; those of a long queue of spawned calls stay in the database
         self._saving: dict[str, asyncio.Future[None]] = {}  # inputs whose outputs are being stored
-        self._unsaved: dict[str, Output] = {}  # outputs whose storing failed; the container will report them again
+        self._unsaved: dict[str, Output] = {}  # outputs whose storing failed
+        self._saver: asyncio.Task[None] | None = None  # stores those in the end
         self._background: set[asyncio.Task[None]] = set()
         self.on_call_finished: Callable[[Call], None] = lambda call: None
         scheduler.on_finish = self._finish_later
@@ -119,16 +121,24 @@ class Calls:
         """Takes up the inputs that were unfinished when the server stopped."""
         inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
         query = (
-            sa.select(inputs.c.id, inputs.c.call_id, calls.c.function_id)
+            sa.select(inputs.c.id, inputs.c.call_id, calls.c.function_id, calls.c.cancelled)
             .select_from(inputs.join(calls, calls.c.id == inputs.c.call_id))
             .outerjoin(outputs, outputs.c.input_id == inputs.c.id)
-            .where(outputs.c.input_id.is_(None), calls.c.cancelled.is_(False))
+            .where(outputs.c.input_id.is_(None))
             .order_by(inputs.c.created_at, inputs.c.idx)
         )
         by_function: dict[str, list[PooledInput]] = {}
+        cancelled: list[
+            Finish
+        ] = []  # the server stopped before their ends were stored, and somebody may wait for those
         with self._database.read() as connection:
             for row in connection.execute(query):
-                by_function.setdefault(row.function_id, []).append(PooledInput(row.id, row.call_id))
+                if row.cancelled:
+                    cancelled.append(_cancelled(row.id, row.call_id))
+                else:
+                    by_function.setdefault(row.function_id, []).append(PooledInput(row.id, row.call_id))
+        if cancelled:
+            self._finish_later(cancelled, None)
         for function_id, pooled in by_function.items():
             self._scheduler.add(function_id, pooled)
 
@@ -157,12 +167,12 @@ class Calls:
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
         known = self._known(call_id) if key and repeated else None
         if known is not None:
-            return known, [Input(_input_id(call_id, idx), call_id, idx, payload) for idx, payload in items]
+            return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
         call = Call(call_id, function_id, function.app_id, kind, invocation, time.time())
-        inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
+        inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         if kind != WEB:
-            await self._database.append((tables.calls, [_call_row(call, parent_input_id)]), _input_rows(inputs))
+            await self._database.append((tables.calls, [call_row(call, parent_input_id)]), input_rows(inputs))
         self._calls[call.id] = call
         self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
@@ -173,10 +183,10 @@ class Calls:
         if call.cancelled:
             raise InvalidArgument(f"The call {call_id} was cancelled; it takes no more inputs.")
         self._scheduler.check(call.function_id)
-        inputs = [Input(_input_id(call.id, idx), call.id, idx, payload) for idx, payload in items]
+        inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         new = [i for i in inputs if i.idx not in call.indexes]  # a request repeated over a restart brings known ones
         self._check_room(call.function_id, len(new), spawned)
-        await self._database.append(_input_rows(new))
+        await self._database.append(input_rows(new))
         self._accept(call, new)
         return inputs
 
@@ -280,7 +290,11 @@ class Calls:
                         created_at=report.created_at,
                     )
                 )
-        await self._save(fresh)
+        try:
+            await self._save(fresh)
+        except Exception:
+            self._save_unsaved_later()
+            raise
         for saving in repeated:
             await asyncio.shield(saving)
 
@@ -297,7 +311,10 @@ class Calls:
             call.indexes.add(item.idx)
             self._inputs[item.id] = item
         call.total += len(inputs)
-        self._scheduler.add(call.function_id, [PooledInput(i.id, call.id) for i in inputs])
+        if call.cancelled:  # while they were stored
+            self._finish_later([_cancelled(i.id, call.id) for i in inputs], None)
+        else:
+            self._scheduler.add(call.function_id, [PooledInput(i.id, call.id) for i in inputs])
 
     def _check_room(self, function_id: str, count: int, spawned: bool) -> None:
         pending, total = self._scheduler.load_of(function_id)
@@ -318,7 +335,7 @@ class Calls:
             )
 
     async def _save(self, outputs: list[Output]) -> None:
-        """Stores outputs, then shows them to the callers. When storing fails the inputs stay unfinished and the container reports again."""
+        """Stores outputs, then shows them to the callers. When storing fails they are kept in `_unsaved`."""
         if not outputs:
             return
         saved = asyncio.get_running_loop().create_future()
@@ -328,7 +345,7 @@ class Calls:
             call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
             output.seq = call.last_seq
         try:
-            rows = [_output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
+            rows = [output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
             if rows:
                 await self._database.append((tables.outputs, rows))
         except Exception as error:
@@ -374,14 +391,25 @@ class Calls:
                 result, status = given_result or self._wire.made_result(finish.outcome, finish.detail)
                 now = time.time()
                 outputs.append(Output(item.id, item.call_id, item.idx, 0, result, 0, status, "", now, now))
-            await self._save_until_done(outputs)
-
-    async def _save_until_done(self, outputs: list[Output]) -> None:
-        while True:
             try:
-                return await self._save(outputs)
-            except ResourceExhausted as error:
-                await asyncio.sleep(error.retry_after)
+                await self._save(outputs)
+            except Exception:
+                await asyncio.shield(self._save_unsaved_later())
+
+    def _save_unsaved_later(self) -> asyncio.Task[None]:
+        """Outputs that could not be stored are tried until they are: the container that would report them again may end before."""
+        if self._saver is None or self._saver.done():
+            self._saver = asyncio.get_running_loop().create_task(self._save_unsaved())
+            self._background.add(self._saver)
+            self._saver.add_done_callback(self._background.discard)
+        return self._saver
+
+    async def _save_unsaved(self) -> None:
+        while self._unsaved:
+            await asyncio.sleep(_TRY_AGAIN)
+            due = [output for output in self._unsaved.values() if output.input_id not in self._saving]
+            # Each on its own, so that one that cannot be stored holds up no other; together they still are one commit.
+            await asyncio.gather(*(self._save([output]) for output in due), return_exceptions=True)
 
     def _over(self, call: Call) -> None:
         if call.over is not None and not call.over.done():
@@ -390,11 +418,18 @@ class Calls:
         if call.kind == WEB:
             self._calls.pop(call.id, None)
         else:
-            asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
+            self._forget_later(call)
+
+    def _forget_later(self, call: Call) -> None:
+        asyncio.get_running_loop().call_later(_FORGET_AFTER, self._forget, call)
 
     def _forget(self, call: Call) -> None:
-        if not call.open_inputs and not call.waiters:
-            self._calls.pop(call.id, None)
+        if call.open_inputs or self._calls.get(call.id) is not call:
+            return  # its end comes yet, or it was forgotten and read again meanwhile
+        if call.waiters:
+            self._forget_later(call)
+        else:
+            del self._calls[call.id]
 
     def _known(self, call_id: str) -> Call | None:
         try:
@@ -407,6 +442,8 @@ class Calls:
         if call is None:
             call = self._read(call_id)
             self._calls[call_id] = call
+            if not call.open_inputs:
+                self._forget_later(call)
         return call
 
     def _read(self, call_id: str) -> Call:
@@ -434,6 +471,10 @@ class Calls:
         return call
 
 
+def _cancelled(input_id: str, call_id: str) -> Finish:
+    return Finish(input_id, call_id, Outcome.CANCELLED, "The input was cancelled.")
+
+
 def _pick(outputs: list[Output], after: int, indexes: tuple[int, int] | None, max_values: int) -> list[Output]:
     """The next outputs that fit into one answer; at least one if there is any."""
     picked: list[Output] = []
@@ -457,44 +498,3 @@ async def _wait(call: Call, timeout: float) -> None:
         await settled(waiter, timeout)
     finally:
         call.waiters.discard(waiter)
-
-
-def _input_id(call_id: str, idx: int) -> str:
-    """Made from the call and the index, so that a repeated request cannot bring an input twice."""
-    return content_id("in", f"{call_id}/{idx}".encode())
-
-
-# Rows, in the order of the tables' columns.
-
-
-def _call_row(call: Call, parent_input_id: str) -> tuple[object, ...]:
-    return (
-        call.id,
-        call.function_id,
-        call.app_id,
-        parent_input_id,
-        call.kind,
-        call.invocation,
-        call.cancelled,
-        call.created_at,
-    )
-
-
-def _input_rows(inputs: Iterable[Input]) -> Rows:
-    now = time.time()
-    return tables.inputs, [(i.id, i.call_id, i.idx, i.payload, now) for i in inputs]
-
-
-def _output_row(output: Output) -> tuple[object, ...]:
-    return (
-        output.input_id,
-        output.call_id,
-        output.idx,
-        output.seq,
-        output.result,
-        output.data_format,
-        output.status,
-        output.task_id,
-        output.started_at,
-        output.created_at,
-    )
