@@ -57,3 +57,11 @@ def test_an_input_is_taken_at_once_where_there_is_room() -> None:
     # The poll is still open: who waits is served when the taken input ends, and nobody overtakes.
     assert pool.add(2.0, [PooledInput("waits", "fc")]) == []
     assert pool.succeed(3.0, "a", "first") == (True, [Deliver("a", (("waits", 0),))])
+
+
+def test_the_room_of_a_cancelled_input_is_used_at_once() -> None:
+    pool = _pool_running(PoolSettings(), PooledInput("cancelled", "fc"))
+    pool.cancel(1.0, ["cancelled"])
+    assert pool.poll(1.0, "a", 1) == []  # full until the container reports
+    assert pool.add(1.0, [PooledInput("next", "fc")]) == []
+    assert pool.succeed(2.0, "a", "cancelled") == (False, [Deliver("a", (("next", 0),))])

@@ -156,7 +156,7 @@ class Pool:
     def succeed(self, now: float, container_id: str, input_id: str) -> tuple[bool, list[Action]]:
         """A container reports a final output (also a failure that is not retried). False: the output must be ignored."""
         if not self._release(now, container_id, input_id):
-            return False, []
+            return False, self._deliver(now)  # a cancelled one leaves room, too
         del self.inputs[input_id]
         return True, self._deliver(now)
 
@@ -164,7 +164,7 @@ class Pool:
         """A container reports that the user's code raised. True: the failure is final and is the output; False: ignore it (a retry is planned
         or the output is stale)."""
         if not self._release(now, container_id, input_id):
-            return False, []
+            return False, self._deliver(now)  # a cancelled one leaves room, too
         if self._plan_retry(now, self.inputs[input_id]):
             return False, self._deliver(now)
         del self.inputs[input_id]

@@ -79,6 +79,7 @@ class Task:
     ending: Ending | None = None  # set when it has ended
     detail: str = ""  # why it ended, for the user
     job: asyncio.Task[None] | None = None
+    launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
 
 
 class Runner:
@@ -113,7 +114,6 @@ class Runner:
         self._stopped = False
         self._rescaling = False
         self._looked_at = 0.0
-        self._input_starts: dict[str, float] = {}
         self._jobs: set[asyncio.Task[None]] = set()
 
     # Inputs
@@ -131,7 +131,6 @@ class Runner:
         container_id = None if self._stopped else self.pool.take(now, item)
         if container_id is None:
             return None
-        self._input_starts[item.id] = now
         self.taken += 1
         self.rescale()
         return self.tasks[container_id]
@@ -139,9 +138,9 @@ class Runner:
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
         """A container reports an output; True when it is the output of that input."""
         now = _now()
-        started = self._input_starts.pop(input_id, None)
-        if started is not None:
-            self._scaler.ran(now - started)
+        container = self.pool.containers.get(task_id)
+        if container is not None and input_id in container.running:
+            self._scaler.ran(now - container.running[input_id])
         accepted, actions = (self.pool.fail if failed else self.pool.succeed)(now, task_id, input_id)
         self._apply(actions)
         self.rescale()
@@ -310,7 +309,6 @@ class Runner:
             if isinstance(action, Deliver):
                 now = _now()
                 for input_id, _ in action.inputs:
-                    self._input_starts[input_id] = now
                     self._launcher.delivered(now - self.pool.inputs[input_id].waiting_since)
                 self.taken += len(action.inputs)
                 self._answer(action.container_id, Delivery(action.inputs, final=action.final))
@@ -346,7 +344,8 @@ class Runner:
         task.stop_reason = task.stop_reason or reason
         if task.container is not None:
             self._do(task.container.kill())
-        elif task.job is not None and task.started_at is None:
+        elif task.job is not None and task.launching:
+            task.launching = False
             task.job.cancel()
 
     def _start(self) -> None:
@@ -361,12 +360,16 @@ class Runner:
         """The whole life of one container."""
         ended, hopeless = Exit(ExitKind.FAILED, 1, ""), False
         try:
+            if task.told_to_stop:  # before it began
+                raise asyncio.CancelledError
+            task.launching = True
             launched = await self._launcher.launch(self.function, task)
+            task.launching = False
             if isinstance(launched, (NotNow, Never)):
                 self._not_placed(task, launched)
                 return
             task.container = launched
-            if task.told_to_stop:
+            if task.told_to_stop or task.stop_reason:
                 await launched.kill()
             ended = await launched.wait()
         except asyncio.CancelledError:
@@ -377,6 +380,7 @@ class Runner:
             _log.exception("container failed to start", task=task.id)
             ended = Exit(ExitKind.FAILED, 1, f"{type(error).__name__}: {error}")
         finally:
+            task.launching = False
             failed = task.init_result is not None
             task.ending = ending(ended, told_to_stop=task.told_to_stop, init_failed=failed)
             task.detail = sentence(ended, stop_reason=task.stop_reason, init_failed=failed)
@@ -444,7 +448,11 @@ class Runner:
         if (decision.start or self._rollout.under_way) and self._crash_loop.not_before > now:
             times.append(self._crash_loop.not_before)
         startup = self.function.active.spec.startup_timeout
-        times += [c.started_at + startup for c in self.pool.containers.values() if c.state is ContainerState.STARTING]
+        times += [
+            c.started_at + startup
+            for c in self.pool.containers.values()
+            if c.state is ContainerState.STARTING and not self.tasks[c.id].stop_reason
+        ]
         due = [t for t in times if t is not None]
         self._set_timer(min(due) if due else None, now)
 

@@ -1,0 +1,95 @@
+"""Containers that are called off or late while they are launched: nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from stoker.runtime.base import Container
+from stoker.services.functions import Function
+from stoker.services.runner import Task
+from tests.services.test_outputs import Idle, Starts, World, run_for, world
+
+
+class SlowStarts(Starts):
+    """Starts containers when the test says so; cleans up for a while after a launch that was called off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.cleaning, self.clean = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.cleaned = self.landed = False
+        self.containers: list[Idle] = []
+
+    async def launch(self, function: Function, task: Task) -> Container:
+        await super().launch(function, task)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cleaning.set()
+            await self.clean.wait()
+            self.cleaned = True
+            raise
+        self.containers.append(Idle(task.id))
+        return self.containers[-1]
+
+    async def land(self, task: Task) -> None:
+        await asyncio.sleep(0)
+        self.landed = True
+
+
+async def slow_world(directory: Path, use: Callable[[World, SlowStarts], Awaitable[None]]) -> None:
+    async with world(directory) as it:
+        it.launcher = starts = SlowStarts()
+        it.scheduler._launcher = starts
+        await use(it, starts)
+
+
+def test_a_launch_that_is_called_off_twice_cleans_up_to_its_end(tmp_path: Path) -> None:
+    async def use(it: World, starts: SlowStarts) -> None:
+        call = await it.a_map(1)
+        runner = it.scheduler.runner(call.function_id)
+        assert runner is not None
+        [task] = starts.tasks
+        runner.kill(task.id, "first")
+        await starts.cleaning.wait()
+        runner.kill(task.id, "second")
+        await asyncio.sleep(0)
+        starts.clean.set()
+        assert task.job is not None
+        await asyncio.wait([task.job])
+        assert starts.cleaned and starts.landed
+        assert task.id not in runner.tasks and task.id not in runner.pool.containers
+
+    run_for(10, slow_world(tmp_path, use))
+
+
+def test_a_container_that_is_called_off_before_its_launch_began_is_gone(tmp_path: Path) -> None:
+    async def use(it: World, starts: SlowStarts) -> None:
+        call = await it.a_map(1)
+        runner = it.scheduler.runner(call.function_id)
+        assert runner is not None
+        runner._start()
+        late = list(runner.tasks.values())[-1]
+        runner.kill(late.id, "at once")
+        assert late.job is not None
+        await asyncio.wait([late.job])
+        assert late.id not in runner.tasks and late.id not in runner.pool.containers
+        starts.clean.set()
+
+    run_for(10, slow_world(tmp_path, use))
+
+
+def test_a_container_whose_launch_outlasts_the_startup_timeout_is_ended(tmp_path: Path) -> None:
+    async def use(it: World, starts: SlowStarts) -> None:
+        call = await it.a_map(1)
+        runner = it.scheduler.runner(call.function_id)
+        assert runner is not None
+        [task] = starts.tasks
+        runner._fail_slow_start(task.id, 1.0)
+        starts.go.set()
+        assert task.job is not None
+        await asyncio.wait([task.job])
+        assert "start-up timeout" in task.detail
+
+    run_for(10, slow_world(tmp_path, use))
