@@ -103,6 +103,8 @@ class Schedules:
             if plan.next_at is not None and plan.next_at <= now:
                 # The latest moment only: after a leap of the clock the others have passed as if the server had been away.
                 self._run(plan, last_run(plan.schedule, plan.anchor, now) or plan.next_at)
+            if plan.next_at is not None:
+                # Anew each time: the clock may have been set back, and what was next by the wrong time is then far away.
                 plan.next_at = next_run(plan.schedule, plan.anchor, now)
         self._set_timer()
 
