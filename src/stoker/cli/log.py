@@ -43,5 +43,10 @@ def configure_logging(settings: Settings) -> None:
 
 def _rendering(pretty: bool, terminal: bool) -> list[Processor]:
     if pretty:
-        return [structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))]
+        # Not the default's tracebacks, which show local variables: requests, secrets, tokens.
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=terminal and not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
