@@ -163,7 +163,7 @@ class AppServicer:
     async def follow_logs(
         self, request: api_pb2.AppGetLogsRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        self._apps.get(request.app_id)
+        app = self._apps.get(request.app_id)
         wanted = LogFilter(
             function_id=request.parametrized_function_id or request.function_id,
             task_id=request.task_id,
@@ -172,7 +172,8 @@ class AppServicer:
         )
         after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
-        async for entry in self._logs.follow(request.app_id, after, timeout, wanted):
+        over = app.state == states.STOPPED
+        async for entry in self._logs.follow(request.app_id, after, timeout, wanted, over=over):
             yield _batch(entry) if entry is not None else api_pb2.TaskLogsBatch(app_done=True)
 
     @rpc("AppFetchLogs")

@@ -17,6 +17,7 @@ from stoker.store.database import Database
 STDOUT, STDERR, INFO = 1, 2, 3
 _KEEP_IN_MEMORY = 5_000  # entries per app
 _FLUSH_SECONDS = 0.2
+_FORGET_AFTER = 120.0  # seconds the entries of an app that is over stay in memory
 _log = structlog.get_logger(__name__)
 
 
@@ -95,11 +96,20 @@ class Logs:
         log = self._app(app_id)
         log.done = True
         log.wake()
+        asyncio.get_running_loop().call_later(_FORGET_AFTER, self._apps.pop, app_id, None)
 
     async def follow(
-        self, app_id: str, after: int, timeout: float, wanted: LogFilter
+        self, app_id: str, after: int, timeout: float, wanted: LogFilter, *, over: bool = False
     ) -> AsyncIterator[LogEntry | None]:
-        """Entries with a seq above `after`, as they come, until `timeout` seconds are over. None: the log is at its end for good."""
+        """Entries with a seq above `after`, as they come, until `timeout` seconds are over. None: the log is at its end for good.
+
+        over: the app has stopped, maybe long ago or under an earlier server."""
+        if over and app_id not in self._apps:
+            for entry in self.fetch(app_id, wanted, _KEEP_IN_MEMORY):
+                if entry.seq > after:
+                    yield entry
+            yield None
+            return
         log = self._app(app_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
