@@ -49,6 +49,12 @@ def fetch(
         return error.code, error.read().decode(), error.headers
 
 
+@pytest.mark.parametrize("lifetime", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_token_is_good_for_a_time_that_ends(state: StateServer, lifetime: float) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be good for"):
+        state.run(state.tokens.create("odd", lifetime))
+
+
 def test_disabled_expired_and_deleted_tokens_open_nothing(state: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = state.tokens
     token = state.run(tokens.create("laptop"))

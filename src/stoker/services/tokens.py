@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -99,8 +100,8 @@ class Tokens:
             raise InvalidArgument(
                 f"A token's name may have {_LONGEST_NAME} printable characters; {name!r} is no such name."
             )
-        if lifetime is not None and lifetime <= 0:
-            raise InvalidArgument(f"A token must be good for more than {lifetime:g} seconds.")
+        if lifetime is not None and not 0 < lifetime < math.inf:
+            raise InvalidArgument(f"A token cannot be good for {lifetime:g} seconds.")
         now = time.time()
         secret = "as-" + secrets.token_urlsafe(24)
         expires_at = None if lifetime is None else now + lifetime
