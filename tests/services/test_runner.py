@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
+from stoker.core.autoscaler import ScalingSettings
+from stoker.errors import FailedPrecondition
 from stoker.runtime.base import Container
+from stoker.services.apps import STOPPED
 from stoker.services.functions import Function
 from stoker.services.runner import Task
 from tests.services.test_outputs import Idle, Starts, World, run_for, world
@@ -91,5 +96,19 @@ def test_a_container_whose_launch_outlasts_the_startup_timeout_is_ended(tmp_path
         assert task.job is not None
         await asyncio.wait([task.job])
         assert "start-up timeout" in task.detail
+
+    run_for(10, slow_world(tmp_path, use))
+
+
+def test_no_container_starts_for_an_app_that_is_over(tmp_path: Path) -> None:
+    async def use(it: World, starts: SlowStarts) -> None:
+        starts.clean.set()
+        call = await it.a_map(1)
+        await it.scheduler.stop_app(call.app_id, drain=False)
+        it.apps.get(call.app_id).state = STOPPED
+        it.functions.get(call.function_id).scaling_override = ScalingSettings(min_containers=1)
+        with pytest.raises(FailedPrecondition, match="stopped"):
+            it.scheduler.rescale(call.function_id)
+        assert it.scheduler.runner(call.function_id) is None
 
     run_for(10, slow_world(tmp_path, use))

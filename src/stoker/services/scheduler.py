@@ -149,6 +149,8 @@ class Scheduler:
                 self._runner(function_id).rescale()
 
     def rescale(self, function_id: str) -> None:
+        """Raises NotFound or FailedPrecondition: nobody would end the containers of an app that is over."""
+        self.check(function_id)
         self._runner(function_id).rescale()
 
     def resources_released(self) -> None:
