@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import FailedPrecondition
 from stoker.runtime.base import Container
+from stoker.services import runner as runner_module
 from stoker.services.apps import STOPPED
 from stoker.services.functions import Function
 from stoker.services.runner import Task
@@ -110,5 +112,25 @@ def test_no_container_starts_for_an_app_that_is_over(tmp_path: Path) -> None:
         with pytest.raises(FailedPrecondition, match="stopped"):
             it.scheduler.rescale(call.function_id)
         assert it.scheduler.runner(call.function_id) is None
+
+    run_for(10, slow_world(tmp_path, use))
+
+
+def test_a_container_that_does_not_exit_after_its_last_input_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_GRACE", 0.01)
+
+    async def use(it: World, starts: SlowStarts) -> None:
+        starts.go.set()
+        call = await it.a_map(1)
+        runner = it.scheduler.runner(call.function_id)
+        assert runner is not None
+        runner.pool.settings = dataclasses.replace(runner.pool.settings, max_inputs_per_container=1)
+        [task] = starts.tasks
+        await it.report(await it.next_input())
+        assert task.job is not None
+        ended, _ = await asyncio.wait([task.job], timeout=3.0)
+        assert ended
 
     run_for(10, slow_world(tmp_path, use))

@@ -143,6 +143,8 @@ class Runner:
             self._scaler.ran(now - container.running[input_id])
         accepted, actions = (self.pool.fail if failed else self.pool.succeed)(now, task_id, input_id)
         self._apply(actions)
+        if container is not None and container.state is ContainerState.DRAINING and not container.running:
+            self.drain(task_id)  # that was its last input: it has a while for its exit hooks
         self.rescale()
         return accepted
 
