@@ -16,7 +16,7 @@ from stoker.services import runner as runner_module
 from stoker.services.apps import STOPPED
 from stoker.services.functions import Function
 from stoker.services.runner import Task
-from tests.services.test_outputs import Idle, Starts, World, run_for, world
+from tests.services.test_outputs import SUCCESS, Idle, Starts, World, run_for, world
 
 
 class SlowStarts(Starts):
@@ -100,6 +100,36 @@ def test_a_container_whose_launch_outlasts_the_startup_timeout_is_ended(tmp_path
         assert "start-up timeout" in task.detail
 
     run_for(10, slow_world(tmp_path, use))
+
+
+class OneStarts(Starts):
+    """Starts a single container; the others fail in a way that another try would meet again."""
+
+    async def launch(self, function: Function, task: Task) -> Container:
+        if self.tasks:
+            raise FailedPrecondition("There is something wrong with it.")
+        return await super().launch(function, task)
+
+
+def test_a_start_that_fails_fails_no_input_that_a_running_container_can_serve(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.launcher = starts = OneStarts()
+            it.scheduler._launcher = starts
+            call = await it.a_map(3)
+            await it.report(await it.next_input())
+            runner = it.scheduler.runner(call.function_id)
+            assert runner is not None
+            runner._start()
+            second = list(runner.tasks.values())[-1]
+            assert second.job is not None
+            await asyncio.wait([second.job])
+            for _ in range(2):
+                await it.report(await it.next_input())
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 0.0)
+            assert [output.status for output in outputs] == [SUCCESS] * 3 and unfinished == 0
+
+    run_for(10, scenario())
 
 
 def test_no_container_starts_for_an_app_that_is_over(tmp_path: Path) -> None:

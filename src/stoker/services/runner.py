@@ -437,6 +437,8 @@ class Runner:
             if not self.pool.inputs:
                 self._end_rollout()
             return
+        if any(c.state is ContainerState.READY for c in self.pool.containers.values()):
+            return  # others came up and serve those that wait
         if task.init_result is not None:
             finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]
             self._on_finish(finishes, task.init_result)
