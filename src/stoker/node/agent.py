@@ -39,6 +39,7 @@ class VolumeDir:
     directory: Path
     mount_path: str
     read_only: bool = False
+    root: Path | None = None  # the volume's own directory, when `directory` is one inside
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,9 @@ class Node:
         for volume in request.volumes:
             target = _mount_path(volume.mount_path)
             if self._runtime.isolates:
-                mounts.append(BindMount(volume.directory, f"/__modal/volumes/{volume.volume_id}", volume.read_only))
-            mounts.append(BindMount(volume.directory, target, volume.read_only))
+                inner = f"/__modal/volumes/{volume.volume_id}"
+                mounts.append(BindMount(volume.directory, inner, volume.read_only, within=volume.root))
+            mounts.append(BindMount(volume.directory, target, volume.read_only, within=volume.root))
         for bucket, place in zip(request.buckets, buckets, strict=True):
             # A file that is written is in the bucket when the host closes it, so the host must close it when the container does.
             target = _mount_path(bucket.mount_path)

@@ -21,6 +21,8 @@ class BindMount:
     read_only: bool = True
     direct: bool = False
     """Whether what the container closes is closed on the host at once; else a sandbox may keep it open for a next use."""
+    within: Path | None = None
+    """A directory above `source` that others write to: no link that they put on the way from here to there may be followed."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ import anyio.to_thread
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
 from stoker.runtime.addresses import GATEWAY
-from stoker.runtime.base import ContainerSpec, OutputSink
+from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cancelling import finished
 from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.network import Namespace, Network
 from stoker.runtime.output import OutputPipes
+from stoker.runtime.pins import Pins
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox
 
@@ -70,6 +71,7 @@ class RunscRuntime:
         self._cgroup_name = f"stoker-{tag}"
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()
+        self._pins = Pins(self._state / "pins")
         self._running: dict[str, Sandbox] = {}
         self._starting: set[asyncio.Future[None]] = set()
         self._closing = False
@@ -234,6 +236,7 @@ class RunscRuntime:
             if spec.gpu_snapshot:
                 flags += self._abilities.gpu_global_flags
                 spec = replace(spec, mounts=(*spec.mounts, gpu_snapshot.tool_mount()))
+        spec = replace(spec, mounts=tuple(self._pinned(spec.id, mount) for mount in spec.mounts))
         directory.mkdir()
         address = str(namespace.address or "192.0.2.2")
         root = overlay.Overlay(directory)
@@ -243,6 +246,11 @@ class RunscRuntime:
         )
         (directory / "config.json").write_text(json.dumps(config))
         return flags
+
+    def _pinned(self, id: str, mount: BindMount) -> BindMount:
+        if mount.within is None or mount.within == mount.source:
+            return mount
+        return replace(mount, source=self._pins.pin(id, mount.source, mount.within))
 
     async def _launch(
         self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...], pipes: OutputPipes
@@ -264,7 +272,10 @@ class RunscRuntime:
         def discard() -> None:
             overlay.discard(directory)
 
-        for part in (group.kill, discard, group.remove):
+        def let_go() -> None:
+            self._pins.release(id)
+
+        for part in (group.kill, let_go, discard, group.remove):
             try:
                 await anyio.to_thread.run_sync(part)
             except OSError:
@@ -289,6 +300,7 @@ class RunscRuntime:
         """Ends and removes whatever a server with this state directory left behind, however it died."""
         assert self._cgroups is not None
         self._cgroups.sweep()
+        self._pins.sweep()
         overlay.discard(self._containers)
 
 

@@ -273,10 +273,10 @@ class ContainerLauncher:
             return VolumeDir(volume_id, self._network_files.directory(volume_id), mount_path, read_only)
         if not is_id(volume_id, "vo"):
             raise FailedPrecondition(f"The volume {volume_id!r} mounted at {mount_path} does not exist.")
-        directory = self._volumes.directory(volume_id)
-        if sub_path:
-            directory = self._volumes.sub_directory(volume_id, sub_path)
-        return VolumeDir(volume_id, directory, mount_path, read_only)
+        root = self._volumes.directory(volume_id)
+        if not sub_path:
+            return VolumeDir(volume_id, root, mount_path, read_only)
+        return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
     def _write(self, task: Task, fd: int, text: str) -> None:
         self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
