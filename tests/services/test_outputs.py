@@ -4,143 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from modal_proto import api_pb2
 
-from stoker.engine.local import LocalEngine
 from stoker.errors import ResourceExhausted
-from stoker.protocol.wire import ModalWire
-from stoker.runtime.base import Container, Exit, ExitKind, Usage
 from stoker.services import calls as calls_module
-from stoker.services.apps import DEPLOYED, Apps
-from stoker.services.calls import Call, Calls, Limits, Report
-from stoker.services.functions import Function, Functions
-from stoker.services.logs import Logs
-from stoker.services.runner import Task
-from stoker.services.scheduler import Scheduler
+from stoker.services.calls import Call
 from stoker.store import tables
 from stoker.store.appender import Rows
-from stoker.store.database import Database
-
-SUCCESS = 1
-
-
-class Idle:
-    """A container without a process: the tests say what it says."""
-
-    address = None
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self._end = asyncio.Event()
-
-    async def wait(self) -> Exit:
-        await self._end.wait()
-        return Exit(ExitKind.KILLED, 137)
-
-    async def signal(self, number: int) -> None:
-        pass
-
-    async def kill(self) -> None:
-        self._end.set()
-
-    async def usage(self) -> Usage | None:
-        return None
-
-    async def open_files(self, places: Sequence[str]) -> list[str]:
-        return []
-
-    async def checkpoint(self, directory: Path) -> None:
-        raise AssertionError("nobody asks for it")
-
-
-class Starts:
-    """Starts such containers."""
-
-    def __init__(self) -> None:
-        self.tasks: list[Task] = []
-        self.started = asyncio.Event()
-
-    def start_slots(self) -> int:
-        return 1
-
-    async def launch(self, function: Function, task: Task) -> Container:
-        self.tasks.append(task)
-        self.started.set()
-        return Idle(task.id)
-
-    def withdraw(self, function_id: str) -> None:
-        pass
-
-    async def land(self, task: Task) -> None:
-        pass
-
-    def ready(self, task: Task) -> None:
-        pass
-
-    def delivered(self, waited: float) -> None:
-        pass
-
-    def blames_snapshot(self, task: Task, reason: str) -> bool:
-        return False
-
-    def say(self, task: Task, text: str) -> None:
-        pass
-
-    def last_words(self, task: Task) -> str:
-        return ""
-
-
-class World:
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.functions = Functions(database, ModalWire())
-        self.apps = Apps(database, self.functions, Logs(database))
-        self.launcher = Starts()
-        self.scheduler = Scheduler(self.functions, self.apps, self.launcher, LocalEngine())
-        self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
-
-    async def a_map(self, inputs: int, concurrent: int = 0) -> Call:
-        app = await self.apps.create("en-1", "test", DEPLOYED)
-        request = api_pb2.FunctionCreateRequest(app_id=app.id)
-        request.function.function_name = "f"
-        request.function.max_concurrent_inputs = concurrent
-        request.function.autoscaler_settings.max_containers = 1
-        function = await self.functions.define(app.id, "f", "", request.SerializeToString(), "1.6.4")
-        await self.functions.activate([function.id])
-        call, _ = await self.calls.start(function.id, "map", 1, "", [(n, b"x") for n in range(inputs)], spawned=False)
-        await self.launcher.started.wait()
-        return call
-
-    async def next_input(self) -> str:
-        """What the container gets."""
-        delivery = await self.scheduler.next_inputs(self.launcher.tasks[0].id, 1)
-        [(input_id, _)] = delivery.inputs
-        return input_id
-
-    async def report(self, input_id: str, result: bytes = b"r") -> None:
-        await self.calls.report(self.launcher.tasks[0].id, [Report(input_id, result, 1, SUCCESS, False, 1.0, 2.0)])
-
-
-@asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
-    made = World(Database.open(f"sqlite:///{directory}/db"))
-    yield made
-    await made.scheduler.close(0.0)
-    await made.calls.close()
-    await made.database.close()
-
-
-def run_for(seconds: float, work: Awaitable[None]) -> None:
-    async def limited() -> None:
-        await asyncio.wait_for(work, seconds)
-
-    asyncio.run(limited())
+from tests.services.world import run_for, world
 
 
 def test_a_reader_misses_no_output_however_they_are_stored(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from stoker.services import runner as runner_module
 from stoker.services.apps import STOPPED
 from stoker.services.functions import Function
 from stoker.services.runner import Task
-from tests.services.test_outputs import SUCCESS, Idle, Starts, World, run_for, world
+from tests.services.world import SUCCESS, Idle, Starts, World, run_for, world
 
 
 class SlowStarts(Starts):

@@ -13,7 +13,7 @@ from stoker.protocol.wire import ModalWire
 from stoker.services import schedules as schedules_module
 from stoker.services.logs import Logs
 from stoker.services.schedules import Plan, Schedules
-from tests.services.test_outputs import run_for, world
+from tests.services.world import run_for, world
 
 _HOUR = 3600.0
 

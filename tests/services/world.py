@@ -1,0 +1,148 @@
+"""The services without a container: the real ones on a real database, and a launcher whose containers say what a test lets them say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from modal_proto import api_pb2
+
+from stoker.engine.base import NotNow
+from stoker.engine.local import LocalEngine
+from stoker.protocol.wire import ModalWire
+from stoker.runtime.base import Container, Exit, ExitKind, Usage
+from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.calls import Call, Calls, Limits, Report
+from stoker.services.functions import Function, Functions
+from stoker.services.logs import Logs
+from stoker.services.runner import Task
+from stoker.services.scheduler import Scheduler
+from stoker.store.database import Database
+
+SUCCESS = 1
+
+
+class Idle:
+    """A container without a process: the tests say what it says."""
+
+    address = None
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self._end = asyncio.Event()
+
+    async def wait(self) -> Exit:
+        await self._end.wait()
+        return Exit(ExitKind.KILLED, 137)
+
+    async def signal(self, number: int) -> None:
+        pass
+
+    async def kill(self) -> None:
+        self._end.set()
+
+    async def usage(self) -> Usage | None:
+        return None
+
+    async def open_files(self, places: Sequence[str]) -> list[str]:
+        return []
+
+    async def checkpoint(self, directory: Path) -> None:
+        raise AssertionError("nobody asks for it")
+
+
+class Starts:
+    """Starts such containers."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.started = asyncio.Event()
+
+    def start_slots(self) -> int:
+        return 1
+
+    async def launch(self, function: Function, task: Task) -> Container | NotNow:
+        self.tasks.append(task)
+        self.started.set()
+        return Idle(task.id)
+
+    def withdraw(self, function_id: str) -> None:
+        pass
+
+    async def land(self, task: Task) -> None:
+        pass
+
+    def ready(self, task: Task) -> None:
+        pass
+
+    def delivered(self, waited: float) -> None:
+        pass
+
+    def blames_snapshot(self, task: Task, reason: str) -> bool:
+        return False
+
+    def say(self, task: Task, text: str) -> None:
+        pass
+
+    def last_words(self, task: Task) -> str:
+        return ""
+
+
+class NoRoom(Starts):
+    """A machine that never has room for a container."""
+
+    async def launch(self, function: Function, task: Task) -> Container | NotNow:
+        return NotNow("there is no room")
+
+
+class World:
+    def __init__(self, database: Database, launcher: Starts | None = None) -> None:
+        self.database = database
+        self.functions = Functions(database, ModalWire())
+        self.apps = Apps(database, self.functions, Logs(database))
+        self.launcher = launcher or Starts()
+        self.scheduler = Scheduler(self.functions, self.apps, self.launcher, LocalEngine())
+        self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
+
+    async def a_function(self, concurrent: int = 0) -> str:
+        app = await self.apps.create("en-1", "test", DEPLOYED)
+        request = api_pb2.FunctionCreateRequest(app_id=app.id)
+        request.function.function_name = "f"
+        request.function.max_concurrent_inputs = concurrent
+        request.function.autoscaler_settings.max_containers = 1
+        function = await self.functions.define(app.id, "f", "", request.SerializeToString(), "1.6.4")
+        await self.functions.activate([function.id])
+        return function.id
+
+    async def a_map(self, inputs: int, concurrent: int = 0) -> Call:
+        function_id = await self.a_function(concurrent)
+        call, _ = await self.calls.start(function_id, "map", 1, "", [(n, b"x") for n in range(inputs)], spawned=False)
+        await self.launcher.started.wait()
+        return call
+
+    async def next_input(self) -> str:
+        """What the container gets."""
+        delivery = await self.scheduler.next_inputs(self.launcher.tasks[0].id, 1)
+        [(input_id, _)] = delivery.inputs
+        return input_id
+
+    async def report(self, input_id: str, result: bytes = b"r") -> None:
+        await self.calls.report(self.launcher.tasks[0].id, [Report(input_id, result, 1, SUCCESS, False, 1.0, 2.0)])
+
+
+@asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[World]:
+    made = World(Database.open(f"sqlite:///{directory}/db"))
+    yield made
+    await made.scheduler.close(0.0)
+    await made.calls.close()
+    await made.database.close()
+
+
+def run_for(seconds: float, work: Awaitable[None]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(work, seconds)
+
+    asyncio.run(limited())
