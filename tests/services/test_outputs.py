@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from stoker.errors import ResourceExhausted
 from stoker.services import calls as calls_module
-from stoker.services.calls import Call
+from stoker.services.call_records import Call
 from stoker.store import tables
 from stoker.store.appender import Rows
 from tests.services.world import run_for, world

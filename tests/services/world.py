@@ -14,7 +14,8 @@ from stoker.engine.local import LocalEngine
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Container, Exit, ExitKind, Usage
 from stoker.services.apps import DEPLOYED, Apps
-from stoker.services.calls import Call, Calls, Limits, Report
+from stoker.services.call_records import Call
+from stoker.services.calls import Calls, Limits, Report
 from stoker.services.functions import Function, Functions
 from stoker.services.logs import Logs
 from stoker.services.runner import Task

@@ -14,7 +14,8 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument, Unimplemented
 from stoker.protocol.rpc import Caller, rpc
-from stoker.services.calls import Call, Calls, Input, Output
+from stoker.services.call_records import Call, Input, Output
+from stoker.services.calls import Calls
 from stoker.services.functions import Functions
 from stoker.services.streams import Streams
 from stoker.services.webcalls import WebCalls

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stoker.protocol.calls import CallServicer
 from stoker.server.services import Services
 from stoker.services.apps import DETACHED_DISCONNECTED, App
-from stoker.services.calls import WEB, Call
+from stoker.services.call_records import WEB, Call
 
 
 def connect(services: Services, call_servicer: CallServicer) -> None:

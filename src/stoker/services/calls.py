@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -14,15 +14,12 @@ from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import content_id, new_id
 from stoker.services.call_graph import CallGraph, call_graph
-from stoker.services.call_rows import call_row, input_id_of, input_rows, output_row
+from stoker.services.call_records import WEB, Call, Input, Output, call_row, input_id_of, input_rows, output_row
 from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
 from stoker.store.database import Database
-
-WEB = "web"
-"""The kind of a call that carries a web request: it is kept in memory only (see `webcalls.py`)."""
 
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
@@ -30,57 +27,6 @@ _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls
 _FINISHED_AT_ONCE = 500
 _TRY_AGAIN = 1.0  # seconds until outputs that could not be stored are tried again
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
-
-
-@dataclass(slots=True)
-class Output:
-    """One result. `result` is opaque; `seq` counts from 1 within the call."""
-
-    input_id: str
-    call_id: str
-    idx: int
-    seq: int
-    result: bytes
-    data_format: int
-    status: int
-    task_id: str
-    started_at: float
-    created_at: float
-
-
-@dataclass(slots=True)
-class Input:
-    id: str
-    call_id: str
-    idx: int
-    payload: bytes
-
-
-@dataclass(slots=True)
-class Call:
-    """A call and what of it is in memory: its unfinished inputs and its outputs."""
-
-    id: str
-    function_id: str
-    app_id: str
-    kind: str
-    invocation: int
-    created_at: float
-    open_inputs: dict[str, Input] = field(default_factory=dict)
-    outputs: list[Output] = field(default_factory=list)
-    total: int = 0
-    cancelled: bool = False
-    last_seq: int = 0
-    indexes: set[int] = field(default_factory=set)  # of all inputs ever accepted
-    waiters: set[asyncio.Future[None]] = field(default_factory=set)
-    answered_at: float = 0.0  # by the loop's clock
-    over: asyncio.Future[None] | None = None  # resolved when no input is open any more
-
-    def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
 
 
 class Report(NamedTuple):

@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from stoker.errors import NotFound
-from stoker.services.calls import WEB, Call, Calls
+from stoker.services.call_records import WEB, Call
+from stoker.services.calls import Calls
 from stoker.services.pipes import Pipe
 from stoker.services.scheduler import Scheduler
 from stoker.services.wire import AsgiMessage, WebWire

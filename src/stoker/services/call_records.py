@@ -1,0 +1,107 @@
+"""Calls, their inputs and their outputs, as they are in memory and as rows in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stoker.ids import content_id
+from stoker.store import tables
+from stoker.store.appender import Rows
+
+WEB = "web"
+"""The kind of a call that carries a web request: it is kept in memory only (see `webcalls.py`)."""
+
+
+@dataclass(slots=True)
+class Output:
+    """One result. `result` is opaque; `seq` counts from 1 within the call."""
+
+    input_id: str
+    call_id: str
+    idx: int
+    seq: int
+    result: bytes
+    data_format: int
+    status: int
+    task_id: str
+    started_at: float
+    created_at: float
+
+
+@dataclass(slots=True)
+class Input:
+    id: str
+    call_id: str
+    idx: int
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Call:
+    """A call and what of it is in memory: its unfinished inputs and its outputs."""
+
+    id: str
+    function_id: str
+    app_id: str
+    kind: str
+    invocation: int
+    created_at: float
+    open_inputs: dict[str, Input] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    total: int = 0
+    cancelled: bool = False
+    last_seq: int = 0
+    indexes: set[int] = field(default_factory=set)  # of all inputs ever accepted
+    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    answered_at: float = 0.0  # by the loop's clock
+    over: asyncio.Future[None] | None = None  # resolved when no input is open any more
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+# Rows, in the order of the tables' columns.
+
+
+def call_row(call: Call, parent_input_id: str) -> tuple[object, ...]:
+    return (
+        call.id,
+        call.function_id,
+        call.app_id,
+        parent_input_id,
+        call.kind,
+        call.invocation,
+        call.cancelled,
+        call.created_at,
+    )
+
+
+def input_rows(inputs: Iterable[Input]) -> Rows:
+    now = time.time()
+    return tables.inputs, [(i.id, i.call_id, i.idx, i.payload, now) for i in inputs]
+
+
+def output_row(output: Output) -> tuple[object, ...]:
+    return (
+        output.input_id,
+        output.call_id,
+        output.idx,
+        output.seq,
+        output.result,
+        output.data_format,
+        output.status,
+        output.task_id,
+        output.started_at,
+        output.created_at,
+    )
+
+
+def input_id_of(call_id: str, idx: int) -> str:
+    """Made from the call and the index, so that a repeated request cannot bring an input twice."""
+    return content_id("in", f"{call_id}/{idx}".encode())
