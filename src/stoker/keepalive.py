@@ -8,11 +8,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-_IDLE, _INTERVAL, _PROBES = (
-    60,
-    15,
-    4,
-)  # seconds of silence until the first probe, between probes, and how many go unanswered
+_IDLE, _INTERVAL = 60, 15  # seconds of silence until the first probe, and between probes
+_PROBES = 4  # that may go unanswered
 
 
 def notice_lost_peers(listener: Any) -> None:

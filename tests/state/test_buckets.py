@@ -30,6 +30,7 @@ from modal_proto import api_pb2
 
 from stoker.node import bucket_mounts
 from stoker.node.bucket import BucketMount, Credentials, credentials_from
+from stoker.runtime import linux
 from tests.conftest import RunningServer, start_server, stop_server
 
 needs_fuse = pytest.mark.skipif(
@@ -286,7 +287,7 @@ def test_mounts_and_processes_are_told_from_those_of_others(tmp_path: Path, monk
         "x /d\u00e4ta\\040x/run/buckets/ta-1/0 fuse rw 0 0\ny /caf\u00e9 ext4 rw 0 0\n".encode()
         + b"z /\xff tmpfs rw 0 0\n"
     )
-    monkeypatch.setattr(bucket_mounts, "_MOUNTS", table)
+    monkeypatch.setattr(linux, "MOUNTS", table)
     ours = Path("/d\u00e4ta x/run/buckets")
     assert bucket_mounts._mounted_below(ours) == [f"{ours}/ta-1/0"]
 

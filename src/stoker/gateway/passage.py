@@ -287,9 +287,8 @@ class Passage:
             self._expects_continue = False
             self._front.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._unsent = [self._request_head()]
-        if (
-            not self.upgrade
-        ):  # what comes for a websocket waits until the server has switched to it: to others it would be a request
+        # What comes for a websocket waits until the server has switched to it: to others it would be a request.
+        if not self.upgrade:
             self._unsent += self._held
             if not (self._repeatable and self._request_complete):
                 self._forget_held()

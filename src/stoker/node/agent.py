@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
@@ -18,7 +19,6 @@ from stoker.node.bucket_mounts import BucketMounts
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
-from stoker.runtime.cancelling import finished
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107

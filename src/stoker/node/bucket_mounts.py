@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -27,9 +26,10 @@ import psutil
 from obstore import exceptions
 from obstore.store import S3Store
 
+from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.node.bucket import BucketMount
-from stoker.runtime.cancelling import finished
+from stoker.runtime import linux
 
 _START_LIMIT = 20.0  # seconds
 _END_LIMIT = 5.0
@@ -38,7 +38,6 @@ _SWEEP_LIMIT = 30.0
 _CHECK_LIMIT = 10.0
 _LOOK_AGAIN = 0.05
 _FUSE = Path("/dev/fuse")
-_MOUNTS = Path("/proc/self/mounts")
 _OPTIONS = (
     "--vfs-cache-mode=writes",  # gVisor opens what it creates a second time, which a mere stream cannot serve
     "--vfs-write-back=0s",  # the upload begins with `close`
@@ -301,13 +300,7 @@ def _dirty(cache: Path) -> list[str]:
 
 
 def _mounted_below(directory: Path) -> list[str]:
-    found = []
-    for line in _MOUNTS.read_bytes().splitlines():
-        escaped = line.split(b" ")[1]  # blanks and backslashes in octal, other bytes as they are
-        place = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), escaped))
-        if Path(place).is_relative_to(directory):
-            found.append(place)
-    return found
+    return [place for place in linux.mount_points() if Path(place).is_relative_to(directory)]
 
 
 def _unmount(path: Path) -> None:

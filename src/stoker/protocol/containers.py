@@ -110,9 +110,8 @@ class ContainerServicer:
         if caller.kind == "container" and caller.task_id != request.task_id:
             raise PermissionDenied("A container may only stop itself.")
         if self._scheduler.task(request.task_id) is None:
-            self._history.task(
-                request.task_id
-            )  # one that has ended meanwhile is what its caller wants; an unknown one is not
+            # One that has ended meanwhile is what its caller wants; one that never was is not.
+            self._history.task(request.task_id)
             return api_pb2.ContainerStopResponse()
         self._scheduler.stop_task(request.task_id, graceful=request.graceful or caller.kind == "container")
         return api_pb2.ContainerStopResponse()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
 CLONE_FS = 0x200
+MOUNTS = Path("/proc/self/mounts")
 MNT_DETACH = 2
 
 
@@ -35,17 +36,16 @@ def unshare(flags: int) -> None:
     _check(_libc().unshare(ctypes.c_int(flags)))
 
 
+def mount_points() -> list[str]:
+    """All of them, the latest last."""
+    # The kernel writes space, tab, newline and backslash in a path as \ooo, and other bytes as they are.
+    escaped = (line.split(b" ")[1] for line in MOUNTS.read_bytes().splitlines())
+    return [os.fsdecode(target.decode("unicode_escape").encode("latin-1")) for target in escaped]
+
+
 def mounts_below(directory: Path) -> list[Path]:
     """Mount points strictly below `directory`, deepest (latest) first."""
-    prefix = os.fsencode(directory) + b"/"
-    found = []
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            # The kernel writes space, tab, newline and backslash in a path as \ooo.
-            target = line.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-            if target.startswith(prefix):
-                found.append(Path(os.fsdecode(target)))
-    return found[::-1]
+    return [Path(target) for target in reversed(mount_points()) if target.startswith(f"{directory}/")]
 
 
 def filesystem_of(path: Path) -> str:

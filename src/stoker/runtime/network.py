@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.runtime import firewall, linux
 from stoker.runtime.addresses import GATEWAY, Block, Resolvers
-from stoker.runtime.cancelling import finished
 
 _NAMESPACES = Path("/run/netns")
 _GATEWAY_MAC = "02:00:ac:15:00:01"

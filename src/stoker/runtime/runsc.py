@@ -17,12 +17,12 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
-from stoker.runtime.cancelling import finished
 from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.network import Namespace, Network
@@ -269,17 +269,14 @@ class RunscRuntime:
     async def _remove(self, id: str, directory: Path, group: Cgroup, namespace: Namespace) -> None:
         """Gives back all that a container had. A part that cannot be removed now, which is when the server stops, keeps no other from it."""
 
-        def discard() -> None:
-            overlay.discard(directory)
+        def remove() -> None:
+            for part in (group.kill, lambda: self._pins.release(id), lambda: overlay.discard(directory), group.remove):
+                try:
+                    part()
+                except OSError:
+                    _log.exception("something of the container %s could not be removed", id)
 
-        def let_go() -> None:
-            self._pins.release(id)
-
-        for part in (group.kill, let_go, discard, group.remove):
-            try:
-                await anyio.to_thread.run_sync(part)
-            except OSError:
-                _log.exception("something of the container %s could not be removed", id)
+        await anyio.to_thread.run_sync(remove)
         try:
             await self._network.give_back(namespace)
         except (OSError, FailedPrecondition):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.protocol.calls import CallServicer
 from stoker.server.services import Services
-from stoker.services.apps import DETACHED_DISCONNECTED, App
+from stoker.services.apps import App
 from stoker.services.call_records import WEB, Call
 
 
@@ -24,9 +24,7 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
             web_calls.finished(call)
         if call.kind == "unary":
             call_servicer.forget_later(call)
-        app = apps.get(call.app_id)
-        if app.state == DETACHED_DISCONNECTED and not calls.unfinished(app.id):
-            apps.stop_soon(app)
+        apps.end_if_idle(apps.get(call.app_id))
 
     def published(app: App, changed: list[str]) -> None:
         endpoints.publish(app)

@@ -103,7 +103,7 @@ class Apps:
                 self._end(app, drain=False)
             elif app.state == DETACHED_DISCONNECTED:
                 # Not before its unfinished calls are known again.
-                asyncio.get_running_loop().call_soon(self._end_if_idle, app)
+                asyncio.get_running_loop().call_soon(self.end_if_idle, app)
 
     async def create(
         self, environment_id: str, description: str, state: str, name: str = "", tags: dict[str, str] | None = None
@@ -234,7 +234,7 @@ class Apps:
             try:
                 await self._set_state(app, DETACHED_DISCONNECTED)
             finally:
-                self._end_if_idle(app)
+                self.end_if_idle(app)
         elif app.state in (EPHEMERAL, INITIALIZING):
             _log.info("app disconnected", app=app.id, reason=reason)
             await self.stop(app_id)
@@ -255,6 +255,11 @@ class Apps:
         """Like `stop`, for callers that cannot wait."""
         self._spawn(self.stop(app.id))
 
+    def end_if_idle(self, app: App) -> None:
+        """A detached app without a client ends with its last call, or now when it has none."""
+        if app.state == DETACHED_DISCONNECTED and not self.is_busy(app.id):
+            self.stop_soon(app)
+
     async def close(self) -> None:
         for app in self._apps.values():
             if app.heartbeat is not None:
@@ -273,11 +278,6 @@ class Apps:
         self._logs.write(app.id, INFO, f"The client of this app is gone ({silence}): the app ends.\n")
         ending = self.disconnect(app.id, "heartbeat lost") if app.state == DETACHED else self.stop(app.id)
         self._spawn(ending)
-
-    def _end_if_idle(self, app: App) -> None:
-        """A detached app without a client ends with its last call, or now when it has none."""
-        if app.state == DETACHED_DISCONNECTED and not self.is_busy(app.id):
-            self.stop_soon(app)
 
     def _end(self, app: App, drain: bool) -> None:
         async def end() -> None:

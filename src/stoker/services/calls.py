@@ -74,9 +74,8 @@ class Calls:
             .order_by(inputs.c.created_at, inputs.c.idx)
         )
         by_function: dict[str, list[PooledInput]] = {}
-        cancelled: list[
-            Finish
-        ] = []  # the server stopped before their ends were stored, and somebody may wait for those
+        # The server stopped before their ends were stored, and somebody may wait for those.
+        cancelled: list[Finish] = []
         with self._database.read() as connection:
             for row in connection.execute(query):
                 if row.cancelled:

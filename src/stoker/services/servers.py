@@ -56,9 +56,8 @@ class Servers:
         self._waiting: dict[str, asyncio.Future[Task]] = {}
         self._on_lost: dict[str, Callable[[], None]] = {}  # by request
         self._active: Counter[str] = Counter()  # requests by container
-        self._ports: dict[
-            str, int
-        ] = {}  # of the containers that serve: one may have been started with another port than is current
+        # Of the containers that serve: one may have been started with another port than is current.
+        self._ports: dict[str, int] = {}
         self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
         self._attendants: set[asyncio.Task[None]] = set()
         pass_on = scheduler.on_finish

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
+from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.filetree import FileTree, parts_of
-from stoker.store.incoming import Incoming, disk_errors, in_thread
+from stoker.store.incoming import Incoming, disk_errors
 
 BLOCK_BYTES = 8 << 20
 ZEROS = hashlib.sha256(b"").hexdigest()
@@ -202,9 +203,9 @@ class AssemblyStore:
                 return
             with block:
                 while pieces:
-                    await in_thread(block.write, pieces)
+                    await finished(asyncio.to_thread(block.write, pieces))
                     pieces = await _take(chunks)
-                await in_thread(block.finish, [], digest)
+                await finished(asyncio.to_thread(block.finish, [], digest))
 
     async def adopt(self, digest: str, source: BinaryIO, offset: int, key: str, index: int) -> bool:
         """Takes a block from `offset` of an open file if it is there. Raises ResourceExhausted."""

@@ -7,15 +7,15 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+from stoker.cancelling import finished
 from stoker.errors import InvalidArgument, ResourceExhausted
 
-T = TypeVar("T")
 _NAME = ".incoming-"
 CHUNK = 256 << 10  # times a hundred transfers at once
 
@@ -53,9 +53,9 @@ class Incoming:
             waiting.append(chunk)
             amount += len(chunk)
             if amount >= CHUNK:
-                await in_thread(self.write, b"".join(waiting))
+                await finished(asyncio.to_thread(self.write, b"".join(waiting)))
                 waiting, amount = [], 0
-        await in_thread(self.write, b"".join(waiting))
+        await finished(asyncio.to_thread(self.write, b"".join(waiting)))
 
     def write(self, data: bytes) -> None:
         """Blocks. Raises InvalidArgument when more comes than announced, ResourceExhausted when the disk is full."""
@@ -78,22 +78,6 @@ class Incoming:
     def move_to(self, target: Path) -> None:
         """Gives the complete file its name, replacing what has it."""
         os.replace(self.path, target)
-
-
-async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` returns on a thread. A caller that is cancelled meanwhile sees that when the thread has ended: a file must not be closed
-    while a thread writes to it, for another file may get its number."""
-    job = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
-    cancelled: asyncio.CancelledError | None = None
-    while not job.done():
-        try:
-            await asyncio.wait([job])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        job.exception()  # seen: the cancellation goes before it
-        raise cancelled
-    return job.result()
 
 
 def sweep_incoming(directory: Path) -> None:

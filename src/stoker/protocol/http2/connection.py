@@ -18,9 +18,8 @@ _CONNECTION_WINDOW = 64 << 20
 _MAX_STREAMS = 1 << 20  # long polls hold a stream each; the limit of 100 that is usual would starve the short calls
 _MAX_HEADER_BYTES = 64 << 10
 _GATHERED_BYTES = 64 << 10  # frames beyond this are passed on at once, so that a slow peer is noticed
-_MOST_UNREAD = (
-    16 << 20
-)  # bytes a peer may leave unread before nothing more is read of it: what it sends (pings above all) would be answered
+# Bytes a peer may leave unread before nothing more is read of it: what it sends (pings above all) would be answered.
+_MOST_UNREAD = 16 << 20
 _MAX_ODD_FRAMES = 10_000  # resets and empty frames beyond all calls made; more is an attack
 
 

@@ -12,7 +12,8 @@ T = TypeVar("T")
 async def finished(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns. It runs to its end also when the caller is cancelled, however often; only then does the caller see that.
 
-    A thread, for one, goes on when the task that waits for it is cancelled, and so must not be cleaned up after before it ended."""
+    A thread, for one, goes on when the task that waits for it is cancelled, and so must not be cleaned up after before it ended: a file that
+    is closed under it, say, and another file that gets its number."""
     job = asyncio.ensure_future(work)
     cancelled = False
     while not job.done():

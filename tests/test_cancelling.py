@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stoker.runtime.cancelling import finished
+from stoker.cancelling import finished
 
 pytestmark = pytest.mark.anyio
 
