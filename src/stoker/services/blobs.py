@@ -127,8 +127,7 @@ class Blobs:
     async def _delete(self, blob_ids: Sequence[str]) -> None:
         chosen = tables.blobs.c.id.in_(list(blob_ids))
         # A row goes after its content: without it nobody would know what a failure or a kill in between has left.
-        give_up = sa.update(tables.blobs).where(chosen).values(complete=False, created_at=0.0)
-        await self._database.write(lambda connection: connection.execute(give_up))
+        await self._database.write(lambda connection: connection.execute(give_up(blob_ids)))
         for blob_id in blob_ids:
             await self._store.delete(blob_id)
         forget = sa.delete(tables.blobs).where(chosen)
@@ -148,6 +147,11 @@ class Blobs:
         if row is None:
             raise NotFound(f"There is no blob {blob_id!r} on this server; it may have been removed.")
         return row
+
+
+def give_up(blob_ids: Sequence[str]) -> sa.Update:
+    """Marks blobs as garbage: `Blobs.sweep` removes them, if nobody does before."""
+    return sa.update(tables.blobs).where(tables.blobs.c.id.in_(blob_ids)).values(complete=False, created_at=0.0)
 
 
 def _part_length(size: int) -> int:

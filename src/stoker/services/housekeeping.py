@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
-from stoker.services.blobs import Blobs
+from stoker.services.blobs import Blobs, give_up
 from stoker.store import tables
 from stoker.store.database import Database
 
 _PERIOD = 300.0  # seconds
-_SLICE = 2_000  # calls removed in one transaction, so that work under way hardly waits
+# What is removed in one transaction, so that work under way hardly waits: rows of a table, and bytes that have to be looked through.
+_SLICE, _SLICE_BYTES = 2_000, 64 << 20
 # A field of a serialised message that holds a blob's id and nothing else: the length, then the id.
 _BLOB_FIELD = re.compile(rb"\x19(bl-[0-9A-Za-z]{22})")
 _log = structlog.get_logger(__name__)
@@ -45,8 +49,61 @@ class Housekeeping:
 
 
 async def forget_old_calls(database: Database, blobs: Blobs, days: float) -> int:
-    """Removes calls that were made more than `days` days ago and have no unfinished input, with their inputs, outputs and the blobs that
-    these name; how many."""
+    """Removes calls of which nothing was made or ended in the last `days` days and that have no unfinished input, with their inputs, outputs
+    and the blobs that these name; how many calls."""
+    total = 0
+    while True:
+        oldest = _oldest_kept(days)
+        part = await asyncio.to_thread(_old_part, database, oldest)
+        if not part.contents and not part.whole:
+            return total
+        removed, named = await database.write(partial(_remove, part, oldest))
+        await blobs.delete(named)
+        total += removed
+
+
+async def forget_old_tasks(database: Database, live: Callable[[], Iterable[str]], days: float) -> None:
+    """Removes the records of containers that ended more than `days` days ago. live: the ids of those that have not."""
+    tasks = tables.tasks
+    last = sa.func.coalesce(tasks.c.finished_at, tasks.c.started_at, tasks.c.enqueued_at)
+
+    def old() -> list[str]:
+        with database.read() as connection:
+            return list(connection.execute(sa.select(tasks.c.id).where(last < _oldest_kept(days))).scalars())
+
+    alive = set(live())  # before the look: whatever starts later is not old
+    await _delete(database, tasks.c.id, [i for i in await asyncio.to_thread(old) if i not in alive])
+
+
+async def forget_old_logs(database: Database, days: float) -> None:
+    """Removes log entries older than `days` days."""
+    logs = tables.logs
+    # From the front only, for it is in the order of the entries: nothing else has to be looked at.
+    front = sa.select(logs.c.seq, logs.c.timestamp).order_by(logs.c.seq).limit(_SLICE).subquery()
+    old = sa.select(front.c.seq).where(front.c.timestamp < _oldest_kept(days))
+
+    def next_slice() -> list[int]:
+        with database.read() as connection:
+            return list(connection.execute(old).scalars())
+
+    while seqs := await asyncio.to_thread(next_slice):
+        await _delete(database, logs.c.seq, seqs)
+
+
+@dataclass
+class _OldPart:
+    """A part of what old calls left, small enough for one transaction."""
+
+    contents: dict[str, list[str]] = field(default_factory=dict)  # call -> inputs
+    blobs: dict[str, set[str]] = field(default_factory=dict)  # call -> what its inputs and outputs name
+    whole: set[str] = field(default_factory=set)  # calls of which that is all
+
+
+def _oldest_kept(days: float) -> float:
+    return time.time() - days * 86_400
+
+
+def _old_calls(oldest: float) -> sa.Select[Any]:
     calls, inputs, outputs = tables.calls, tables.inputs, tables.outputs
     unfinished = (
         sa.select(inputs.c.id)
@@ -54,33 +111,56 @@ async def forget_old_calls(database: Database, blobs: Blobs, days: float) -> int
         .where(inputs.c.call_id == calls.c.id, outputs.c.input_id.is_(None))
         .exists()
     )
-    old = (
-        sa.select(calls.c.id)
-        .where(calls.c.created_at < time.time() - days * 86_400, sa.or_(calls.c.cancelled, ~unfinished))
-        .limit(_SLICE)
+    fresh = (
+        sa.select(outputs.c.input_id).where(outputs.c.call_id == calls.c.id, outputs.c.created_at >= oldest).exists()
     )
-
-    def remove(connection: sa.Connection) -> tuple[int, list[str]]:
-        ids = list(connection.execute(old).scalars())
-        named: set[str] = set()
-        for column, call_id in ((inputs.c.payload, inputs.c.call_id), (outputs.c.result, outputs.c.call_id)):
-            for content in connection.execute(sa.select(column).where(call_id.in_(ids))).scalars():
-                named.update(found.decode() for found in _BLOB_FIELD.findall(content))
-        for table, column in ((outputs, outputs.c.call_id), (inputs, inputs.c.call_id), (calls, calls.c.id)):
-            connection.execute(sa.delete(table).where(column.in_(ids)))
-        return len(ids), sorted(named)
-
-    total = 0
-    while True:
-        removed, named = await database.write(remove)
-        if named:
-            await blobs.delete(named)
-        if not removed:
-            return total
-        total += removed
+    return sa.select(calls.c.id).where(calls.c.created_at < oldest, ~unfinished, ~fresh)
 
 
-async def forget_old_logs(database: Database, days: float) -> None:
-    """Removes log entries older than `days` days."""
-    statement = sa.delete(tables.logs).where(tables.logs.c.timestamp < time.time() - days * 86_400)
-    await database.write(lambda connection: connection.execute(statement))
+def _old_part(database: Database, oldest: float) -> _OldPart:
+    """Reads what is to be removed, beside the writer: to look through large contents takes a while."""
+    inputs, outputs = tables.inputs, tables.outputs
+    part, size = _OldPart(), 0
+    with database.read() as connection:
+        ids = list(connection.execute(_old_calls(oldest).limit(_SLICE)).scalars())
+        contents = (
+            sa.select(inputs.c.id, inputs.c.call_id, inputs.c.payload, outputs.c.result)
+            .select_from(inputs.join(outputs, outputs.c.input_id == inputs.c.id))
+            .where(inputs.c.call_id.in_(ids))
+            .order_by(inputs.c.call_id)
+            .limit(_SLICE)
+            .execution_options(yield_per=100)
+        )
+        count, last = 0, ""
+        for row in connection.execute(contents):
+            count, last, size = count + 1, row.call_id, size + len(row.payload) + len(row.result)
+            part.contents.setdefault(last, []).append(row.id)
+            named = part.blobs.setdefault(last, set())
+            named.update(i.decode() for content in (row.payload, row.result) for i in _BLOB_FIELD.findall(content))
+            if size > _SLICE_BYTES:
+                break
+        all_of_them = count < _SLICE and size <= _SLICE_BYTES
+    part.whole = set(ids) if all_of_them else part.contents.keys() - {last}
+    return part
+
+
+def _remove(part: _OldPart, oldest: float, connection: sa.Connection) -> tuple[int, list[str]]:
+    """How many calls are gone, and blobs that are to go."""
+    inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
+    chosen = part.whole | part.contents.keys()
+    old: set[str] = set(connection.execute(_old_calls(oldest).where(calls.c.id.in_(chosen))).scalars())  # still
+    input_ids = [i for call_id in old for i in part.contents.get(call_id, ())]
+    named = sorted(b for call_id in old for b in part.blobs.get(call_id, ()))
+    for column, ids in ((outputs.c.input_id, input_ids), (inputs.c.id, input_ids), (calls.c.id, part.whole & old)):
+        connection.execute(sa.delete(column.table).where(column.in_(ids)))
+    # With the rows, so that whatever comes in between, the sweep of blobs finds them.
+    for start in range(0, len(named), _SLICE):
+        connection.execute(give_up(named[start : start + _SLICE]))
+    return len(part.whole & old), named
+
+
+async def _delete(database: Database, key: sa.Column[Any], values: Sequence[Any]) -> None:
+    """Deletes rows by their keys, many but not all in one transaction."""
+    for start in range(0, len(values), _SLICE):
+        some = sa.delete(key.table).where(key.in_(values[start : start + _SLICE]))
+        await database.write(partial(sa.Connection.execute, statement=some))
