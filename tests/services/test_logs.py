@@ -1,11 +1,13 @@
-"""Logs: an app that is over costs no memory for ever, and its log can be followed to its end all the same."""
+"""Logs: an app that is over costs no memory for ever, its log can be followed to its end all the same, and nobody misses an entry."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from stoker.services import logs as logs_service
 from stoker.services.logs import LogFilter, Logs
@@ -22,11 +24,64 @@ def test_the_log_of_an_app_that_is_over_is_forgotten_and_still_ends(
         logs = Logs(database)
         for number in range(3):
             logs.write("ap-1", 1, f"line {number}\n")
+        first = logs.fetch("ap-1", LogFilter(), 10)[0].seq
         logs.finish("ap-1")
         await asyncio.sleep(0.01)
         assert not logs._apps, "its entries stay in memory"
-        said = [entry.data if entry else None async for entry in logs.follow("ap-1", 1, 5.0, LogFilter(), over=True)]
+        said = [
+            entry.data if entry else None async for entry in logs.follow("ap-1", first, 5.0, LogFilter(), over=True)
+        ]
         assert said == ["line 1\n", "line 2\n", None]
+        await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_misses_nothing_after_a_server_that_was_killed(tmp_path: Path) -> None:
+    async def seen_before() -> int:
+        logs = Logs(Database.open(f"sqlite:///{tmp_path}/db"))
+        for number in range(100):
+            logs.write("ap-1", 1, f"line {number}\n")
+        seen = 0
+        async for entry in logs.follow("ap-1", 0, 0.0, LogFilter()):
+            assert entry is not None
+            seen = entry.seq
+        return seen  # killed here, before the entries are stored
+
+    async def after(seen: int) -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        logs.write("ap-1", 1, "new\n")
+        said = [entry.data if entry else None async for entry in logs.follow("ap-1", seen, 0.0, LogFilter())]
+        assert said == ["new\n"]
+        await logs.close()
+        await database.close()
+
+    asyncio.run(after(asyncio.run(seen_before())))
+
+
+def test_entries_that_are_being_stored_are_found(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold(connection: sa.Connection) -> None:
+            held.set()
+            assert go_on.wait(10)
+
+        holding = asyncio.ensure_future(database.write(hold))
+        await asyncio.to_thread(held.wait, 10)
+        logs.write("ap-1", 1, "first\n")
+        storing = asyncio.ensure_future(logs._save())
+        await asyncio.sleep(0)
+        logs.write("ap-1", 1, "second\n")
+        found = [[entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)]]
+        go_on.set()
+        await asyncio.gather(holding, storing)
+        found.append([entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)])
+        assert found == [["first\n", "second\n"]] * 2
         await logs.close()
         await database.close()
 

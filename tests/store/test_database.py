@@ -7,9 +7,13 @@ import threading
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from stoker.services.logs import LogFilter, Logs
+from stoker.store import database as database_module
 from stoker.store import tables
 from stoker.store.database import Database
 
@@ -19,6 +23,58 @@ def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     with database.engine.connect() as connection:
         difference = compare_metadata(MigrationContext.configure(connection), tables.metadata)
     assert difference == [], "write a migration in store/migrations/versions for this"
+
+
+def check_that_data_of_version_0004_is_taken_over(url: str) -> None:
+    """As an earlier server left it: with calls and log entries."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(database_module._MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        call = {"id": "fc-1", "function_id": "fu", "app_id": "ap", "parent_input_id": "in-1", "kind": "map"}
+        connection.execute(sa.insert(tables.calls), [call | {"invocation": 1, "cancelled": False, "created_at": 1.0}])
+        entry = {
+            "app_id": "ap",
+            "function_id": "",
+            "task_id": "",
+            "input_id": "",
+            "fd": 1,
+            "data": "old\n",
+            "timestamp": 1.0,
+        }
+        connection.execute(sa.insert(tables.logs), [entry | {"seq": 7}])
+    engine.dispose()
+
+    async def look() -> None:
+        database = Database.open(url)
+        logs = Logs(database)
+        logs.write("ap", 1, "new\n")
+        await logs.close()
+        assert [entry.data for entry in logs.fetch("ap", LogFilter(), 10)] == ["old\n", "new\n"]
+        query = sa.select(tables.calls.c.id).where(tables.calls.c.parent_input_id.in_(["in-1"]))
+        with database.read() as connection:
+            assert connection.execute(query).scalars().all() == ["fc-1"]
+        indexed = [index["column_names"] for index in sa.inspect(database.engine).get_indexes("calls")]
+        assert ["parent_input_id"] in indexed
+        await database.close()
+
+    asyncio.run(look())
+
+
+def test_data_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    check_that_data_of_version_0004_is_taken_over(f"sqlite:///{tmp_path}/db")
+
+
+def test_the_calls_that_an_input_made_are_found_by_an_index(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/db")
+    query = sa.select(tables.calls.c.id).where(tables.calls.c.parent_input_id.in_(["in-1", "in-2"]))
+    with database.read() as connection:
+        text = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+    assert "USING INDEX ix_calls_parent_input_id" in str(plan)
+    asyncio.run(database.close())
 
 
 def setting(key: str) -> dict[str, object]:

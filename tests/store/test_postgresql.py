@@ -20,6 +20,7 @@ from stoker.errors import StokerError
 from stoker.store import tables
 from stoker.store.database import Database
 from tests.conftest import start_server, stop_server
+from tests.store.test_database import check_that_data_of_version_0004_is_taken_over
 
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -79,6 +80,10 @@ def test_the_migrations_make_exactly_the_tables(url: str) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
     asyncio.run(database.close())
+
+
+def test_data_of_an_earlier_version_is_taken_over(url: str) -> None:
+    check_that_data_of_version_0004_is_taken_over(url)
 
 
 def test_one_bad_change_spoils_no_other(url: str) -> None:

@@ -76,9 +76,12 @@ class Logs:
         self._database = database
         self._apps: dict[str, _AppLog] = {}
         self._unsaved: list[LogEntry] = []
+        self._being_saved: list[LogEntry] = []
         self._saving: asyncio.Task[None] | None = None
         with database.read() as connection:
-            self._seq = connection.execute(sa.select(sa.func.max(tables.logs.c.seq))).scalar() or 0
+            newest = connection.execute(sa.select(sa.func.max(tables.logs.c.seq))).scalar() or 0
+        # Time in it: a server that was killed had shown entries that it had not stored, and whoever saw them asks for what comes after.
+        self._seq = max(newest, int(time.time() * 1e6))
 
     def write(self, app_id: str, fd: int, data: str, *, function_id: str = "", task_id: str = "") -> None:
         """Adds an entry; watchers see it at once, the database a moment later."""
@@ -153,7 +156,8 @@ class Logs:
             LogEntry(r.seq, r.app_id, r.function_id, r.task_id, r.fd, r.data, r.timestamp) for r in reversed(rows)
         ]
         newest = stored[-1].seq if stored else 0
-        fresh = [e for e in self._unsaved if e.app_id == app_id and e.seq > newest and wanted.matches(e)]
+        unsaved = self._being_saved + self._unsaved
+        fresh = [e for e in unsaved if e.app_id == app_id and e.seq > newest and wanted.matches(e)]
         return (stored + fresh)[-limit:]
 
     def tail(self, app_id: str, task_id: str, lines: int = 20) -> str:
@@ -176,10 +180,13 @@ class Logs:
 
     async def _save(self) -> None:
         entries, self._unsaved = self._unsaved, []
+        self._being_saved += entries
         try:
             await self._database.insert(tables.logs, [_row(entry) for entry in entries])
         except Exception as error:  # logs must never stop the work
             _log.warning("logs were not stored", entries=len(entries), error=str(error))
+        finally:
+            del self._being_saved[: len(entries)]  # stored in the order in which they were given
 
 
 def _row(entry: LogEntry) -> dict[str, object]:

@@ -255,7 +255,7 @@ calls = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("function_id", sa.String(32), nullable=False, index=True),
     sa.Column("app_id", sa.String(32), nullable=False, index=True),
-    sa.Column("parent_input_id", sa.String(32), nullable=False, default=""),
+    sa.Column("parent_input_id", sa.String(32), nullable=False, default="", index=True),
     sa.Column("kind", sa.String(8), nullable=False),  # unary, map
     sa.Column("invocation", sa.Integer, nullable=False),
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),
@@ -303,7 +303,8 @@ tasks = sa.Table(
 logs = sa.Table(
     "logs",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    # Microseconds since the epoch, or a little more: see services/logs.py. The variant makes it SQLite's own row number.
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     sa.Column("app_id", sa.String(32), nullable=False),
     sa.Column("function_id", sa.String(32), nullable=False, default=""),
     sa.Column("task_id", sa.String(32), nullable=False, default=""),
