@@ -49,6 +49,7 @@ class BuildContext:
     """What a build needs beyond the spec and may not influence the id."""
 
     mount_tree: Path | None = None  # the context mount, materialised as a directory rooted at "/"
+    mount_name: str = ""  # of a context mount whose files the builder itself has: a standalone Python
     secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
     registry_auth: RegistryAuth | None = None
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stoker.errors import ImageBuildFailed
@@ -24,6 +24,7 @@ from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.indexes import IndexMirrors
 from stoker.images.layering import Mount, NewLayer
+from stoker.images.pythons import StandalonePythons, named
 from stoker.images.records import Record, Records
 from stoker.images.steplog import BuildahLog, Transcript
 
@@ -50,6 +51,7 @@ class BuildahImageBuilder:
         package_indexes: Mapping[str, str] | None = None,
         cache: Path | None = None,
         base_refresh_days: float = 30.0,
+        python_mirror: str = "",
         max_builds: int = 4,
     ) -> None:
         self._directory = data / "images"
@@ -66,6 +68,7 @@ class BuildahImageBuilder:
         )
         self._indexes = IndexMirrors(package_indexes or {})
         self._clients = ClientTrees(self._cache, self._records)
+        self._pythons = StandalonePythons(self._directory / "pythons", self._cache, mirror=python_mirror)
         self._slots = asyncio.Semaphore(max_builds)
 
     async def open(self) -> None:
@@ -80,6 +83,8 @@ class BuildahImageBuilder:
             log(f"Note: {mirror} stands in for the package index {index}.\n")
         source = self._indexes.apply(written)
         async with self._slots, self._workspace() as work:
+            if (python := named(context.mount_name)) is not None:
+                context = replace(context, mount_tree=await self._pythons.tree(python, log))
             job = _Job(image_id, spec, context, source, work, log)
             sources = hostconfig.package_sources()
             job.variables = self._run_environment(work, sources.environment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -12,11 +13,19 @@ import uv
 
 from stoker.errors import ImageBuildFailed
 from stoker.images import hostconfig
-from stoker.images.processes import Finished, capture
+from stoker.images.processes import Finished, capture, stream
 
 
-async def run_uv(*arguments: str, cache: Path, stdin: str = "") -> Finished:
-    """Runs our own uv with the host's package sources; downloads are kept in `cache`/uv."""
+async def run_uv(
+    *arguments: str,
+    cache: Path,
+    stdin: str = "",
+    python_downloads: bool = False,
+    line: Callable[[str], None] | None = None,
+) -> Finished:
+    """Runs our own uv with the host's package sources; downloads are kept in `cache`/uv.
+
+    python_downloads: whether it may fetch interpreters. line: is called with each line as it comes, in place of keeping them."""
     sources = hostconfig.package_sources()
     env = {name: value for name, value in os.environ.items() if not name.startswith("VIRTUAL_ENV")}
     env |= {name: value for name, value in sources.environment.items() if name.startswith("UV_")}
@@ -24,14 +33,17 @@ async def run_uv(*arguments: str, cache: Path, stdin: str = "") -> Finished:
         "UV_CACHE_DIR": str(cache / "uv"),
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_PYTHON_DOWNLOADS": "manual" if python_downloads else "never",
     }
     # The host's caps are meant for the user's packages, not for the pinned ones of the client.
     env.pop("UV_CONSTRAINT", None)
     bundle = hostconfig.certificate_bundle()
     if bundle is not None:
         env.setdefault("SSL_CERT_FILE", str(bundle))
-    return await capture((uv.find_uv_bin(), *arguments), env=env, stdin=stdin)
+    argv = (uv.find_uv_bin(), *arguments)
+    if line is not None:
+        return Finished(await stream(argv, env=env, line=line), "", "")
+    return await capture(argv, env=env, stdin=stdin)
 
 
 async def uv_binary(version: str, cache: Path) -> Path:

@@ -52,8 +52,11 @@ class ImageServicer:
             kind = _AUTH_KINDS.get(wire.image_registry_config.registry_auth_type)
             if kind and wire.image_registry_config.secret_id:
                 auth = RegistryAuth(kind, await self._secrets.values([wire.image_registry_config.secret_id]))
+            mount_id = spec.context_mount_id
+            standalone = self._mounts.standalone_python(mount_id) if mount_id else ""
             return BuildContext(
-                mount_tree=await self._mounts.tree(spec.context_mount_id) if spec.context_mount_id else None,
+                mount_tree=await self._mounts.tree(mount_id) if mount_id and not standalone else None,
+                mount_name=standalone,
                 secret_env=await self._secrets.values(list(spec.secret_ids)),
                 registry_auth=auth,
             )

@@ -42,6 +42,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         insecure_registries=settings.insecure_registries,
         package_indexes=settings.package_indexes,
         base_refresh_days=settings.base_refresh_days,
+        python_mirror=settings.python_mirror,
     )
     await builder.open()
     return runtime, builder

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name
+from stoker.images import pythons
 from stoker.services.blobs import Blobs
 from stoker.store import tables
 from stoker.store.contents import Contents
@@ -116,9 +117,14 @@ class Mounts:
         return mount
 
     async def find(self, name: str) -> Mount:
-        """The mount of that name. `modal-client-mount-<version>` stands for the client of that version. Raises NotFound."""
+        """The mount of that name. `modal-client-mount-<version>` stands for the client of that version, and
+        `python-build-standalone.<release>.<version>-<libc>` for a Python that a build fetches. Raises NotFound."""
         if _CLIENT_MOUNT.match(name):
             return await self._client_mount(name)
+        if pythons.named(name) is not None:
+            mount = _stand_in("python", name)
+            await self._database.write(lambda connection: _add(connection, mount, name))
+            return mount
         with self._database.read() as connection:
             row = connection.execute(sa.select(tables.mounts).where(tables.mounts.c.name == name)).first()
         if row is None:
@@ -131,6 +137,11 @@ class Mounts:
             match = _CLIENT_MOUNT.match(self._load(mount_id).name)
             self._client_versions[mount_id] = match["version"] if match else None
         return self._client_versions[mount_id]
+
+    def standalone_python(self, mount_id: str) -> str:
+        """The name of this mount when it stands for a standalone Python, else "". Raises NotFound for an unknown mount."""
+        name = str(self._load(mount_id).name)
+        return name if pythons.named(name) is not None else ""
 
     async def tree(self, mount_id: str) -> Path:
         """A directory that holds the files of a mount as they are to appear at "/". Read-only. Raises NotFound."""
@@ -146,15 +157,9 @@ class Mounts:
         return await asyncio.shield(making)  # goes on for the others when one of those who wait gives up
 
     async def _client_mount(self, name: str) -> Mount:
-        checksum = hashlib.sha256(name.encode()).hexdigest()
-        mount = Mount(content_id("mo", b"client\0" + name.encode()), checksum)
-
-        def work(connection: sa.Connection) -> None:
-            if not connection.execute(sa.select(tables.mounts.c.id).where(tables.mounts.c.id == mount.id)).first():
-                connection.execute(sa.insert(tables.mounts), [_row(mount, name, [])])
-
+        mount = _stand_in("client", name)
         if mount.id not in self._client_versions:  # every function of every app asks for it
-            await self._database.write(work)
+            await self._database.write(lambda connection: _add(connection, mount, name))
             self.client_version(mount.id)
         return mount
 
@@ -183,6 +188,16 @@ class Mounts:
             return path
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stand_in(kind: str, name: str) -> Mount:
+    """A mount known by its name alone."""
+    return Mount(content_id("mo", kind.encode() + b"\0" + name.encode()), hashlib.sha256(name.encode()).hexdigest())
+
+
+def _add(connection: sa.Connection, mount: Mount, name: str) -> None:
+    if not connection.execute(sa.select(tables.mounts.c.id).where(tables.mounts.c.id == mount.id)).first():
+        connection.execute(sa.insert(tables.mounts), [_row(mount, name, [])])
 
 
 def _row(mount: Mount, name: str, files: Sequence[object]) -> Mapping[str, object]:
