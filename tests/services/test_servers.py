@@ -50,6 +50,9 @@ class OneContainer:
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
         return False
 
+    def cancel(self, function_id: str, input_ids: list[str], *, terminate_containers: bool) -> None:
+        pass
+
     async def next_inputs(self, task_id: str, capacity: int) -> Delivery:
         self.serves.set()
         await self.ends.wait()
@@ -93,5 +96,28 @@ def test_no_session_begins_in_a_container_that_has_just_ended() -> None:
         with pytest.raises(Unavailable):
             await asyncio.wait_for(starting, 10)
         assert not sessions._by_token and not sessions._by_key and not servers._active and not servers._on_lost
+
+    asyncio.run(main())
+
+
+def test_two_starts_with_one_key_at_once_give_one_session() -> None:
+    async def main() -> None:
+        scheduler = OneContainer()
+        sessions = ServerSessions(_servers(scheduler))
+        given_up, *starting = (
+            asyncio.ensure_future(sessions.start("fu-1", ServerSpec("Server", 1), 300.0, "key")) for _ in range(3)
+        )
+        await asyncio.wait_for(scheduler.asked.wait(), 10)
+        scheduler.asked.clear()
+        given_up.cancel()  # the connection of the first broke; the others ask on
+        await asyncio.wait_for(scheduler.asked.wait(), 10)
+        assert len(scheduler.added) == 2
+        scheduler.pool.inputs[scheduler.added[1]] = PooledInput(scheduler.added[1], "")  # type: ignore[assignment]
+        sessions._servers._grant(scheduler.added[1], scheduler.alive)
+        one, other = await asyncio.wait_for(asyncio.gather(*starting), 10)
+        assert one is other and len(sessions._by_token) == 1 and len(scheduler.added) == 2
+        sessions.terminate("fu-1", one.token)
+        del starting, given_up
+        assert not sessions._by_key and not sessions._starting
 
     asyncio.run(main())

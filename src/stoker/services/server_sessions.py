@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from stoker.errors import NotFound, Unavailable
 from stoker.services.functions import ServerSpec
@@ -36,28 +37,19 @@ class ServerSessions:
         self._servers = servers
         self._by_token: dict[str, Session] = {}
         self._by_key: dict[tuple[str, str], Session] = {}
+        # Locks by key, as long as somebody has one.
+        self._starting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, function_id: str, server: ServerSpec, idle_timeout: float, key: str = "") -> Session:
         """Waits for a container with room, also while all are full. key: a second start with the same one gives the same session.
 
         Raises FailedPrecondition when no container can start, and Unavailable when none had room in time."""
-        earlier = self._by_key.get((function_id, key)) if key else None
-        if earlier is not None:
-            return earlier
-        slot = self._servers.take_free(function_id, server)
-        if slot is None:
-            slot = await self._servers.wait(function_id, server, longest=_LONGEST_WAIT)
-        session = Session(
-            f"ss-{secrets.token_hex(11)}", secrets.token_urlsafe(32), function_id, slot, idle_timeout, key
-        )
-        self._by_token[session.token] = session
-        if key:
-            self._by_key[function_id, key] = session
-        self._watch(session)
-        self._servers.when_lost(slot, lambda: self._end(session))
-        if session.over:
-            raise Unavailable("The container of the session ended as it was started; start it again.")
-        return session
+        if not key:
+            return await self._start(function_id, server, idle_timeout, key)
+        # A repeat also comes while the first attempt still waits for room.
+        async with self._starting.setdefault((function_id, key), asyncio.Lock()):
+            earlier = self._by_key.get((function_id, key))
+            return earlier or await self._start(function_id, server, idle_timeout, key)
 
     def find(self, function_id: str, token: str) -> Session | None:
         session = self._by_token.get(token)
@@ -82,6 +74,22 @@ class ServerSessions:
         session.open -= 1
         if session.open == 0:
             self._give_back(session) if session.over else self._watch(session)
+
+    async def _start(self, function_id: str, server: ServerSpec, idle_timeout: float, key: str) -> Session:
+        slot = self._servers.take_free(function_id, server)
+        if slot is None:
+            slot = await self._servers.wait(function_id, server, longest=_LONGEST_WAIT)
+        session = Session(
+            f"ss-{secrets.token_hex(11)}", secrets.token_urlsafe(32), function_id, slot, idle_timeout, key
+        )
+        self._by_token[session.token] = session
+        if key:
+            self._by_key[function_id, key] = session
+        self._watch(session)
+        self._servers.when_lost(slot, lambda: self._end(session))
+        if session.over:
+            raise Unavailable("The container of the session ended as it was started; start it again.")
+        return session
 
     def _watch(self, session: Session) -> None:
         session.alarm = asyncio.get_running_loop().call_later(session.idle_timeout, self._end, session)
