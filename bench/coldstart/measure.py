@@ -24,7 +24,7 @@ from modal_proto import api_pb2
 
 GATEWAY, HOST_PYTHON, DATA = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 RESTORES, OTHERS, NAMES = int(sys.argv[4]), int(sys.argv[5]), sys.argv[6].split(",")
-AT_ONCE, HOLD = 4, 2.0
+AT_ONCE, HOLD, PAUSE = 4, 2.0, 2.0
 """Containers started at once, and the seconds for which a call keeps one busy, so that each answers one."""
 
 HEADERS = {
@@ -113,11 +113,13 @@ class Start:
 
 
 def end(task_ids: list[str]) -> None:
-    """Ends containers and waits until they are gone, so that their end does not disturb the next start."""
+    """Ends containers and waits until they are gone, so that their end does not disturb the next start, and for a moment, as cold starts do
+    not come one upon the other: meanwhile the server prepares the next sandbox (STOKER_PREPARED_SANDBOXES=0 keeps it from that)."""
     for task_id in task_ids:
         stop(task_id)
     while any(task_id in urllib.request.urlopen(STATUS).read().decode() for task_id in task_ids):
         time.sleep(0.05)
+    time.sleep(PAUSE)
 
 
 @synchronizer.create_blocking

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         description="Package index (as apps name it, e.g. in extra_index_url) -> the mirror that image builds use instead: an http address "
         "or a directory.",
     )
+    image_build_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="How long the build of one image (each chained call in its definition is one) may take; 0 for no limit.",
+    )
     python_mirror: str = Field(
         "",
         description="Where the Pythons of `add_python` come from in place of python-build-standalone's releases: the URL of a mirror of them, "

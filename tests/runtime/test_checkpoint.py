@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,11 @@ def tasks(tmp_path: Path) -> Any:
 
 async def restore(bench: Bench, snapshot: Path, mount: BindMount) -> tuple[Container, Output]:
     output = Output()
-    spec = ContainerSpec(
+    return await bench.runtime.restore(spec_of(bench, mount), snapshot, output), output
+
+
+def spec_of(bench: Bench, mount: BindMount) -> ContainerSpec:
+    return ContainerSpec(
         id=new_id(),
         layers=bench.layers,
         argv=(PYTHON, "-c", PROGRAM),
@@ -62,7 +68,6 @@ async def restore(bench: Bench, snapshot: Path, mount: BindMount) -> tuple[Conta
         workdir="/",
         mounts=(*bench.mounts, mount),
     )
-    return await bench.runtime.restore(spec, snapshot, output), output
 
 
 async def line(output: Output) -> str:
@@ -166,3 +171,94 @@ async def test_sandboxes_are_offered_huge_pages(sandboxes: Bench) -> None:
     if not offer.exists():
         pytest.skip("this kernel has none")
     assert "[never]" not in offer.read_text() or not os.access(offer, os.W_OK)
+
+
+async def test_a_prepared_sandbox_takes_the_snapshot(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:
+    snapshot = await saved(sandboxes, tasks, tmp_path)
+    output, spec = Output(), spec_of(sandboxes, tasks("copy", "copy"))
+    assert await sandboxes.runtime.prepare(spec, snapshot)
+    waiting = processes_of(sandboxes, spec.id)
+    assert waiting
+
+    copy = await sandboxes.runtime.restore(replace(spec, env={"OTHER": "1"}), snapshot, output)
+    assert (await line(output)).startswith("copy ")
+    assert waiting <= processes_of(sandboxes, spec.id)  # the same sandbox, not another one
+    address = copy.address
+    assert address is not None
+    with await asyncio.to_thread(socket.create_connection, (address, 8188), 10):
+        pass
+    assert (await copy.wait()).kind is ExitKind.EXITED
+    assert output.stderr.decode().strip() == address
+
+
+@pytest.mark.parametrize("change", ["argv", "mount", "replaced", "snapshot", "dead"])
+async def test_a_prepared_sandbox_that_does_not_fit_gives_way(
+    sandboxes: Bench, tasks: Any, tmp_path: Path, change: str
+) -> None:
+    snapshot = await saved(sandboxes, tasks, tmp_path)
+    output, mount = Output(), tasks("copy", "copy")
+    spec = spec_of(sandboxes, mount)
+    assert await sandboxes.runtime.prepare(spec, snapshot)
+    waiting = processes_of(sandboxes, spec.id)
+    if change == "argv":
+        spec = replace(spec, argv=(PYTHON, "-c", "pass"))
+    elif change == "mount":
+        spec = replace(spec, mounts=(*sandboxes.mounts, replace(mount, source=tasks("other", "other").source)))
+    elif change == "replaced":
+        mount.source.rename(tmp_path / "old")
+        shutil.copytree(tmp_path / "old", mount.source)
+    elif change == "snapshot":
+        snapshot = Path(shutil.copytree(snapshot, tmp_path / "another"))
+    else:
+        for process in waiting:
+            os.kill(process, signal.SIGKILL)
+        while processes_of(sandboxes, spec.id):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+
+    copy = await sandboxes.runtime.restore(spec, snapshot, output)
+    assert (await line(output)).startswith("other " if change == "mount" else "copy ")
+    assert not waiting & processes_of(sandboxes, spec.id)
+    await copy.kill()
+    await copy.wait()
+
+
+async def test_a_prepared_sandbox_is_discarded_without_a_trace(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:
+    snapshot = await saved(sandboxes, tasks, tmp_path)
+    spec = spec_of(sandboxes, tasks("copy", "copy"))
+    assert await sandboxes.runtime.prepare(spec, snapshot)
+    with pytest.raises(InvalidArgument, match="running already"):
+        await sandboxes.runtime.prepare(spec, snapshot)
+    await sandboxes.runtime.discard(spec.id)
+    await sandboxes.runtime.discard(spec.id)
+    assert not processes_of(sandboxes, spec.id)
+    with pytest.raises(FailedPrecondition, match="could not be prepared"):
+        nowhere = BindMount(tmp_path / "copy", "/etc/hostname/below-a-file")
+        await sandboxes.runtime.prepare(replace(spec, mounts=(*spec.mounts, nowhere)), snapshot)
+    assert not await sandboxes.runtime.prepare(replace(spec, gpu_devices=(0,)), snapshot)
+    inner = BindMount(tmp_path / "copy", "/v", within=tmp_path)
+    assert not await sandboxes.runtime.prepare(replace(spec, mounts=(inner,)), snapshot)
+
+
+async def saved(bench: Bench, tasks: Any, tmp_path: Path) -> Path:
+    """A snapshot of PROGRAM."""
+    source, output = await bench.start(PYTHON, "-c", PROGRAM, mounts=[tasks("source")])
+    await line(output)
+    await source.checkpoint(tmp_path / "snapshot")
+    await source.kill()
+    await source.wait()
+    return tmp_path / "snapshot"
+
+
+def processes_of(bench: Bench, id: str) -> set[int]:
+    """The sandbox and its helpers, by the container's id in their command lines."""
+    found = set()
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                command = (directory / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if id.encode() in command and b"runsc-" in command.split(b"\0")[0]:
+                found.add(int(directory.name))
+    return found

@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 
 from stoker.engine.base import NotNow
 from stoker.engine.local import LocalEngine
+from stoker.ids import new_id
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Container, Exit, ExitKind, Usage
 from stoker.services.apps import DEPLOYED, Apps
@@ -64,12 +65,18 @@ class Starts:
     def start_slots(self) -> int:
         return 1
 
+    def new_task_id(self, function_id: str) -> str:
+        return new_id("ta")
+
     async def launch(self, function: Function, task: Task) -> Container | NotNow:
         self.tasks.append(task)
         self.started.set()
         return Idle(task.id)
 
     def withdraw(self, function_id: str) -> None:
+        pass
+
+    def forget(self, function_id: str) -> None:
         pass
 
     async def land(self, task: Task) -> None:

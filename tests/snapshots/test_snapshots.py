@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class App:
         (snapshot,) = self.snapshots()
         return snapshot
 
+    def sandboxes(self) -> set[str]:
+        """Those that exist, whether a container runs in them or not."""
+        return {path.name for path in (self.server.data / "run" / "runsc" / "containers").iterdir()}
+
     def image(self) -> Path:
         return self.server.data / "snapshots" / self.snapshot()["id"] / "image" / "checkpoint.img"
 
@@ -97,6 +101,30 @@ def test_state_survives_and_every_start_is_its_own(app: App) -> None:
     snapshot = app.snapshot()
     assert (snapshot["state"], snapshot["hits"], snapshot["failures"]) == ("ready", 3, 0)
     assert snapshot["restore_seconds"]["n"] == 3 and snapshot["size_bytes"] > 1 << 20
+
+
+def test_the_next_sandbox_is_made_ahead_of_time_and_goes_with_its_snapshot(app: App) -> None:
+    app.cold()  # there is a snapshot, whatever ran before
+    for _ in range(2):
+        before = app.cold()
+        app.stop_containers()
+        (ready,) = wait_for(lambda: app.sandboxes())
+        (answer,) = app.look()
+        assert answer["task"] == ready != before["task"]
+        assert (answer["loaded"], answer["heap"], answer["served"]) == (before["loaded"], True, 1)
+    app.stop_containers()
+    wait_for(lambda: app.sandboxes())
+    app.stoker("snapshots", "rm", app.snapshot()["id"])
+    wait_for(lambda: not app.sandboxes())
+    assert app.cold()["loaded"] != before["loaded"]
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    until = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return found
 
 
 def test_environment_and_volumes_are_those_of_now(app: App, tmp_path: Path) -> None:

@@ -153,6 +153,22 @@ class Node:
             container, splitters, task_dir, spec.env, request.function_id, request.volumes, self._buckets.unmount
         )
 
+    async def prepare(self, request: ContainerRequest) -> bool:
+        """Does ahead of time what `start` need not wait with, for a request that comes from a snapshot; False when it cannot be done.
+        `start` uses it when it is what the request then asks for. Raises StokerError, OSError, Unavailable when the server stops."""
+        snapshot = request.restore_from or request.base
+        if snapshot is None or request.buckets:
+            return False
+        spec = await self._spec(request)
+        if self._closing:
+            raise Unavailable("The server stops.")
+        return await self._runtime.prepare(spec, snapshot)
+
+    async def discard(self, task_id: str) -> None:
+        """Removes what `prepare` made for a container that does not run (any more)."""
+        await self._runtime.discard(task_id)
+        self.discard_task_dir(task_id)
+
     async def make_base(self, request: ContainerRequest, directory: Path) -> int:
         """Saves as `directory` a container like those of `request`, on the image and with its mounts, that has imported the client and
         waits to be told whose it is. Returns the bytes on disk. Raises StokerError, Unavailable when the server stops meanwhile."""

@@ -157,6 +157,15 @@ class Runtime(Protocol):
         as it was. Returns when the restore was launched; a restore that fails ends the container with ExitKind.FAILED."""
         ...
 
+    async def prepare(self, spec: ContainerSpec, directory: Path) -> bool:
+        """Does what `restore(spec, directory)` can do before it reads the snapshot, so that it will take less long; False when that is not
+        possible. A start or restore of the same id that turns out to want something else discards it. Raises StokerError."""
+        ...
+
+    async def discard(self, id: str) -> None:
+        """Removes what `prepare` made for the container `id` and was not used."""
+        ...
+
     def host_address(self) -> str | None:
         """The address at which containers reach the server's own HTTP gateway (172.21.0.1), or None for loopback."""
         ...

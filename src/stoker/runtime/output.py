@@ -16,10 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 class OutputPipes:
-    """Two pipes whose write ends, `stdout` and `stderr`, are for the program; what comes through goes to the sink as it comes."""
+    """Two pipes whose write ends, `stdout` and `stderr`, are for the program; what comes through goes to `sink` as it comes."""
 
-    def __init__(self, sink: OutputSink) -> None:
-        self._sink = sink
+    def __init__(self, sink: OutputSink = lambda descriptor, chunk: None) -> None:
+        self.sink = sink
+        self._launched = False
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
         self._open: dict[int, int] = {}  # read end -> file descriptor in the program
@@ -37,8 +38,15 @@ class OutputPipes:
 
     def launched(self) -> None:
         """The program has its write ends (or was not launched): ours are closed, so that their end can be seen."""
-        os.close(self.stdout)
-        os.close(self.stderr)
+        if not self._launched:
+            self._launched = True
+            os.close(self.stdout)
+            os.close(self.stderr)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody holds a write end any more and everything was delivered."""
+        return self._closed.done()
 
     async def drained(self, timeout: float | None = None) -> bool:
         """Waits until all who held the write ends closed them and everything was delivered; False after `timeout` seconds."""
@@ -57,7 +65,7 @@ class OutputPipes:
             return
         if chunk:
             try:
-                self._sink(self._open[end], chunk)
+                self.sink(self._open[end], chunk)
             except Exception:
                 # A broken sink must not stall the program behind a full pipe.
                 _log.exception("output of a container was lost")

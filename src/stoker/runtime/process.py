@@ -112,6 +112,12 @@ class ProcessRuntime:
     async def restore(self, spec: ContainerSpec, directory: Path, output: OutputSink) -> ProcessContainer:
         raise FailedPrecondition(_NO_SNAPSHOTS)
 
+    async def prepare(self, spec: ContainerSpec, directory: Path) -> bool:
+        return False
+
+    async def discard(self, id: str) -> None:
+        pass
+
     def host_address(self) -> str | None:
         return None
 

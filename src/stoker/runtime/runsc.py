@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +24,18 @@ from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
-from stoker.runtime.cgroups import Cgroup, CgroupTree
+from stoker.runtime.cgroups import CgroupTree
 from stoker.runtime.checkpoint import Abilities
-from stoker.runtime.network import Namespace, Network
+from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.pins import Pins
+from stoker.runtime.prepared import Prepared, Site, can_be_prepared
 from stoker.runtime.runsc_binary import known_good
-from stoker.runtime.sandbox import Sandbox
+from stoker.runtime.sandbox import Sandbox, errors_of
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
+_NOTHING = asyncio.subprocess.DEVNULL
 _log = logging.getLogger(__name__)
 
 # Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
@@ -73,6 +76,7 @@ class RunscRuntime:
         self._abilities = Abilities()
         self._pins = Pins(self._state / "pins")
         self._running: dict[str, Sandbox] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._starting: set[asyncio.Future[None]] = set()
         self._closing = False
         self._lock = -1
@@ -109,6 +113,8 @@ class RunscRuntime:
         self._closing = True
         while self._starting:
             await asyncio.wait(self._starting)
+        for id in list(self._prepared):
+            await self.discard(id)
         for sandbox in list(self._running.values()):
             await sandbox.kill()
         for sandbox in list(self._running.values()):
@@ -135,72 +141,130 @@ class RunscRuntime:
     async def restore(self, spec: ContainerSpec, directory: Path, output: OutputSink) -> Sandbox:
         return await self._begin(spec, directory, output)
 
+    async def prepare(self, spec: ContainerSpec, directory: Path) -> bool:
+        if not can_be_prepared(spec):
+            return False
+        with self._beginning() as groups:
+            self._check(spec)
+            site = await self._furnish(groups, spec, directory)
+            try:
+                pipes = await self._create(site)
+            except BaseException:
+                await finished(self._remove(site))
+                raise
+            self._prepared[spec.id] = Prepared.of(site, directory, pipes)
+        return True
+
+    async def discard(self, id: str) -> None:
+        prepared = self._prepared.pop(id, None)
+        if prepared is not None:
+            await finished(self._remove(prepared.site))
+            prepared.pipes.abandon()
+
     def host_address(self) -> str | None:
         return str(GATEWAY)
 
     async def _begin(self, spec: ContainerSpec, snapshot: Path | None, output: OutputSink) -> Sandbox:
+        with self._beginning() as groups:
+            prepared = self._prepared.get(spec.id)
+            if prepared is not None and snapshot is not None and prepared.fits(spec, snapshot):
+                del self._prepared[spec.id]
+                work = self._fill(prepared, snapshot, output)
+            else:
+                await self.discard(spec.id)
+                self._check(spec)
+                work = self._run(await self._furnish(groups, spec, snapshot), snapshot, output)
+            sandbox = self._running[spec.id] = await work
+        return sandbox
+
+    @contextlib.contextmanager
+    def _beginning(self) -> Iterator[CgroupTree]:
+        """What begins in here is waited for when the runtime closes."""
         if self._cgroups is None or self._closing:
             raise FailedPrecondition("The runtime is not open.")
-        self._check(spec)
         start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._starting.add(start)
         try:
-            sandbox = self._running[spec.id] = await self._begin_in(self._cgroups, spec, snapshot, output)
+            yield self._cgroups
         finally:
             self._starting.discard(start)
             start.set_result(None)
-        return sandbox
 
-    async def _begin_in(
-        self, groups: CgroupTree, spec: ContainerSpec, snapshot: Path | None, output: OutputSink
-    ) -> Sandbox:
-        directory = self._containers / spec.id
+    async def _furnish(self, groups: CgroupTree, spec: ContainerSpec, snapshot: Path | None) -> Site:
+        """Makes all that a sandbox needs on the host."""
         namespace = await (self._network.take() if spec.network else self._network.take_closed())
-        group = groups.group(spec.id)
+        site = Site(spec, self._containers / spec.id, groups.group(spec.id), namespace, ())
+        try:
+            site.group.create(spec.limits)
+            flags = await finished(anyio.to_thread.run_sync(self._make_bundle, site, snapshot))
+        except BaseException:
+            await finished(self._remove(site))
+            raise
+        return replace(site, flags=flags)
+
+    async def _create(self, site: Site) -> OutputPipes:
+        """A sandbox that waits; returns the pipes that will carry its output."""
+        pipes = OutputPipes()
+        try:
+            creation = await self._launch(site, ("create",), pipes.stdout, pipes.stderr)
+            pipes.launched()
+            if await creation.wait():
+                raise FailedPrecondition(f"The sandbox could not be prepared: {errors_of(site.directory)}")
+        except BaseException:
+            pipes.launched()
+            pipes.abandon()
+            raise
+        return pipes
+
+    async def _run(self, site: Site, snapshot: Path | None, output: OutputSink) -> Sandbox:
+        verb = ("run",) if snapshot is None else self._restoring(snapshot)
+        pipes = OutputPipes(output)
         process: asyncio.subprocess.Process | None = None
         try:
-            group.create(spec.limits)
-            flags = await finished(anyio.to_thread.run_sync(self._prepare, spec, directory, namespace, snapshot))
-            verb = ("run",) if snapshot is None else self._restoring(snapshot)
-            pipes = OutputPipes(output)
-            try:
-                process = await self._launch(spec.id, directory, group, (*flags, *verb), pipes)
-            finally:
-                pipes.launched()
-            return self._sandbox(spec, process, group, flags, namespace, pipes)
+            process = await self._launch(site, verb, pipes.stdout, pipes.stderr)
+            pipes.launched()
+            return self._sandbox(site, process, pipes)
         except BaseException:
-            if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()  # it may not have joined the group yet
-            await finished(self._remove(spec.id, directory, group, namespace))
+            pipes.launched()
+            await self._give_up(site, process)
             raise
 
-    def _sandbox(
-        self,
-        spec: ContainerSpec,
-        process: asyncio.subprocess.Process,
-        group: Cgroup,
-        flags: tuple[str, ...],
-        namespace: Namespace,
-        pipes: OutputPipes,
-    ) -> Sandbox:
-        command, directory = (str(self._runsc), *flags), self._containers / spec.id
+    async def _fill(self, prepared: Prepared, snapshot: Path, output: OutputSink) -> Sandbox:
+        """Reads the snapshot into a sandbox that waits for it."""
+        site, process = prepared.site, None
+        prepared.pipes.sink = output
+        try:
+            process = await self._launch(site, self._restoring(snapshot))
+            return self._sandbox(site, process, prepared.pipes)
+        except BaseException:
+            await self._give_up(site, process)
+            prepared.pipes.abandon()
+            raise
+
+    async def _give_up(self, site: Site, process: asyncio.subprocess.Process | None) -> None:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # it may not have joined the group yet
+        await finished(self._remove(site))
+
+    def _sandbox(self, site: Site, process: asyncio.subprocess.Process, pipes: OutputPipes) -> Sandbox:
+        spec, command = site.spec, (str(self._runsc), *site.flags)
 
         async def remove() -> None:
-            await self._remove(spec.id, directory, group, namespace)
+            await self._remove(site)
 
         async def save(target: Path) -> None:
             abilities = self._abilities
             save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
-            await checkpoint.save(command, save_flags, spec.id, directory / "upper", target)
+            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target)
 
         return Sandbox(
             spec,
             process=process,
-            group=group,
+            group=site.group,
             command=command,
-            directory=directory,
-            address=str(namespace.address) if namespace.address else None,
+            directory=site.directory,
+            address=str(site.namespace.address) if site.namespace.address else None,
             pipes=pipes,
             remove=remove,
             save=save,
@@ -222,10 +286,9 @@ class RunscRuntime:
             if not mount.target.startswith("/"):
                 raise InvalidArgument(f"The mount target {mount.target!r} is not an absolute path.")
 
-    def _prepare(
-        self, spec: ContainerSpec, directory: Path, namespace: Namespace, snapshot: Path | None
-    ) -> tuple[str, ...]:
+    def _make_bundle(self, site: Site, snapshot: Path | None) -> tuple[str, ...]:
         """Makes the container's directory with its mount and bundle; returns the flags for runsc. Blocks for some milliseconds."""
+        spec, directory, namespace = site.spec, site.directory, site.namespace
         layers, flags, devices = spec.layers, (*_globals(directory), *self._abilities.global_flags), []
         if snapshot is not None:
             layers = (*checkpoint.layers_of(snapshot), *layers)
@@ -253,24 +316,30 @@ class RunscRuntime:
         return replace(mount, source=self._pins.pin(id, mount.source, mount.within))
 
     async def _launch(
-        self, id: str, directory: Path, group: Cgroup, flags: tuple[str, ...], pipes: OutputPipes
+        self, site: Site, verb: tuple[str, ...], stdout: int = _NOTHING, stderr: int = _NOTHING
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
-            "/bin/sh", "-c", _LAUNCH, "stoker", *group.joins, "--",
-            str(self._runsc), *flags, f"--bundle={directory}", id,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipes.stdout,
-            stderr=pipes.stderr,
+            "/bin/sh", "-c", _LAUNCH, "stoker", *site.group.joins, "--",
+            str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id,
+            stdin=_NOTHING,
+            stdout=stdout,
+            stderr=stderr,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             start_new_session=True,  # a Ctrl-C in the server's terminal is the server's business
         )  # fmt: skip
 
-    async def _remove(self, id: str, directory: Path, group: Cgroup, namespace: Namespace) -> None:
+    async def _remove(self, site: Site) -> None:
         """Gives back all that a container had. A part that cannot be removed now, which is when the server stops, keeps no other from it."""
+        id, group = site.spec.id, site.group
 
         def remove() -> None:
-            for part in (group.kill, lambda: self._pins.release(id), lambda: overlay.discard(directory), group.remove):
+            for part in (
+                group.kill,
+                lambda: self._pins.release(id),
+                lambda: overlay.discard(site.directory),
+                group.remove,
+            ):
                 try:
                     part()
                 except OSError:
@@ -278,7 +347,7 @@ class RunscRuntime:
 
         await anyio.to_thread.run_sync(remove)
         try:
-            await self._network.give_back(namespace)
+            await self._network.give_back(site.namespace)
         except (OSError, FailedPrecondition):
             _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)

@@ -114,7 +114,7 @@ class Sandbox:
             return Exit(
                 ExitKind.OOM, _KILLED, f"The container was killed because it needed more memory than its {size}."
             )
-        reason = self._panic() or (self._errors() if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
+        reason = self._panic() or (errors_of(self._directory) if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
         if code < 0:
             reason = f"its launcher died of signal {-code}"
         if reason:
@@ -129,19 +129,6 @@ class Sandbox:
                     return f"gVisor crashed ({line.strip()})"
         return ""
 
-    def _errors(self) -> str:
-        """The errors that runsc logged, the first of which is the cause; empty when there is none."""
-        messages: list[str] = []
-        with contextlib.suppress(OSError, ValueError):
-            text = (self._directory / "runsc.log").read_text(errors="replace")
-            # JSON objects, not always on lines of their own.
-            while text := text.strip():
-                entry, end = _decoder.raw_decode(text)
-                text = text[end:]
-                if entry.get("level") in ("error", "fatal"):
-                    messages.append(str(entry.get("msg", "")).strip())
-        return "; ".join(dict.fromkeys(messages))
-
     def _on_oom(self) -> None:
         # The kernel kills one process of the sandbox; the others could wait for it forever.
         self._oom = True
@@ -152,3 +139,17 @@ class Sandbox:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._group.kill_now()
+
+
+def errors_of(directory: Path) -> str:
+    """The errors that runsc logged for the container there, the first of which is the cause; empty when there is none."""
+    messages: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        text = (directory / "runsc.log").read_text(errors="replace")
+        # JSON objects, not always on lines of their own.
+        while text := text.strip():
+            entry, end = _decoder.raw_decode(text)
+            text = text[end:]
+            if entry.get("level") in ("error", "fatal"):
+                messages.append(str(entry.get("msg", "")).strip())
+    return "; ".join(dict.fromkeys(messages))

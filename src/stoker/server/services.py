@@ -30,7 +30,7 @@ from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.history import History
-from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
+from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.image_names import ImageNames
 from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key, secrets_key
@@ -226,6 +226,7 @@ class Services:
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
             bases=self.bases,
+            prepared_sandboxes=settings.prepared_sandboxes,
             snapshot_apps=self._may_have_snapshots,
             reseed=settings.snapshot_reseed,
             data_dir=data.path,
@@ -267,6 +268,7 @@ class Services:
             self.snapshots.sweep,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
+            partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),
         )
         self._cleanup.push_async_callback(Housekeeping(chores).close)
 

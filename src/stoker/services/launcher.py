@@ -35,6 +35,7 @@ from stoker.services.network_files import NetworkFiles
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
+from stoker.services.spares import Spares
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -70,12 +71,13 @@ class ContainerLauncher:
         snapshots: Snapshots,
         checkpoints: Checkpoints,
         bases: Bases,
+        prepared_sandboxes: int,
         snapshot_apps: Callable[[str], bool],
         reseed: bool,
         data_dir: Path,
         min_free_bytes: int,
     ) -> None:
-        """snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
+        """prepared_sandboxes: see that setting. snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
         self._processors = Processors()
         self.sockets: Sockets | None = None
         self._database = database
@@ -94,6 +96,14 @@ class ContainerLauncher:
         self._snapshots = snapshots
         self._checkpoints = checkpoints
         self._bases = bases
+        self._spares = Spares(
+            snapshots=snapshots, node=node, most=prepared_sandboxes, is_idle=lambda: self.start_slots() > 0
+        )
+        metrics.watch(
+            "stoker_prepared_sandboxes",
+            "Sandboxes that were made ahead of time and wait.",
+            lambda: self._spares.count,
+        )
         self._snapshot_apps = snapshot_apps
         self._reseed = reseed
         self._data_dir = data_dir
@@ -104,6 +114,9 @@ class ContainerLauncher:
 
     def start_slots(self) -> int:
         return self._processors.start_slots()
+
+    def new_task_id(self, function_id: str) -> str:
+        return self._spares.task_id(function_id)
 
     async def launch(self, function: Function, task: Task) -> Container | NotNow | Never:
         """Starts a container for `task`. Raises StokerError when it cannot be started."""
@@ -137,6 +150,8 @@ class ContainerLauncher:
                 id=task.id, app_id=task.app_id, function_id=task.function_id, enqueued_at=task.enqueued_at
             )
         )
+        if task.snapshot is not None and self._snapshot_apps(task.app_id):
+            self._spares.starting(request, task.snapshot)
         container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
         self._containers[task.id] = container
         if task.snapshot is not None and task.snapshot.restores:
@@ -146,6 +161,10 @@ class ContainerLauncher:
     def withdraw(self, function_id: str) -> None:
         self._engine.withdraw(function_id)
 
+    def forget(self, function_id: str) -> None:
+        self.withdraw(function_id)
+        self._spares.drop(function_id)
+
     async def land(self, task: Task) -> None:
         assert self.sockets is not None
         self._containers.pop(task.id, None)
@@ -154,6 +173,7 @@ class ContainerLauncher:
         try:
             await self.sockets.close_container(task.id)
             await self._checkpoints.settle(task)
+            await self._spares.gone(task.id)
             if task.snapshot is not None:
                 self._snapshots.left(task.snapshot, task.id)
             self._node.discard_task_dir(task.id)
@@ -175,6 +195,7 @@ class ContainerLauncher:
 
     def ready(self, task: Task) -> None:
         self._bases.up(task.id)
+        self._spares.up(task.id)
         use, seconds = task.snapshot, time.time() - task.enqueued_at
         restored = use is not None and use.restores
         self._metrics.container_ready(seconds, restored=restored)
@@ -209,6 +230,7 @@ class ContainerLauncher:
         return await container.open_in(volume_id) if container is not None else []
 
     async def close(self) -> None:
+        await self._spares.close()
         if self._writes:
             await asyncio.wait(self._writes)
 

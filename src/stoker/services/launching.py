@@ -19,10 +19,18 @@ class Launcher(Protocol):
         """How many more containers are worth starting at once just now: none while the processors are busy."""
         ...
 
+    def new_task_id(self, function_id: str) -> str:
+        """The id for the next container of a function."""
+        ...
+
     async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
 
     def withdraw(self, function_id: str) -> None:
         """A function that waits for resources needs none any more."""
+        ...
+
+    def forget(self, function_id: str) -> None:
+        """A function has ended: it needs nothing, now or later."""
         ...
 
     async def land(self, task: Task) -> None:

@@ -27,7 +27,6 @@ from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
 from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
-from stoker.ids import new_id
 from stoker.runtime.base import Container, Exit, ExitKind
 from stoker.services.endings import Ending, ending, sentence
 from stoker.services.functions import Function
@@ -258,7 +257,7 @@ class Runner:
     async def stop(self, *, drain: bool) -> None:
         """Ends all containers and waits for their end."""
         self._stopped = True
-        self._launcher.withdraw(self.function.id)
+        self._launcher.forget(self.function.id)
         if self._timer is not None:
             self._timer.cancel()
         for task_id, task in list(self.tasks.items()):
@@ -352,7 +351,8 @@ class Runner:
 
     def _start(self) -> None:
         definition = self.function.active
-        task = Task(new_id("ta"), self.function.id, self.function.app_id, definition.id, enqueued_at=time.time())
+        task_id = self._launcher.new_task_id(self.function.id)
+        task = Task(task_id, self.function.id, self.function.app_id, definition.id, enqueued_at=time.time())
         self.tasks[task.id] = task
         self._by_task[task.id] = self
         self.pool.launch(_now(), task.id, definition.id)

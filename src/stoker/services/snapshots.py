@@ -75,6 +75,8 @@ class Snapshots:
         self._by_key: dict[str, Snapshot] = {}
         self._doomed: dict[str, Snapshot] = {}  # removed, but containers still run on its files
         self._work: set[asyncio.Future[Any]] = set()
+        self.on_release: Callable[[str], None] = lambda snapshot_id: None
+        """Called when the files of a snapshot are to go, so that who only holds them lets go."""
 
     async def load(self) -> None:
         """Reads what an earlier server left, and deletes what it left unfinished."""
@@ -133,6 +135,18 @@ class Snapshots:
     def is_ready(self, key: str) -> bool:
         snapshot = self._by_key.get(key)
         return snapshot is not None and snapshot.state == READY
+
+    def hold(self, use: SnapshotUse, task_id: str) -> bool:
+        """Keeps the files until `left`; False when they are not there (any more)."""
+        snapshot = self._by_id.get(use.snapshot_id)
+        if snapshot is None or snapshot.state != READY:
+            return False
+        snapshot.users.add(task_id)
+        return True
+
+    def holds(self, use: SnapshotUse) -> bool:
+        """Whether containers are still started from it."""
+        return use.snapshot_id in self._by_id and self._by_id[use.snapshot_id].state == READY
 
     def scratch(self, use: SnapshotUse) -> Path:
         """Where a snapshot is put together."""
@@ -268,6 +282,7 @@ class Snapshots:
 
     def _release(self, snapshot: Snapshot) -> None:
         """Deletes the files, or leaves that to the last container that runs on them."""
+        self.on_release(snapshot.id)
         if not snapshot.users:
             self._delete(self._path(snapshot))
         elif snapshot.id not in self._by_id:

@@ -1,0 +1,151 @@
+"""Sandboxes made ahead of time: each function that lately started from a snapshot keeps one, so that its next start has only the snapshot to read.
+
+A spare has the id of the task that will use it, for its directory and its socket are named after that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from stoker.errors import StokerError, Unavailable
+from stoker.ids import new_id
+from stoker.node.agent import ContainerRequest, Node
+from stoker.services.snapshots import Snapshots, SnapshotUse
+
+_SETTLE = 0.5  # seconds after a container is up; making a spare would slow down what it was started for
+_PATIENCE = 20  # looks at busy processors, one each _SETTLE
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a container starts, and from what."""
+
+    request: ContainerRequest
+    use: SnapshotUse
+
+
+class Spares:
+    def __init__(self, *, snapshots: Snapshots, node: Node, most: int, is_idle: Callable[[], bool]) -> None:
+        """most: how many there may be; 0 for none. is_idle: whether the processors have time for it."""
+        self._snapshots = snapshots
+        self._node = node
+        self._most = most
+        self._is_idle = is_idle
+        self._starts: dict[str, _Start] = {}  # by task: those that have not ended
+        self._ready: dict[str, _Start] = {}  # by function, the least recently used first
+        self._taken: dict[str, _Start] = {}  # by task: given to a start
+        self._wanted: set[str] = set()  # functions
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        snapshots.on_release = self._lose
+
+    @property
+    def count(self) -> int:
+        return len(self._ready)
+
+    async def close(self) -> None:
+        self._most = 0
+        for function_id in list(self._ready):
+            self.drop(function_id)
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+
+    def task_id(self, function_id: str) -> str:
+        """The id for the next container of a function: that of its spare, if there is one."""
+        spare = self._ready.pop(function_id, None)
+        if spare is None:
+            return new_id("ta")
+        self._taken[spare.request.task_id] = spare
+        return spare.request.task_id
+
+    def starting(self, request: ContainerRequest, use: SnapshotUse) -> None:
+        """A container is started from a snapshot or to become one."""
+        if self._most and not request.buckets and not request.gpu_devices:
+            self._starts[request.task_id] = _Start(request, use)
+
+    def up(self, task_id: str) -> None:
+        """The container asks for its first input: the next start of its function will be alike."""
+        start = self._starts.get(task_id)
+        if start is None:
+            return
+        function_id = start.request.function_id
+        spare = self._ready.pop(function_id, None)
+        if spare is not None:
+            self._ready[function_id] = spare
+        elif function_id not in self._wanted:
+            self._wanted.add(function_id)
+            self._do(self._make(start))
+
+    async def gone(self, task_id: str) -> None:
+        """The container has ended, or was not started."""
+        self._starts.pop(task_id, None)
+        spare = self._taken.pop(task_id, None)
+        if spare is not None:
+            await self._discard(spare)
+
+    def drop(self, function_id: str) -> None:
+        """The function needs none any more."""
+        self._wanted.discard(function_id)
+        spare = self._ready.pop(function_id, None)
+        if spare is not None:
+            self._do(self._discard(spare))
+
+    async def _make(self, start: _Start) -> None:
+        function_id = start.request.function_id
+        try:
+            await self._wait_for_idle()
+            async with self._one_at_a_time:
+                if function_id in self._wanted and self._most:
+                    await self._add(start)
+        except Unavailable:
+            pass  # the server stops
+        except (StokerError, OSError) as error:
+            _log.warning("a sandbox could not be prepared", function=function_id, error=str(error))
+        finally:
+            self._wanted.discard(function_id)
+
+    async def _wait_for_idle(self) -> None:
+        for _ in range(_PATIENCE):
+            await asyncio.sleep(_SETTLE)
+            if self._is_idle() or not self._most:
+                return
+
+    async def _add(self, start: _Start) -> None:
+        request, use = replace(start.request, task_id=new_id("ta")), start.use
+        if not use.base:
+            request = replace(request, restore_from=use.directory)  # the one that was saved comes from nothing itself
+        spare = _Start(request, use)
+        if not self._snapshots.hold(use, request.task_id):
+            return
+        try:
+            made = await self._node.prepare(request)
+        except BaseException:
+            await self._discard(spare)
+            raise
+        # Meanwhile the function may have ended, or its snapshot been removed.
+        if made and request.function_id in self._wanted and self._snapshots.holds(use):
+            self._ready[request.function_id] = spare
+            while len(self._ready) > self._most:
+                self.drop(next(iter(self._ready)))
+        else:
+            await self._discard(spare)
+
+    async def _discard(self, spare: _Start) -> None:
+        await self._node.discard(spare.request.task_id)
+        self._snapshots.left(spare.use, spare.request.task_id)
+
+    def _lose(self, snapshot_id: str) -> None:
+        """The snapshot is removed as soon as nobody runs on its files."""
+        for function_id, spare in list(self._ready.items()):
+            if spare.use.snapshot_id == snapshot_id:
+                self.drop(function_id)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
