@@ -8,15 +8,18 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 
-from stoker.errors import StokerError
+from stoker.errors import ResourceExhausted, StokerError, Unavailable
 from stoker.store import tables
 from stoker.store.database import Database
 from tests.conftest import start_server, stop_server
@@ -36,9 +39,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@dataclass
+class Cluster:
+    """One that listens on a unix socket only. `url` lacks the name of a database."""
+
+    url: str
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The URL of a cluster that listens on a unix socket only; its first part, without the name of a database."""
+def cluster() -> Iterator[Cluster]:
     directory = Path(tempfile.mkdtemp(prefix="stoker-pg-"))
     user = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -56,23 +67,25 @@ def cluster() -> Iterator[str]:
     data = str(directory / "data")
     run("initdb", "--auth=trust", "--username=stoker", "--no-sync", "-D", data)
     options = f"-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off"
-    run("pg_ctl", "start", "-w", "-D", data, "-l", str(directory / "log"), "-o", options)
+    start = partial(run, "pg_ctl", "start", "-w", "-D", data, "-l", str(directory / "log"), "-o", options)
+    stop = partial(run, "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
+    start()
     try:
-        yield f"postgresql+psycopg://stoker@/{{}}?host={directory}"
+        yield Cluster(f"postgresql+psycopg://stoker@/{{}}?host={directory}", start, stop)
     finally:
-        run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
+        stop()
         shutil.rmtree(directory)
 
 
 @pytest.fixture
-def url(cluster: str, request: pytest.FixtureRequest) -> str:
+def url(cluster: Cluster, request: pytest.FixtureRequest) -> str:
     """A database of the test's own."""
     name = f"db{abs(hash(request.node.name))}"
-    engine = sa.create_engine(cluster.format("postgres"), isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(cluster.url.format("postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     engine.dispose()
-    return cluster.format(name)
+    return cluster.url.format(name)
 
 
 def test_the_migrations_make_exactly_the_tables(url: str) -> None:
@@ -87,9 +100,6 @@ def test_data_of_an_earlier_version_is_taken_over(url: str) -> None:
 
 
 def test_one_bad_change_spoils_no_other(url: str) -> None:
-    def setting(key: str) -> dict[str, object]:
-        return {"key": key, "value": b"x"}
-
     async def scenario() -> None:
         database = Database.open(url)
         await database.insert(tables.settings, [setting("taken")])
@@ -103,6 +113,95 @@ def test_one_bad_change_spoils_no_other(url: str) -> None:
         with database.read() as connection:
             keys = connection.execute(sa.select(tables.settings.c.key)).scalars().all()
         assert sorted(keys) == ["a", "b", "c", "taken"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+END_ALL = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+def keys_of(database: Database) -> list[str]:
+    with database.read() as connection:
+        return sorted(connection.execute(sa.select(tables.settings.c.key)).scalars())
+
+
+def end_all_connections(url: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(END_ALL)
+    engine.dispose()
+
+
+def setting(key: str) -> dict[str, object]:
+    return {"key": key, "value": b"x"}
+
+
+def test_connections_lost_between_requests_are_made_anew(url: str) -> None:
+    async def scenario() -> None:
+        database = Database.open(url)
+        await database.insert(tables.settings, [setting("before")])
+        assert keys_of(database) == ["before"]
+        end_all_connections(url)
+        assert keys_of(database) == ["before"]
+        end_all_connections(url)
+        await database.insert(tables.settings, [setting("after")])
+        assert keys_of(database) == ["after", "before"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_change_whose_commit_is_lost_is_not_done_twice(url: str) -> None:
+    async def scenario() -> None:
+        database = Database.open(url)
+        done = 0
+
+        def change(connection: sa.Connection) -> None:
+            nonlocal done
+            done += 1
+            connection.execute(sa.insert(tables.settings), [setting(f"change {done}")])
+
+        event.listen(database.engine, "commit", lambda connection: end_all_connections(url), once=True)
+        results = await asyncio.gather(database.write(change), database.write(change), return_exceptions=True)
+        assert [type(result) for result in results] == [Unavailable, Unavailable] and done == 2
+        await database.write(change)
+        assert keys_of(database) == ["change 3"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_is_away_is_told_as_such_and_found_again(url: str, cluster: Cluster) -> None:
+    async def scenario() -> None:
+        database = Database.open(url)
+        cluster.stop()
+        try:
+            writes = [database.insert(tables.settings, [setting(key)]) for key in ("a", "b")]
+            results = await asyncio.gather(*writes, return_exceptions=True)
+            assert [type(result) for result in results] == [Unavailable, Unavailable]
+            assert "database does not answer" in str(results[0]) and "INSERT" not in str(results[0])
+            with pytest.raises(Unavailable, match="does not answer"):
+                keys_of(database)
+        finally:
+            cluster.start()
+        await database.insert(tables.settings, [setting("after")])
+        assert keys_of(database) == ["after"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_of_the_database_is_told_as_such(url: str) -> None:
+    full = "DO $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left' USING ERRCODE = 'disk_full'; END $$"
+
+    async def scenario() -> None:
+        database = Database.open(url)
+        with pytest.raises(ResourceExhausted, match="disk of the server's database is full") as told:
+            await database.write(lambda connection: connection.execute(sa.text(full)))
+        assert told.value.retry_after > 0
         await database.close()
 
     asyncio.run(scenario())

@@ -18,18 +18,23 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
+import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import event
 
-from stoker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.appender import Appender, Rows, append
+from stoker.store.failures import explain
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], Any]
 _LARGEST_GROUP = 2000  # changes in one transaction
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "writes"  # marks the writer's connection
+# Of PostgreSQL's client: a machine that vanished is given up soon. Seconds, and milliseconds.
+_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class Database:
         self._with_writer = 0  # appended rows that the writer has and has not stored yet
         self._appender: Appender | None = None
         self._checkpoint_due = False
+        self._lost = False
+        self._connection = engine.connect()  # the writer's
         self._writer = threading.Thread(target=self._run_writer, name="stoker-db-writer", daemon=True)
 
     @classmethod
@@ -62,7 +69,7 @@ class Database:
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
         try:
-            engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else {}))
+            engine = sa.create_engine(url, **(sqlite if url.startswith("sqlite") else _remote(url)))
         except (ImportError, sa.exc.ArgumentError) as error:
             raise InvalidArgument(
                 f"The setting database_url cannot be used: {error}. It is an SQLAlchemy URL such as postgresql://user@host/stoker, "
@@ -106,8 +113,14 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection for queries. Keep it short: it runs on the caller's thread."""
-        with self.engine.connect() as connection:
-            yield connection
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            explained = explain(error)
+            if explained is error:
+                raise
+            raise explained from error
 
     async def close(self) -> None:
         self._jobs.put(None)
@@ -138,7 +151,7 @@ class Database:
 
     def _run_writer(self) -> None:
         stop = False
-        with self.engine.connect() as connection:
+        with self._connection as connection:
             connection.info[_WRITES] = True
             while not stop:
                 jobs: list[_Job] = []
@@ -150,6 +163,7 @@ class Database:
                     job = self._jobs.get()
                 stop = job is None
                 self._commit(connection, jobs)
+                self._tell_lost(jobs)
                 self._acknowledge(jobs)
                 if self._checkpoint_due and self._appender is not None:
                     self._checkpoint_due = False
@@ -157,21 +171,35 @@ class Database:
                     self._appender.resume()
 
     def _commit(self, connection: sa.Connection, jobs: list[_Job]) -> None:
-        """All in one transaction; when one of them fails, each in its own, so that only the wrong ones fail."""
+        """All in one transaction; when one of them fails, each in its own, so that only the wrong ones fail. Those of a lost connection are
+        not done again once their commit was sent: it may have arrived."""
         if not jobs:
             return
         try:
             if self.engine.dialect.name == "sqlite" and not any(job.work for job in jobs):
                 append(_driver(connection), _by_table(jobs))
             else:
-                with connection.begin():
-                    self._apply(connection, jobs)
+                self._transact(connection, jobs)
         except BaseException as error:
-            if len(jobs) > 1:
+            lost = isinstance(explain(error), Unavailable)
+            if len(jobs) > 1 and not lost:
                 for job in jobs:
                     self._commit(connection, [job])
             else:
-                jobs[0].error = _explain(error)
+                for job in jobs:
+                    job.error = explain(error)
+
+    def _transact(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+        applied = False
+        try:
+            with connection.begin():
+                self._apply(connection, jobs)
+                applied = True
+        except sa.exc.DBAPIError as error:
+            if applied or not error.connection_invalidated:
+                raise
+            with connection.begin():  # on a new connection: the old one may have been lost long ago
+                self._apply(connection, jobs)
 
     def _apply(self, connection: sa.Connection, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -181,6 +209,15 @@ class Database:
                 names = table.columns.keys()
                 if rows:  # an insert without rows would store a row of defaults
                     connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+    def _tell_lost(self, jobs: list[_Job]) -> None:
+        """The log says once that the database does not answer, and once that it does again."""
+        error = next((job.error for job in jobs if isinstance(job.error, Unavailable)), None)
+        if error is not None and not self._lost:
+            _log.warning("the database does not answer", error=str(error))
+        elif error is None and self._lost:
+            _log.info("the database answers again")
+        self._lost = error is not None
 
     def _acknowledge(self, jobs: list[_Job]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
@@ -193,6 +230,12 @@ class Database:
     def _written(self, jobs: list[_Job]) -> None:
         self._with_writer -= sum(1 for job in jobs if job.rows)
         _resolve(jobs)
+
+
+def _remote(url: str) -> dict[str, Any]:
+    """How a database behind a connection is used. What the URL says itself counts."""
+    said = sa.make_url(url).query
+    return {"pool_pre_ping": True, "connect_args": {key: value for key, value in _PATIENCE.items() if key not in said}}
 
 
 @contextlib.contextmanager
@@ -225,16 +268,6 @@ def _by_table(jobs: Iterable[_Job]) -> list[Rows]:
         for table, rows in job.rows:
             gathered.setdefault(table, []).extend(rows)
     return list(gathered.items())
-
-
-def _explain(error: BaseException) -> BaseException:
-    """A full disk is something the caller can wait out; everything else passes unchanged."""
-    if isinstance(error, (sa.exc.OperationalError, sqlite3.OperationalError)) and "full" in str(error):
-        return ResourceExhausted(
-            "The server's disk is full, so nothing can be stored. Free some space; the request may then be repeated.",
-            5.0,
-        )
-    return error
 
 
 def _resolve(jobs: list[_Job]) -> None:
