@@ -26,3 +26,30 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
             job.exception()  # seen: the cancellation comes first
         raise asyncio.CancelledError
     return job.result()
+
+
+async def within(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """What `work` returns. When that takes longer, or the caller is cancelled, `work` is cancelled, once, and cleans up in peace before the
+    caller goes on: with TimeoutError, or its own cancellation, which `asyncio.wait_for` swallows now and then before Python 3.12."""
+    job = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([job], timeout=seconds)
+    except asyncio.CancelledError:
+        await _called_off(job)
+        raise
+    if not job.done():
+        await _called_off(job)
+        if job.cancelled():
+            raise TimeoutError
+    return job.result()
+
+
+async def _called_off(job: asyncio.Future[Any]) -> None:
+    job.cancel()
+    await finished(_end_of(job))
+    if not job.cancelled():
+        job.exception()  # seen
+
+
+async def _end_of(job: asyncio.Future[Any]) -> None:
+    await asyncio.wait([job])

@@ -77,7 +77,7 @@ def test_an_unknown_version_names_those_that_are_known(pythons: StandalonePython
 
 def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(pythons: StandalonePythons, tmp_path: Path) -> None:
     (tmp_path / "python.tar.gz").unlink()
-    with pytest.raises(ImageBuildFailed, match="(?s)python.tar.gz.*python_mirror") as caught:
+    with pytest.raises(ImageBuildFailed, match=r"(?s)python\.tar\.gz.*python_mirror") as caught:
         asyncio.run(pythons.tree(StandalonePython("20261021", VERSION, "gnu"), lambda text: None))
     assert "INTERNAL" not in str(caught.value)
     assert list((tmp_path / "pythons").iterdir()) == []

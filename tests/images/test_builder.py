@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.images.conftest import Workshop, needs_buildah
+from tests.images.conftest import BUILDER_VERSION, Workshop, needs_buildah
 from tests.images.registry import serving
 
 from stoker.errors import ImageBuildFailed, NotFound
@@ -274,6 +274,21 @@ def test_cancelling_leaves_nothing(workshop: Workshop, base: str) -> None:
     assert working_containers(workshop) == []
     assert list((workshop.data / "images/work").iterdir()) == []
     workshop.build(["FROM base", "RUN true"], base=base)
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"], ids=["by layering", "by buildah"])
+def test_a_build_that_hangs_ends_in_time(workshop: Workshop, base: str, user: str) -> None:
+    mark = "987656.25"
+    hasty = BuildahImageBuilder(workshop.data, max_seconds=6)
+    said: list[str] = []
+    steps = ("FROM base", f"USER {user}", f"RUN echo here; sleep {mark}")
+    spec = ImageSpec(steps, {"base": base}, builder_version=BUILDER_VERSION)
+    with pytest.raises(ImageBuildFailed, match=rf"(?s)RUN echo here; sleep {mark}.*image_build_seconds.*here"):
+        workshop.run(hasty.build(workshop.new_id(), spec, BuildContext(), said.append))
+    assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(workshop.data) not in Path("/proc/self/mountinfo").read_text()
+    assert working_containers(workshop) == []
+    assert list((workshop.data / "images/work").iterdir()) == []
 
 
 def test_daemons_end_with_their_step(workshop: Workshop, base: str) -> None:

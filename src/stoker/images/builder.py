@@ -10,10 +10,11 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stoker.cancelling import within
 from stoker.errors import ImageBuildFailed
 from stoker.images import context as build_context
 from stoker.images import dockerfile, hostconfig, inspection, ownpython, plan, recipe
@@ -39,7 +40,7 @@ class BuildahImageBuilder:
     Base images: `registry_mirrors` maps a registry to what stands in for it, `insecure_registries` are reached over plain HTTP,
     `base_origin` says where bases may come from. `package_indexes` maps package indexes to their mirrors (see indexes.py). `cache`
     (shared by all servers of the machine) holds what can be made again: bases made from Debian's packages, downloads of pip and uv, client
-    trees."""
+    trees. `max_seconds` is how long one build may take, 0 for as long as it likes."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class BuildahImageBuilder:
         cache: Path | None = None,
         base_refresh_days: float = 30.0,
         python_mirror: str = "",
+        max_seconds: float = 3600.0,
         max_builds: int = 4,
     ) -> None:
         self._directory = data / "images"
@@ -69,6 +71,7 @@ class BuildahImageBuilder:
         self._indexes = IndexMirrors(package_indexes or {})
         self._clients = ClientTrees(self._cache, self._records)
         self._pythons = StandalonePythons(self._directory / "pythons", self._cache, mirror=python_mirror)
+        self._max_seconds = max_seconds
         self._slots = asyncio.Semaphore(max_builds)
 
     async def open(self) -> None:
@@ -82,16 +85,29 @@ class BuildahImageBuilder:
         for index, mirror in self._indexes.used(written).items():
             log(f"Note: {mirror} stands in for the package index {index}.\n")
         source = self._indexes.apply(written)
-        async with self._slots, self._workspace() as work:
-            if (python := named(context.mount_name)) is not None:
-                context = replace(context, mount_tree=await self._pythons.tree(python, log))
-            job = _Job(image_id, spec, context, source, work, log)
+        async with self._slots:
+            # A semaphore's turn may be long in coming, and does not count.
+            job = _Job(image_id, spec, context, source, log)
+            try:
+                return await within(self._build(job), self._max_seconds or None)
+            except TimeoutError:
+                limit = (
+                    f"It took longer than {self._max_seconds:g} s (the setting `image_build_seconds`), and was ended."
+                )
+                raise ImageBuildFailed(job.failure(None, limit)) from None
+
+    async def _build(self, job: _Job) -> ImageConfig:
+        async with self._workspace() as work:
+            job.work = work
+            if (python := named(job.context.mount_name)) is not None:
+                tree = await self._pythons.tree(python, job.log)
+                job.context = replace(job.context, mount_tree=tree)
             sources = hostconfig.package_sources()
             job.variables = self._run_environment(work, sources.environment)
             job.mounts = self._mounts(work, (*sources.paths, *self._indexes.paths))
-            job.source = source = await self._with_python(job)
+            job.source = await self._with_python(job)
             image = await self._by_layering(job) or await self._by_buildah(job)
-        return await self._record(image_id, image, source, spec)
+        return await self._record(job.image_id, image, job.source, job.spec)
 
     async def _with_python(self, job: _Job) -> dockerfile.Dockerfile:
         """What is to be built; with steps that add a Python where a base without one is taken as it is."""
@@ -119,6 +135,7 @@ class BuildahImageBuilder:
         tree = await job.tree({})
         layer = NewLayer(self._buildah, base, job.work)
         transcript = Transcript(len(steps.steps) + 1, job.log)
+        job.failure = transcript.failure
         transcript.begin(f"FROM {source.final.image}")
         images = {image: await self._bases.uv_file(image) for image in steps.images}
         secrets = job.context.secret_env
@@ -140,6 +157,7 @@ class BuildahImageBuilder:
         file, result = job.work / "Dockerfile", job.work / "image"
         file.write_text(steps.text)
         output = BuildahLog(steps, job.log)
+        job.failure = output.transcript.failure
         arguments, env = _arguments(variables, job.spec.build_args, job.mounts)
         arguments += ("--iidfile", str(result), "--file", str(file), "--tag", f"{_TAG}:{job.image_id}", str(tree))
         code = await self._buildah.build(arguments, env=env, line=output)
@@ -253,8 +271,9 @@ class _Job:
     spec: ImageSpec
     context: BuildContext
     source: dockerfile.Dockerfile
-    work: Path
     log: LogSink
+    work: Path = Path()  # its own directory, while it is there
+    failure: Callable[[int | None, str], str] = lambda code, reason: f"The image could not be built. {reason}"
     variables: dict[str, str] = field(default_factory=dict)  # of the host, for RUN steps
     mounts: list[Mount] = field(default_factory=list)
     started: float = field(default_factory=time.time)

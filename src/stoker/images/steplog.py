@@ -49,7 +49,7 @@ class BuildahLog:
 
     def __init__(self, recipe: Recipe, log: LogSink) -> None:
         self._recipe = recipe
-        self._transcript = Transcript(recipe.steps, log)
+        self.transcript = Transcript(recipe.steps, log)
         self._command = False
         self._hidden = True
         self._errors: deque[str] = deque(maxlen=5)
@@ -62,16 +62,16 @@ class BuildahLog:
         elif _FRAME.match(line):
             self._errors.append(line)
         elif not self._hidden:
-            self._transcript.line(line)
+            self.transcript.line(line)
 
     def failure(self, code: int) -> str:
         """The message for a build that ended with `code`."""
         status = _STATUS.search("\n".join(self._errors))
         if self._command and status is not None:
-            return self._transcript.failure(int(status.group(1)))
+            return self.transcript.failure(int(status.group(1)))
         # Not a command of the user that failed but the step itself (a file to copy is missing, ...).
         reason = re.sub(r'^Error: (?:building at STEP ".*?": )?', "", self._errors[-1]) if self._errors else ""
-        return self._transcript.failure(None, reason or f"buildah ended with exit code {code}")
+        return self.transcript.failure(None, reason or f"buildah ended with exit code {code}")
 
     def _begin(self, text: str) -> None:
         shown = self._recipe.shown.get(text, text)
@@ -81,4 +81,4 @@ class BuildahLog:
         for local, name in self._recipe.names.items():
             shown = shown.replace(local, name)
         self._command = shown.startswith("RUN")
-        self._transcript.begin(shown)
+        self.transcript.begin(shown)

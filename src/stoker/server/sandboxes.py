@@ -43,6 +43,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         package_indexes=settings.package_indexes,
         base_refresh_days=settings.base_refresh_days,
         python_mirror=settings.python_mirror,
+        max_seconds=settings.image_build_seconds,
     )
     await builder.open()
     return runtime, builder
