@@ -9,9 +9,11 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from stoker.cancelling import within
 from stoker.errors import FailedPrecondition
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Runtime
 
@@ -134,10 +136,10 @@ async def _first_line(output: _Lines, container: Container) -> str:
         ended.cancel()
 
 
-async def _in_time(work: Awaitable[None], what: str) -> None:
+async def _in_time(work: Coroutine[Any, Any, None], what: str) -> None:
     try:
-        await asyncio.wait_for(work, _LIMIT)
-    except asyncio.TimeoutError:
+        await within(work, _LIMIT)
+    except TimeoutError:
         raise FailedPrecondition(f"{what} took longer than {_LIMIT:.0f} s.") from None
 
 

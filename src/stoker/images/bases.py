@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from stoker.cancelling import within
 from stoker.errors import ImageBuildFailed
 from stoker.images import debian, hostconfig
 from stoker.images.base import LogSink, RegistryAuth
@@ -170,12 +171,10 @@ class BaseImages:
             return ""
         server, _, port = _API_HOSTS.get(host, host).partition(":")
         try:
-            _, writer = await asyncio.wait_for(
-                asyncio.open_connection(server, int(port or 443)), timeout=_CONNECT_SECONDS
-            )
+            _, writer = await within(asyncio.open_connection(server, int(port or 443)), _CONNECT_SECONDS)
             writer.close()
             return ""
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, TimeoutError) as error:
             reason = str(error) or f"no answer within {_CONNECT_SECONDS:g} s"
             problem = f"The registry {host} cannot be reached ({reason})."
             self._unreachable[host] = (time.monotonic() + _REMEMBER_SECONDS, problem)
