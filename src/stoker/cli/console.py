@@ -28,8 +28,3 @@ def print_json(document: Any) -> None:
 def print_error(message: str) -> None:
     """`error: ...` on stderr."""
     err().print(Text.assemble(("error:", "bold red"), f" {message}"))
-
-
-def print_warning(message: str) -> None:
-    """`warning: ...` on stderr."""
-    err().print(Text.assemble(("warning:", "bold yellow"), f" {message}"))
