@@ -2,7 +2,8 @@
 
 What has run is remembered by nothing but the calls themselves: the id of a scheduled call is made from its function and the moment at which it
 was due, so that no moment brings two calls, whatever becomes of the server in between. A run missed while the server was away is made up for
-once, by the latest of the missed moments, unless that is too long ago.
+once, by the latest of the missed moments, unless that is too long ago. So is a run that could not begin for a reason that passes, such as a
+full disk: it is tried until it begins, or its function's next moment has come.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from stoker.core.schedules import Schedule, last_run, next_run
-from stoker.errors import StokerError
+from stoker.errors import ResourceExhausted, StokerError, Unavailable
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.calls import Calls
 from stoker.services.functions import Functions
@@ -22,6 +23,8 @@ from stoker.services.logs import INFO, Logs
 from stoker.services.wire import Wire
 
 _LONGEST_SLEEP = 60.0  # seconds after which the clock is looked at again: somebody may have set it
+_TRY_AGAIN = 30.0  # seconds until a run is tried again for which there was no room
+_PASSING = (ResourceExhausted, Unavailable)
 _log = structlog.get_logger(__name__)
 
 
@@ -108,26 +111,35 @@ class Schedules:
                 plan.next_at = next_run(plan.schedule, plan.anchor, now)
         self._set_timer()
 
-    def _run(self, plan: Plan, moment: float) -> None:
+    def _run(self, plan: Plan, moment: float, *, again: bool = False) -> None:
         plan.last_at = moment
-        run = asyncio.get_running_loop().create_task(self._call(plan, moment))
+        run = asyncio.get_running_loop().create_task(self._call(plan, moment, again))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _call(self, plan: Plan, moment: float) -> None:
+    def _run_again(self, plan: Plan, moment: float) -> None:
+        """Unless the next moment has come, the app is over or its function has no schedule any more."""
+        for current in self._plans.get(plan.app_id, ()):  # of a new deployment, maybe
+            if current.function_id == plan.function_id and current.last_at in (None, moment):
+                self._run(current, moment, again=True)
+
+    async def _call(self, plan: Plan, moment: float, again: bool) -> None:
         payload, invocation = self._wire.scheduled_input()
         key = f"schedule/{plan.function_id}/{moment:.3f}"
         try:
             await self._calls.start(
                 plan.function_id, "unary", invocation, "", [(0, payload)], spawned=True, key=key, repeated=True
             )
+        except _PASSING as error:
+            if not again:
+                self._say(plan, f"could not begin and is tried again: {error}")
+            if time.time() + _TRY_AGAIN < moment + self._catch_up:
+                asyncio.get_running_loop().call_later(_TRY_AGAIN, self._run_again, plan, moment)
         except StokerError as error:
-            name = self._functions.get(plan.function_id).name
-            self._logs.write(
-                plan.app_id,
-                INFO,
-                f"The scheduled run of {name} could not begin: {error}\n",
-                function_id=plan.function_id,
-            )
+            self._say(plan, f"could not begin: {error}")
         except Exception:
             _log.exception("scheduled run failed to begin", function=plan.function_id)
+
+    def _say(self, plan: Plan, text: str) -> None:
+        name = self._functions.get(plan.function_id).name
+        self._logs.write(plan.app_id, INFO, f"The scheduled run of {name} {text}\n", function_id=plan.function_id)
