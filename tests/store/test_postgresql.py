@@ -174,6 +174,21 @@ def test_a_change_whose_commit_is_lost_is_not_done_twice(url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_rows_whose_commit_was_lost_on_its_way_back_can_be_appended_again(url: str) -> None:
+    call = ("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0)
+
+    async def scenario() -> None:
+        database = Database.open(url)
+        first, second = (tables.calls, [call]), (tables.inputs, [("in-1", "fc-1", 0, b"x", 1.0)])
+        await database.append(first)
+        await database.append(first, second)
+        with database.read() as connection:
+            assert connection.execute(sa.select(tables.inputs.c.id)).scalars().all() == ["in-1"]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_database_that_is_away_is_told_as_such_and_found_again(url: str, cluster: Cluster) -> None:
     async def scenario() -> None:
         database = Database.open(url)

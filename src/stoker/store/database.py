@@ -22,6 +22,7 @@ import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
 
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.appender import Appender, Rows, append
@@ -208,7 +209,13 @@ class Database:
             for table, rows in job.rows:
                 names = table.columns.keys()
                 if rows:  # an insert without rows would store a row of defaults
-                    connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+                    connection.execute(self._insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+    def _insert(self, table: sa.Table) -> sa.Insert:
+        """Of appended rows. One that is there is what an earlier try has stored whose commit was lost on its way."""
+        if self.engine.dialect.name == "postgresql":
+            return postgresql.insert(table).on_conflict_do_nothing()
+        return sa.insert(table)
 
     def _tell_lost(self, jobs: list[_Job]) -> None:
         """The log says once that the database does not answer, and once that it does again."""
