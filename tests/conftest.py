@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import workers
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -19,6 +25,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 APPS = Path(__file__).parent / "apps"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several workers
+        items[:] = workers.in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> workers.ByArea:
+    config.option.loadscopereorder = False  # they come in order already
+    return workers.ByArea(config, log)
 
 
 @dataclass
@@ -75,6 +92,15 @@ class RunningServer:
     def log_tail(self) -> str:
         log = self.data / "logs" / "server.log"
         return log.read_text()[-6000:] if log.exists() else ""
+
+
+def free_port() -> int:
+    """A port that stays free until it is used, and between two uses: none of those that the system gives to connections and to servers."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port was found")
 
 
 def start_server(data: Path, runtime: str, *flags: str, port: int = 0) -> RunningServer:

@@ -27,6 +27,7 @@ from typing import Any
 
 from stoker.images import debian
 from stoker.images.cachedir import default_cache
+from tests.conftest import free_port
 from tests.images.registry import serving
 
 BASE = "nvidia/cuda:12.8.1-devel-ubuntu22.04"
@@ -67,7 +68,7 @@ def registry(layout: Path, directory: Path) -> Iterator[str]:
         with serving(layout) as (address, _):
             yield address
         return
-    config, port = directory / "registry.json", _free_port()
+    config, port = directory / "registry.json", free_port()
     storage = {"filesystem": {"rootdirectory": str(directory / "registry")}}
     config.write_text(json.dumps({"version": "0.1", "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
     log = (directory / "registry.log").open("w")
@@ -141,14 +142,6 @@ def _path(layout: Path, digest: str) -> Path:
 
 def _same_disk(one: Path, other: Path) -> bool:
     return one.stat().st_dev == other.stat().st_dev
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(url: str) -> None:

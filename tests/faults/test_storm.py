@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningServer, start_server, stop_server
+from tests.conftest import RunningServer, free_port, start_server, stop_server
 from tests.faults.weather import FlakyProxy, Storm
 
 LONG = os.environ.get("STOKER_FAULTS") == "long"
@@ -26,8 +25,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def stormy(tmp_path: Path) -> Iterator[tuple[RunningServer, FlakyProxy, int]]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    port = free_port()
     server = start_server(tmp_path / "data", "process", port=port)
     proxy = FlakyProxy(port)
     yield server, proxy, port

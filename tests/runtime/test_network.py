@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from stoker.errors import ResourceExhausted
+from stoker.runtime import addresses as addresses_module
 from stoker.runtime import network as network_module
 from stoker.runtime.addresses import Block, Resolvers
 from stoker.runtime.network import Network
@@ -307,7 +308,9 @@ def test_resolvers_of_the_host() -> None:
     assert Resolvers.of_host("# empty\n").seen == ()
 
 
-def test_blocks_avoid_routes_and_other_servers(needs_root: None) -> None:
+def test_blocks_avoid_routes_and_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A server of a test that runs beside this one may claim what is free on the machine.
+    monkeypatch.setattr(addresses_module, "_CLAIMS", tmp_path)
     first = Block.claim("[]", 5)
     second = Block.claim("[]", 5)
     third = Block.claim(f'[{{"dst": "{first.network}"}}, {{"dst": "default"}}, {{"dst": "172.21.0.0/16"}}]', 5)

@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from stoker.store.assembly import BLOCK_BYTES
-from tests.conftest import STOKER, RunningServer, start_server, stop_server
+from tests.conftest import STOKER, RunningServer, free_port, start_server, stop_server
 
 BLOCKS = 6
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[RunningServer]:
-    """A server that may be killed."""
-    running = start_server(tmp_path / "data", "process")
+def mortal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    """A server that may be killed, and that another can follow on the same ports."""
+    monkeypatch.setenv("STOKER_HTTP_PORT", str(free_port()))
+    running = start_server(tmp_path / "data", "process", port=free_port())
     yield running
     stop_server(running)
 
@@ -58,13 +59,10 @@ def test_a_killed_server_leaves_nothing_to_see_and_goes_on_where_it_was(mortal: 
     assert not [p for p in (mortal.data / "volumes" / ".staging").rglob("*") if p.is_file()]
 
 
-def test_a_server_that_comes_back_takes_the_rest_of_a_running_put(
-    mortal: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_comes_back_takes_the_rest_of_a_running_put(mortal: RunningServer, tmp_path: Path) -> None:
     files = make_files(tmp_path)
     mortal.modal("volume", "create", "v")
     info = json.loads((mortal.data / "server.json").read_text())
-    monkeypatch.setenv("STOKER_HTTP_PORT", info["http_url"].rsplit(":", 1)[1])
     put = start_put(mortal, files)
     some_blocks(mortal, put)
     os.kill(mortal.pid, signal.SIGKILL)
