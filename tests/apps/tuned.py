@@ -12,8 +12,8 @@ slots = threading.BoundedSemaphore(4)
 @app.function()
 @modal.batched(max_batch_size=2, wait_ms=30)
 def batched(xs: list[int]) -> list[int]:
-    """A batch takes a quarter of a second up to 8 inputs, and 60 ms more for each one beyond."""
-    time.sleep(0.25 + 0.06 * max(0, len(xs) - 8))
+    """A batch takes a quarter of a second up to 8 inputs, and 150 ms more for each one beyond."""
+    time.sleep(0.25 + 0.15 * max(0, len(xs) - 8))
     return [x + 1 for x in xs]
 
 

@@ -98,7 +98,7 @@ async def test_cpu_limit_and_usage(sandboxes: Bench) -> None:
     container, output = await sandboxes.start(PYTHON, "-c", code, limits=Limits(cpu_milli=300))
     await output.first()
     loop = asyncio.get_running_loop()
-    before, begun = await container.usage(), loop.time()
+    begun, before = loop.time(), await container.usage()
     await asyncio.sleep(1.5)
     after, elapsed = await container.usage(), loop.time() - begun
     await container.kill()
@@ -112,14 +112,21 @@ async def test_cpu_limit_and_usage(sandboxes: Bench) -> None:
 async def test_orphans_are_reaped_and_background_children_survive_their_parent(sandboxes: Bench) -> None:
     code = """
 import os, subprocess, time
-subprocess.run(["/bin/sh", "-c", "(sleep 0.05; true) & (sleep 0.3; echo late) &"])   # both lose their parent at once
-time.sleep(0.15)
-states = [open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[0] for p in os.listdir("/proc") if p.isdigit()]
-print("zombies", states.count("Z"), flush=True)
-time.sleep(0.4)
+def until(condition):
+    deadline = time.time() + 30
+    while not condition() and time.time() < deadline: time.sleep(0.02)
+    return condition()
+short = "sh -c 'echo $$ > /tmp/begun; mv /tmp/begun /tmp/short'"
+long = "(while [ ! -e /tmp/go ]; do sleep 0.02; done; echo late; touch /tmp/late)"
+subprocess.run(["/bin/sh", "-c", f"{short} & {long} &"])   # both lose their parent at once
+assert until(lambda: os.path.exists("/tmp/short"))
+pid = open("/tmp/short").read().strip()
+print("reaped", until(lambda: not os.path.exists(f"/proc/{pid}")), flush=True)
+open("/tmp/go", "w").close()
+until(lambda: os.path.exists("/tmp/late"))
 """
     end, output = await sandboxes.python(code)
-    assert end.code == 0 and output.text == "zombies 0\nlate\n"
+    assert end.code == 0 and output.text == "reaped True\nlate\n"
 
 
 async def test_unix_socket_in_a_read_only_mount(sandboxes: Bench, scratch: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import RunningServer
-from tests.scaling.conftest import containers, deploy, logs, results, wait_for
+from tests.scaling.conftest import containers, deploy, results, wait_for
 
 _APP = """
 @app.cls(serialized=True, max_containers=1)
@@ -26,46 +26,61 @@ seen, done = [], False
 
 def call_on_and_on():
     while not done:
-        begun = time.time()
-        seen.append((worker.version.remote(), time.time() - begun))
+        seen.append(worker.version.remote())
+
+def until(condition):
+    deadline = time.time() + 90
+    while not condition():
+        assert time.time() < deadline, seen
+        time.sleep(0.1)
+
+def modal_command(*words):
+    return subprocess.run([sys.executable, "-m", "modal", *words], capture_output=True, text=True, check=True).stdout
+
+def answers(count):
+    before = len(seen)
+    until(lambda: len(seen) >= before + count)
 
 with concurrent.futures.ThreadPoolExecutor() as pool:
     callers = [pool.submit(call_on_and_on) for _ in range(3)]
-    subprocess.run([sys.executable, "-m", "modal", "deploy", PROGRAM], stdout=subprocess.DEVNULL, check=True)
-    until = time.time() + SECONDS
-    while time.time() < until and seen[-1][0] != 2:
-        time.sleep(0.1)
-    done = True
+    try:
+        modal_command("deploy", PROGRAM)
+        WATCH
+    finally:
+        done = True
 print(json.dumps(seen))
 """
 
 
-def stream(server: RunningServer, directory: Path, enter: str, seconds: float) -> list[tuple[int, float]]:
-    """(version, seconds) of calls of three callers, while version 2 is deployed over version 1."""
+def stream(server: RunningServer, directory: Path, enter: str, watch: str) -> list[int]:
+    """The versions that answered three callers while version 2 is deployed over version 1, until `watch` is through."""
     deploy(server, directory, "roll", _APP.replace("ENTER", "pass").replace("VERSION", "1"))
     program = directory / "new" / "roll.py"
     program.parent.mkdir(exist_ok=True)
     text = _APP.replace("ENTER", enter).replace("VERSION", "2")
     program.write_text(f"import modal, os, pathlib, time\napp = modal.App('roll')\n{text}")
-    code = _STREAM.replace("PROGRAM", repr(str(program))).replace("SECONDS", str(seconds))
-    found: list[tuple[int, float]] = results(server, code)
+    code = _STREAM.replace("PROGRAM", repr(str(program))).replace("WATCH", watch)
+    found: list[int] = results(server, "import pathlib\n" + code)
     return found
 
 
 def test_nobody_waits_for_the_start_of_a_new_version(small: RunningServer, tmp_path: Path) -> None:
+    starts, gate = (f"pathlib.Path({str(tmp_path / name)!r})" for name in ("starts", "gate"))
+    enter = f"""{starts}.touch()
+        while not {gate}.exists(): time.sleep(0.05)"""
+    # The new version cannot start before there were answers while it does.
+    watch = f"until({starts}.exists); answers(12); {gate}.touch(); until(lambda: seen[-1] == 2)"
     try:
-        seen = stream(small, tmp_path, "time.sleep(15)", 60)
-        assert seen[0][0] == 1 and seen[-1][0] == 2
-        assert max(waited for _, waited in seen) < 14, "the new version needs fifteen seconds to start"
+        seen = stream(small, tmp_path, enter, watch)
+        assert seen[0] == 1 and seen[-1] == 2
     finally:
         small.modal("app", "stop", "--yes", "roll")
 
 
 def test_a_version_that_does_not_start_replaces_nothing_that_is_in_use(small: RunningServer, tmp_path: Path) -> None:
+    watch = "until(lambda: 'The new version did not start' in modal_command('app', 'logs', 'roll')); answers(6)"
     try:
-        seen = stream(small, tmp_path, "raise RuntimeError('no')", 4)
-        assert {version for version, _ in seen} == {1}
-        assert "The new version did not start" in logs(small, "roll")
+        assert set(stream(small, tmp_path, "raise RuntimeError('no')", watch)) == {1}
     finally:
         small.modal("app", "stop", "--yes", "roll")
 
