@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
@@ -16,6 +17,7 @@ from stoker.services.functions import Function, Functions
 from stoker.services.launching import Launcher
 from stoker.services.runner import Delivery, FinishSink, Runner, Task
 
+_STOPS = "The server stops."
 _LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between
 
 
@@ -35,6 +37,8 @@ class Scheduler:
         self.on_finish: FinishSink = lambda finishes, result: None
         self.route: Callable[[Function, str], str] = lambda function, input_id: function.id
         """Gives the id of the function that is to run an input: another one during a canary."""
+        self.outlives: Callable[[str], bool] = bool
+        """Whether the inputs of a call go on after a restart. Those of no call ("") do not."""
 
     def check(self, function_id: str) -> Function:
         """The function, which must be callable. Raises NotFound or FailedPrecondition with the reason."""
@@ -167,17 +171,30 @@ class Scheduler:
             self._twins.pop(runner.function.id, None)
 
     async def close(self, drain_seconds: float) -> None:
-        """Lets running inputs finish for a while, then ends all containers. Unfinished inputs stay in the database."""
+        """Lets running inputs finish for a while, then ends all containers. Unfinished inputs stay in the database; those that do not outlive
+        the server end."""
         deadline = time.monotonic() + drain_seconds
-        self.on_finish = lambda finishes, result: None
+        tell, self.on_finish = self.on_finish, lambda finishes, result: tell(self._mortal(finishes), result)
+        self._end_mortal({i for r in self._runners.values() for c in r.pool.containers.values() for i in c.running})
         stops = [asyncio.ensure_future(r.stop(drain=True)) for r in self._runners.values()]
         if stops:
             _, late = await asyncio.wait(stops, timeout=max(0.0, deadline - time.monotonic()))
             for runner in self._runners.values():
                 for task_id in list(runner.tasks):
-                    runner.kill(task_id, "The server stops.")
+                    runner.kill(task_id, _STOPS)
             if late:
                 await asyncio.wait(late)
+        self._end_mortal(set())
+
+    def _end_mortal(self, running: set[str]) -> None:
+        """Answers those who wait for inputs that no container will run any more, without those that run."""
+        for runner in self._runners.values():
+            left = [i for i in runner.pool.inputs.values() if i.id not in running and not self.outlives(i.call_id)]
+            runner.cancel([i.id for i in left], terminate_containers=False)
+
+    def _mortal(self, finishes: Iterable[Finish]) -> list[Finish]:
+        mortal = [f for f in finishes if not self.outlives(f.call_id)]
+        return [replace(f, detail=_STOPS) if f.outcome is Outcome.CANCELLED else f for f in mortal]
 
     def _with_twins(self, function_id: str) -> list[Runner]:
         ids = (function_id, *self._twins.get(function_id, ()))

@@ -145,6 +145,7 @@ class WebCalls:
         self._scheduler = scheduler
         self._by_call: dict[str, WebCall] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
+        scheduler.outlives = lambda call_id: bool(call_id) and call_id not in self._by_call
 
     async def start(
         self, function_id: str, method: str, endpoint: str, scope: AsgiMessage, first: AsgiMessage
