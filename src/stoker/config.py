@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     web_redirect_seconds: float = Field(
         150.0, gt=0, description="A web request without an answer is told after this long (303) to ask for it again."
     )
+    web_silence_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="A web request whose client sends nothing of its unfinished body for this long is ended (408, or its connection closes).",
+    )
     custom_domains: list[str] = Field(
         default_factory=list,
         description="Domains that web endpoints may have as their own (`custom_domains=[...]` in the app); `*.` in front allows all below one.",
@@ -156,6 +161,11 @@ class Settings(BaseSettings):
         description="Whether the server may tell the kernel to offer huge pages for shared memory (`shmem_enabled` from never to "
         "advise), which sandboxes ask for: snapshots are restored in a third of the time.",
     )
+    expedited_rcu: bool = Field(
+        True,
+        description="Whether the server, while it runs, may tell the kernel to be quick about what starting processes wait for "
+        "(`rcu_expedited`), at the price of short interruptions of other processors.",
+    )
     base_snapshots: bool = Field(
         True,
         description="Whether functions without memory snapshots start from a snapshot of their image's Python with the client imported.",
@@ -164,7 +174,7 @@ class Settings(BaseSettings):
         8,
         ge=0,
         description="For how many functions that lately started from a snapshot the next sandbox is made ahead of time, which takes about "
-        "0.1 s off a start and keeps some 50 MB of memory each.",
+        "0.1 s off a start and keeps some 15 MB of memory each.",
     )
     snapshot_quota_gib: float = Field(
         50.0, ge=0, description="Disk space for memory snapshots; beyond it the least recently used ones are removed."

@@ -41,3 +41,7 @@ async def disconnect_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, ClientDisconnect)
     _log.debug("upload aborted by the client", path=request.url.path)
     return PlainTextResponse("The connection was closed before the upload was complete.", 400)
+
+
+BODY_SILENCE = 120.0
+"""Seconds for which a client may send nothing of an unfinished body, unless the settings say otherwise."""

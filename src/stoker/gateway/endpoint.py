@@ -11,14 +11,13 @@ from urllib.parse import parse_qsl, urlencode
 import anyio
 
 from stoker.errors import Unavailable
-from stoker.gateway.answers import STOPPING
+from stoker.gateway.answers import BODY_SILENCE, STOPPING
 from stoker.gateway.exchange import CALL_PARAMETER, Exchange, Message
 from stoker.gateway.heads import HeaderList
 from stoker.services.functions import WebSpec
 from stoker.services.webcalls import WebCall, WebCalls
 
 _FIRST_BYTES = 1.0  # seconds to wait for the body before the app begins without it
-_BODY_SILENCE = 60.0  # seconds without a byte of an unfinished body
 _REDIRECT_AFTER = 150.0  # seconds without an answer until the client is told to ask again
 
 _GONE, _SILENT = "gone", "silent"  # how a client ends
@@ -34,7 +33,8 @@ _ENDINGS = {
 
 class FunctionGateway:
     """Answers for functions. redirect_after: seconds a client waits for an answer to begin before it gets a 303. is_stopping: whether
-    containers take nothing new, so that a request would wait until the server is gone."""
+    containers take nothing new, so that a request would wait until the server is gone. body_silence: seconds for which a client may send
+    nothing of an unfinished body."""
 
     def __init__(
         self,
@@ -42,8 +42,10 @@ class FunctionGateway:
         *,
         redirect_after: float = _REDIRECT_AFTER,
         is_stopping: Callable[[], bool] = lambda: False,
+        body_silence: float = BODY_SILENCE,
     ) -> None:
         self._web = web
+        self._body_silence = body_silence
         self._is_stopping = is_stopping
         self._redirect_after = redirect_after
 
@@ -68,7 +70,7 @@ class FunctionGateway:
     async def _follow(self, exchange: Exchange, web: WebCall, first: Message | None) -> None:
         """first: the message that began the call; None when this exchange only asks for the answer of an earlier one."""
         exchange.call_id = web.id
-        feeder = asyncio.create_task(_feed(exchange, web, first))
+        feeder = asyncio.create_task(_feed(exchange, web, first, self._body_silence))
         try:
             if await self._answer_begins(exchange, web, feeder):
                 await _pass_on(exchange, web)
@@ -85,7 +87,8 @@ class FunctionGateway:
             await asyncio.wait(either, timeout=self._redirect_after, return_when=asyncio.FIRST_COMPLETED)
             if feeder.done() and not web.answered.done():
                 if feeder.result() == _SILENT:
-                    await exchange.refuse(408, f"Nothing was received for {_BODY_SILENCE:.0f} seconds.")
+                    sentence = f"Nothing was received for {self._body_silence:g} seconds."
+                    await exchange.refuse(408, sentence, close=True)
                 return False
             if not web.answered.done() and web.body_complete:
                 web.detach()
@@ -135,14 +138,15 @@ async def _conclude(exchange: Exchange, web: WebCall, feeder: asyncio.Task[str])
             await exchange.refuse(status, sentence)
 
 
-async def _feed(exchange: Exchange, web: WebCall, first: Message | None) -> str:
+async def _feed(exchange: Exchange, web: WebCall, first: Message | None, body_silence: float) -> str:
     """Passes the body on until it is complete, then waits for the client to go away."""
     more = first is not None and first.get("more_body", False)
     while True:
         if more:
-            with anyio.move_on_after(_BODY_SILENCE) as silence:
+            with anyio.move_on_after(body_silence) as silence:
                 message = await exchange.receive()
             if silence.cancelled_caught:
+                web.hang_up({"type": "http.disconnect"})  # or the app would wait for the rest, with its place taken
                 return _SILENT
         else:
             message = await exchange.receive()

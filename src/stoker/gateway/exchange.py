@@ -39,6 +39,7 @@ class Exchange:
         self._begun = time.perf_counter()
         self._length: int | None = None  # of the answer, as its headers tell it
         self._sent = 0
+        self._closes = False  # the connection ends with the answer
 
     @property
     def method(self) -> str:
@@ -80,8 +81,10 @@ class Exchange:
             self._sent += len(message.get("bytes") or message.get("text") or b"")
         await self._send(message)
 
-    async def refuse(self, status: int, sentence: str, headers: HeaderList | None = None) -> None:
-        """Answers with an error of ours; breaks off an answer that has begun."""
+    async def refuse(
+        self, status: int, sentence: str, headers: HeaderList | None = None, *, close: bool = False
+    ) -> None:
+        """Answers with an error of ours; breaks off an answer that has begun. close: the connection ends with it."""
         if self.complete:
             return
         if self.is_websocket and self.status:
@@ -90,6 +93,7 @@ class Exchange:
         if self.status:
             return  # an incomplete answer makes the server close the connection, which tells the client
         body = sentence.encode() + b"\n"
+        self._closes = close
         all_headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
@@ -126,6 +130,8 @@ class Exchange:
         kept = [(n.lower(), v) for n, v in headers]
         kept = [(n, v) for n, v in kept if n not in HOP_BY_HOP and n not in _SET_BY_US]
         kept.append((REQUEST_ID, self.request_id))
+        if self._closes:
+            kept.append((b"connection", b"close"))
         if self.call_id:
             kept.append((b"modal-function-call-id", self.call_id.encode()))
         return kept

@@ -86,6 +86,8 @@ class Passage:
         self._status = 0
         self._sent = 0
         self._begun = time.perf_counter()
+        self._heard = 0.0  # when the last of the body came, or could come again
+        self._silence: asyncio.TimerHandle | None = None
 
     @property
     def has_answered(self) -> bool:
@@ -110,6 +112,7 @@ class Passage:
             self._fail(error)
 
     def on_body(self, data: bytes) -> None:
+        self._heard = self._front.loop.time()
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._to_server(data)
@@ -124,6 +127,9 @@ class Passage:
         unsent, self._unsent = self._unsent, []
         if unsent and self._upstream is not None:
             self._upstream.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        if self._silence is None and self._upstream is not None and not (self._request_complete or self.upgrade):
+            self._heard = self._front.loop.time()
+            self._listen(self._gate.body_silence)
 
     def on_client_bytes(self, data: bytes) -> None:
         """What the client sends after it asked for a websocket."""
@@ -208,7 +214,29 @@ class Passage:
         self._front.transport.write(data)
 
     def on_writable(self, writable: bool) -> None:
+        self._heard = self._front.loop.time()
         self._front.flow.resume_reading() if writable else self._front.flow.pause_reading()
+
+    # A client that stays and sends nothing
+
+    def _listen(self, seconds: float) -> None:
+        self._silence = self._front.loop.call_later(seconds, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        self._silence = None
+        if self.response_complete or self._request_complete or self._upstream is None:
+            return
+        limit, now = self._gate.body_silence, self._front.loop.time()
+        if self._front.flow.read_paused:
+            self._heard = now  # we do not read: the server takes no more for now
+        if now - self._heard < limit:
+            self._listen(self._heard + limit - now)
+        elif self._status:
+            self._leave()  # as with an answer that breaks off, a closed connection tells the client
+            self._front.transport.close()
+        else:
+            self.keep_alive = False
+            self._refuse(408, f"Nothing was received for {limit:g} seconds.")
 
     # Where it goes
 
@@ -378,6 +406,9 @@ class Passage:
         self._log(aborted=self._status != 101)
 
     def _release(self, usable: bool) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.release(usable and not self.upgrade)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stoker import errors
 from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import Admission
-from stoker.gateway.answers import STOPPING
+from stoker.gateway.answers import BODY_SILENCE, STOPPING
 from stoker.gateway.heads import path_of
 from stoker.gateway.passage import Passage
 from stoker.gateway.session_passage import SessionPassage
@@ -31,8 +31,11 @@ class ServerGateway:
         admission: Admission,
         log: AccessLog,
         is_stopping: Callable[[], bool] = lambda: False,
+        body_silence: float = BODY_SILENCE,
     ) -> None:
-        """is_stopping: whether containers take nothing new, so that a request would wait until the server is gone."""
+        """is_stopping: whether containers take nothing new, so that a request would wait until the server is gone. body_silence: seconds
+        for which a client may send nothing of an unfinished body."""
+        self.body_silence = body_silence
         self._is_stopping = is_stopping
         self.servers = servers
         self.sessions = ServerSessions(servers)

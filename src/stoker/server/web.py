@@ -42,7 +42,12 @@ async def serve_web(
         s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
     )
     servers = ServerGateway(
-        endpoints=s.endpoints, servers=s.servers, admission=admission, log=log, is_stopping=is_stopping
+        endpoints=s.endpoints,
+        servers=s.servers,
+        admission=admission,
+        log=log,
+        is_stopping=is_stopping,
+        body_silence=s.settings.web_silence_seconds,
     )
     cleanup.push_async_callback(servers.close)
     own = [
@@ -70,7 +75,12 @@ async def serve_web(
             transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
         ),
         endpoints=s.endpoints,
-        functions=FunctionGateway(s.web_calls, redirect_after=s.settings.web_redirect_seconds, is_stopping=is_stopping),
+        functions=FunctionGateway(
+            s.web_calls,
+            redirect_after=s.settings.web_redirect_seconds,
+            is_stopping=is_stopping,
+            body_silence=s.settings.web_silence_seconds,
+        ),
         admission=admission,
         log=log,
     )
