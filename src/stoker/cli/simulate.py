@@ -128,7 +128,7 @@ def _traffic(
             (r["function"], r["arrived_at"], r["run_seconds"], r["start_seconds"] or start, r["concurrency"])
             for r in document["inputs"]
         ),
-        f"the last {hours:g} hours of this server",
+        f"the last {hours:g} hours of this server" + (" (the newest inputs)" if document["limited"] else ""),
     )
 
 

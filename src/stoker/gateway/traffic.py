@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from stoker.errors import InvalidArgument
 from stoker.gateway.app import Authenticate
-from stoker.services.traffic import Traffic
+from stoker.services.traffic import MOST, Traffic
 from stoker.services.transfer import PREFIX
 
 
@@ -23,11 +23,12 @@ class TrafficRoutes:
         return [Route(PREFIX + "/traffic", self.list, methods=["GET"])]
 
     async def list(self, request: Request) -> Response:
-        """`hours`: how far to look back."""
+        """`hours`: how far to look back. `limited`: whether there may be more inputs in that time than those given, the newest."""
         self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         try:
             hours = float(request.query_params.get("hours", "24"))
         except ValueError:
             raise InvalidArgument("`hours` must be a number.") from None
         now = time.time()
-        return JSONResponse({"inputs": await self._traffic.records(now - hours * 3600, now)})
+        records = await self._traffic.records(now - hours * 3600, now)
+        return JSONResponse({"inputs": records, "limited": len(records) >= MOST})

@@ -14,6 +14,9 @@ from stoker.services.functions import Functions
 from stoker.store import tables
 from stoker.store.database import Database
 
+MOST = 100_000
+"""Inputs that are replayed at most: their records are held in memory, here and where they are replayed."""
+
 
 @dataclass(frozen=True)
 class TrafficRecord:
@@ -32,9 +35,9 @@ class Traffic:
         self._functions = functions
         self._apps = apps
 
-    async def records(self, since: float, until: float) -> list[dict[str, Any]]:
-        """The inputs that arrived in [since, until) and have ended, oldest first."""
-        rows, starts = await asyncio.to_thread(self._read, since, until)
+    async def records(self, since: float, until: float, *, most: int = MOST) -> list[dict[str, Any]]:
+        """The inputs that arrived in [since, until) and have ended, oldest first; of more than `most` the newest."""
+        rows, starts = await asyncio.to_thread(self._read, since, until, most)
         named: dict[str, tuple[str, int] | None] = {}
         records = []
         for row in rows:
@@ -48,7 +51,7 @@ class Traffic:
                 records.append(asdict(TrafficRecord(name, row.arrived_at, run, start, concurrency)))
         return records
 
-    def _read(self, since: float, until: float) -> tuple[list[Any], dict[str, float]]:
+    def _read(self, since: float, until: float, most: int) -> tuple[list[Any], dict[str, float]]:
         inputs, outputs, calls, tasks = tables.inputs, tables.outputs, tables.calls, tables.tasks
         query = (
             sa.select(
@@ -61,7 +64,8 @@ class Traffic:
                 inputs.join(calls, calls.c.id == inputs.c.call_id).join(outputs, outputs.c.input_id == inputs.c.id)
             )
             .where(inputs.c.created_at >= since, inputs.c.created_at < until, outputs.c.started_at > 0)
-            .order_by(inputs.c.created_at)
+            .order_by(inputs.c.created_at.desc())
+            .limit(most)
         )
         start_times = (
             sa.select(tasks.c.function_id, sa.func.avg(tasks.c.started_at - tasks.c.enqueued_at))
@@ -69,7 +73,7 @@ class Traffic:
             .group_by(tasks.c.function_id)
         )
         with self._database.read() as connection:
-            rows = list(connection.execute(query))
+            rows = list(connection.execute(query))[::-1]
             return rows, {row[0]: float(row[1]) for row in connection.execute(start_times)}
 
     def _describe(self, function_id: str) -> tuple[str, int] | None:
