@@ -153,6 +153,9 @@ def test_a_repeat_of_a_pop_gets_the_same_value(state: StateServer, client: Clien
         first, second = (call(state, "DictPop", request, key="one", attempt=n) for n in range(2))
         assert first.value == second.value == b"v"
         assert not call(state, "DictPop", request, key="another").found
+        assert state.run(state.dicts.pop(made.object_id, b"k", request=f"{state.token[0]}/one")) == b"v", (
+            "for a restart"
+        )
 
 
 def test_ephemeral_ones_live_while_heartbeats_come(state: StateServer, client: Client) -> None:
@@ -205,6 +208,41 @@ def test_entries_survive_a_kill(tmp_path: Path) -> None:
         assert dicts.get(dicts.objects.find(environments.resolve("").id, "d").id, b"k") == b"v"
         await again.close()
         await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_repeats_after_a_kill_get_the_first_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def server() -> tuple[Database, Dicts, str]:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        environments = Environments(database=database, default="main")
+        await environments.load()
+        dicts = Dicts(database=database, environments=environments)
+        made, _ = await dicts.objects.create(environments.resolve("").id, "d", if_exists="keep")
+        return database, dicts, made.id
+
+    async def requests(dicts: Dicts, dict_id: str) -> list[object]:
+        return [
+            await dicts.update(dict_id, [(b"k", b"v")], if_absent=True, request="first"),
+            await dicts.update(dict_id, [(b"k", b"w")], if_absent=True, request="second"),
+            await dicts.pop(dict_id, b"k", request="third"),
+            await dicts.pop(dict_id, b"k", request="fourth"),
+        ]
+
+    async def scenario() -> None:
+        first, dicts, dict_id = await server()
+        answers = await requests(dicts, dict_id)
+        assert answers == [True, False, b"v", None]
+        await dicts.update(dict_id, [(b"k", b"of somebody else")])
+        again, dicts, dict_id = await server()  # without a close, as after a kill
+        assert await requests(dicts, dict_id) == answers
+        assert dicts.get(dict_id, b"k") == b"of somebody else"
+        monkeypatch.setattr(service, "_KEEP_ANSWERS", -1.0)
+        await dicts.sweep()
+        with again.read() as connection:
+            assert connection.execute(sa.select(tables.dict_answers)).all() == []
+        await again.close()
+        await first.close()
 
     asyncio.run(scenario())
 

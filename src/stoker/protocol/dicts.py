@@ -75,12 +75,14 @@ class DictServicer:
     @rpc("DictUpdate", once=True)
     async def update(self, request: api_pb2.DictUpdateRequest, caller: Caller) -> api_pb2.DictUpdateResponse:
         entries = [(e.key, e.value) for e in request.updates]
-        created = await self._dicts.update(request.dict_id, entries, if_absent=request.if_not_exists)
+        created = await self._dicts.update(
+            request.dict_id, entries, if_absent=request.if_not_exists, request=_name(caller)
+        )
         return api_pb2.DictUpdateResponse(created=created)
 
     @rpc("DictPop", once=True)
     async def pop(self, request: api_pb2.DictPopRequest, caller: Caller) -> api_pb2.DictPopResponse:
-        value = await self._dicts.pop(request.dict_id, request.key)
+        value = await self._dicts.pop(request.dict_id, request.key, request=_name(caller))
         return api_pb2.DictPopResponse(found=value is not None, value=value)
 
     @rpc("DictClear", once=True)
@@ -97,6 +99,11 @@ class DictServicer:
                 yield api_pb2.DictEntry(key=key if request.keys else b"", value=value)
             if not after:
                 return
+
+
+def _name(caller: Caller) -> str:
+    """Of a request, for its repeats after a restart of the server; the others are answered before they come here."""
+    return f"{caller.task_id or caller.token_id}/{caller.idempotency_key}" if caller.idempotency_key else ""
 
 
 def _metadata(found: Named) -> api_pb2.DictMetadata:

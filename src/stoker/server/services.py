@@ -148,7 +148,7 @@ class Services:
             [
                 self.volumes.sweep,
                 self.network_files.objects.sweep,
-                self.dicts.objects.sweep,
+                self.dicts.sweep,
                 self.queues.sweep,
                 self.tokens.save_uses,
             ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +22,9 @@ MAX_UPDATES = 10_000  # entries of one request
 _PAGE_BYTES = 8 << 20
 _PAGE_ENTRIES = 500
 
-_entries = tables.dict_entries
+_KEEP_ANSWERS = 600.0  # seconds; the client gives up long before
+
+_entries, _answers = tables.dict_entries, tables.dict_answers
 
 
 class Dicts:
@@ -60,13 +63,18 @@ class Dicts:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    async def update(self, dict_id: str, entries: Sequence[tuple[bytes, bytes]], *, if_absent: bool = False) -> bool:
-        """Sets keys, or with `if_absent` only those that are not there; whether any was set. Raises NotFound or InvalidArgument."""
+    async def update(
+        self, dict_id: str, entries: Sequence[tuple[bytes, bytes]], *, if_absent: bool = False, request: str = ""
+    ) -> bool:
+        """Sets keys, or with `if_absent` only those that are not there; whether any was set.
+
+        request: names an `if_absent`, for ten minutes and over a restart: a repeat changes nothing and gets the same answer. Raises NotFound
+        or InvalidArgument."""
         self.objects.get(dict_id)
         _check(entries)
         rows = {_digest(key): {"key": key, "value": value} for key, value in entries}  # the last of equal keys counts
 
-        def work(connection: sa.Connection) -> bool:
+        def work(connection: sa.Connection) -> bytes | None:
             _check_there(connection, dict_id)  # it may have been deleted meanwhile
             fresh = dict(rows)
             for digests in _batches(list(rows)):
@@ -80,12 +88,12 @@ class Dicts:
                 connection.execute(
                     sa.insert(_entries), [{"dict_id": dict_id, "digest": d, **row} for d, row in fresh.items()]
                 )
-            return bool(fresh)
+            return b"set" if fresh else None
 
-        return await self._database.write(work)
+        return await self._database.write(_once(request if if_absent else "", work)) is not None
 
-    async def pop(self, dict_id: str, key: bytes) -> bytes | None:
-        """Removes a key; its value, or None when it was not there. Raises NotFound."""
+    async def pop(self, dict_id: str, key: bytes, *, request: str = "") -> bytes | None:
+        """Removes a key; its value, or None when it was not there. request: as for `update`. Raises NotFound."""
         self.objects.get(dict_id)
         chosen = sa.and_(_entries.c.dict_id == dict_id, _entries.c.digest == _digest(key))
 
@@ -95,7 +103,13 @@ class Dicts:
                 connection.execute(sa.delete(_entries).where(chosen))
             return value
 
-        return await self._database.write(work)
+        return await self._database.write(_once(request, work))
+
+    async def sweep(self) -> None:
+        """To be called now and then."""
+        await self.objects.sweep()
+        old = sa.delete(_answers).where(_answers.c.answered_at < time.time() - _KEEP_ANSWERS)
+        await self._database.write(lambda connection: connection.execute(old))
 
     async def clear(self, dict_id: str) -> None:
         """Raises NotFound."""
@@ -157,6 +171,23 @@ def _check(entries: Sequence[tuple[bytes, bytes]]) -> None:
                 f"A value of a dict may have {MAX_VALUE_BYTES >> 20} MiB, and this one has {len(value) >> 20}. "
                 "Put it on a volume and keep its path in the dict."
             )
+
+
+def _once(request: str, work: Callable[[sa.Connection], bytes | None]) -> Callable[[sa.Connection], bytes | None]:
+    """Does the work and stores its answer in one transaction; when there is an answer already, that is all."""
+
+    def once(connection: sa.Connection) -> bytes | None:
+        name = _digest(request.encode("utf-8", "replace"))
+        known = connection.execute(sa.select(_answers.c.value).where(_answers.c.request == name)).first()
+        if known is not None:
+            value: bytes | None = known.value
+        else:
+            value = work(connection)
+            row = {"request": name, "answered_at": time.time(), "value": value}
+            connection.execute(sa.insert(_answers), [row])
+        return value
+
+    return once if request else work
 
 
 def _check_there(connection: sa.Connection, dict_id: str) -> None:

@@ -199,6 +199,14 @@ dict_entries = sa.Table(
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
 
+dict_answers = sa.Table(
+    "dict_answers",  # to requests that change entries, kept a while in case they are repeated
+    metadata,
+    sa.Column("request", sa.LargeBinary(32), primary_key=True),  # digest of its idempotency key and of who sent it
+    sa.Column("answered_at", sa.Float, nullable=False),
+    sa.Column("value", sa.LargeBinary),  # null for "there was none"
+)
+
 queues = sa.Table(
     "queues",
     metadata,
