@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
+import structlog
 
 from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
@@ -25,8 +26,10 @@ _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 200  # how long, and up to how many, outputs of a running map are gathered
 _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only
 _FINISHED_AT_ONCE = 500
-_TRY_AGAIN = 1.0  # seconds until outputs that could not be stored are tried again
+# Seconds until outputs that could not be stored are tried again: while none can, doubled, up to the second.
+_TRY_AGAIN, _LONGEST_TRY_AGAIN = 1.0, 60.0
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
+_log = structlog.get_logger(__name__)
 
 
 class Report(NamedTuple):
@@ -350,11 +353,18 @@ class Calls:
         return self._saver
 
     async def _save_unsaved(self) -> None:
+        pause, said = _TRY_AGAIN, ""
         while self._unsaved:
-            await asyncio.sleep(_TRY_AGAIN)
+            await asyncio.sleep(pause)
             due = [output for output in self._unsaved.values() if output.input_id not in self._saving]
             # Each on its own, so that one that cannot be stored holds up no other; together they still are one commit.
-            await asyncio.gather(*(self._save([output]) for output in due), return_exceptions=True)
+            results = await asyncio.gather(*(self._save([output]) for output in due), return_exceptions=True)
+            errors = [result for result in results if result is not None]
+            pause = min(2 * pause, _LONGEST_TRY_AGAIN) if errors and None not in results else _TRY_AGAIN
+            why = "; ".join(sorted({str(getattr(error, "orig", error)) for error in errors}))
+            if why and why != said:
+                _log.warning("outputs cannot be stored, and are tried again", outputs=len(errors), error=why)
+            said = why
 
     def _over(self, call: Call) -> None:
         if call.over is not None and not call.over.done():
