@@ -77,5 +77,17 @@ def test_trees_that_a_killed_server_was_making_go(cache: Path) -> None:
     assert "clients/.making-1" in found(cache)
 
 
+def test_client_trees_go_when_no_server_used_them_for_long(cache: Path) -> None:
+    assert found(cache)
+    lock = cache / "clients" / "client-1.2.6-cp311.lock"
+    assert lock.exists(), "when it was used is not known from before there were locks, and counts from now on"
+    os.utime(lock, (time.time() - 40 * DAY,) * 2)
+    item = found(cache)["clients/client-1.2.6-cp311"]
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)  # as every server does with the trees it used
+        assert not cachegc.remove(item) and (item.path / "modal.py").exists()
+    assert cachegc.remove(item) and not item.path.exists()
+
+
 def test_no_cache_is_no_fault(tmp_path: Path) -> None:
     assert cachegc.find(tmp_path / "none", base_seconds=0, download_seconds=0) == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stoker.errors import NotFound
-from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
+from stoker.errors import FailedPrecondition, NotFound
+from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.services.images import FAILED, READY, Image, Images
 from stoker.store.database import Database
 
@@ -22,6 +22,7 @@ class Builder:
     def __init__(self) -> None:
         self.builds = 0
         self.lost = False
+        self.removed: list[str] = []
         self.began, self.may_end = asyncio.Event(), asyncio.Event()
         self.may_end.set()
 
@@ -40,7 +41,11 @@ class Builder:
     async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
         return ()
 
-    async def remove(self, image_id: str) -> None: ...
+    async def remove(self, image_id: str) -> None:
+        self.removed.append(image_id)
+
+    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
+        return ()
 
     async def close(self) -> None: ...
 
@@ -131,5 +136,21 @@ def test_a_build_that_a_restart_interrupted_says_so(run: Callable[[Body], None])
         assert after.state == FAILED and "server stopped" in after.error
         house.builder.may_end.set()
         assert (await house.built()).state == READY
+
+    run(body)
+
+
+def test_deleting_frees_the_layers_unless_containers_run_from_them(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        image = await house.built()
+        house.images.running = lambda: {image.id}
+        with pytest.raises(FailedPrecondition, match="Containers run from"):
+            await house.images.delete(image.id)
+        assert house.builder.removed == [] and house.images.config(image.id)
+        house.images.running = tuple
+        await house.images.delete(image.id)
+        assert house.builder.removed == [image.id]
+        with pytest.raises(NotFound):
+            house.images.get(image.id)
 
     run(body)

@@ -37,7 +37,7 @@ class Connection:
         """A JSON document of the server's own HTTP interface. Raises StokerError as `request` does."""
         return self.request("GET", path)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
+    def request(self, method: str, path: str, body: object = None, *, timeout: float = _TIMEOUT) -> Any:
         """Sends a JSON body (none for None); the JSON document that is the answer.
 
         Raises Unavailable when there is none, else an error that has the server's sentence."""
@@ -49,7 +49,7 @@ class Connection:
         # Without the environment's proxies: the server is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=_TIMEOUT) as response:
+            with opener.open(request, timeout=timeout) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace").strip()

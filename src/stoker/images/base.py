@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +79,19 @@ class ImageConfig:
         return cls(**document)
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """What nobody uses any more: an "image" (by id), a "base" or a "python"; `size` in bytes on the disk."""
+
+    kind: str
+    name: str
+    size: int
+
+
+Forget = Callable[[str], Awaitable[bool]]
+"""Called with the id of an image before its files go, so that nothing starts from it; whether they may."""
+
+
 class ImageBuilder(Protocol):
     """Builds layers and hands out root file systems."""
 
@@ -95,7 +108,14 @@ class ImageBuilder(Protocol):
         (`/__modal/deps`, `/pkg/sitecustomize.py`) for the Python of this image. Made on first use, then kept."""
         ...
 
-    async def remove(self, image_id: str) -> None: ...
+    async def remove(self, image_id: str) -> None:
+        """Removes the files of an image that no container runs from; what others are built on stays."""
+        ...
+
+    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
+        """Frees what nobody used since `before` (seconds since the epoch), but for the images `keep`; what is gone. forget None: only says
+        what would go. Raises FailedPrecondition while images are being built."""
+        ...
 
     async def close(self) -> None:
         """Releases mounts held for `layers`."""

@@ -99,6 +99,10 @@ class Buildah:
         """The full id of `image` (that, or a full name). Raises ImageBuildFailed when the storage does not have it."""
         return str(self._image(image)["id"])
 
+    def names_of(self, image: str) -> tuple[str, ...]:
+        """All names of `image` (a full id or a full name). Raises ImageBuildFailed when the storage does not have it."""
+        return tuple(self._image(image).get("names") or ())
+
     def layers(self, image: str) -> tuple[Path, ...]:
         """The directories (uppermost first) whose overlay is the file system of `image` (a full id or a full name).
 

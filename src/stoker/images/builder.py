@@ -10,21 +10,22 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stoker.cancelling import within
-from stoker.errors import ImageBuildFailed
+from stoker.errors import FailedPrecondition, ImageBuildFailed
 from stoker.images import context as build_context
 from stoker.images import dockerfile, hostconfig, inspection, ownpython, plan, recipe
-from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
+from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.bases import BaseImages, Origin
 from stoker.images.buildah import PLAIN, Buildah
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.indexes import IndexMirrors
 from stoker.images.layering import Mount, NewLayer
+from stoker.images.leftovers import Leftovers
 from stoker.images.pythons import StandalonePythons, named
 from stoker.images.records import Record, Records
 from stoker.images.steplog import BuildahLog, Transcript
@@ -72,6 +73,8 @@ class BuildahImageBuilder:
         self._clients = ClientTrees(self._cache, self._records)
         self._pythons = StandalonePythons(self._directory / "pythons", self._cache, mirror=python_mirror)
         self._max_seconds = max_seconds
+        self._leftovers = Leftovers(self._buildah, self._records, self._pythons)
+        self._max_builds, self._under_way = max_builds, 0
         self._slots = asyncio.Semaphore(max_builds)
 
     async def open(self) -> None:
@@ -88,6 +91,7 @@ class BuildahImageBuilder:
         async with self._slots:
             # A semaphore's turn may be long in coming, and does not count.
             job = _Job(image_id, spec, context, source, log)
+            self._under_way += 1
             try:
                 return await within(self._build(job), self._max_seconds or None)
             except TimeoutError:
@@ -95,6 +99,8 @@ class BuildahImageBuilder:
                     f"It took longer than {self._max_seconds:g} s (the setting `image_build_seconds`), and was ended."
                 )
                 raise ImageBuildFailed(job.failure(None, limit)) from None
+            finally:
+                self._under_way -= 1
 
     async def _build(self, job: _Job) -> ImageConfig:
         async with self._workspace() as work:
@@ -173,8 +179,20 @@ class BuildahImageBuilder:
 
     async def remove(self, image_id: str) -> None:
         """Forgets the image; layers that other images are built on stay. No error when it does not exist."""
-        self._records.remove(image_id)
-        await self._buildah.run("rmi", f"{_TAG}:{image_id}")
+        await self._leftovers.remove_image(image_id)
+
+    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
+        if forget is None:
+            return await asyncio.to_thread(self._leftovers.find, keep, before)
+        if self._under_way:
+            raise FailedPrecondition("Images are being built on this server; free its disk when that has ended.")
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(self._max_builds):
+                await held.enter_async_context(self._slots)
+            found = await asyncio.to_thread(self._leftovers.find, keep, before)
+            gone = [item for item in found if await self._leftovers.remove(item, forget)]
+            await self._leftovers.prune()
+        return gone
 
     async def close(self) -> None:
         """Nothing is held: layers are plain directories."""

@@ -1,5 +1,5 @@
 """What of the cache directory is not worth its room any more. Nothing in it is the only copy of anything, and no container uses what is
-named here: client trees, which containers have as layers, are left alone."""
+named here: the client trees that containers have as layers are held by their servers (see client.py)."""
 
 from __future__ import annotations
 
@@ -36,16 +36,18 @@ def find(cache: Path, *, base_seconds: float, download_seconds: float) -> list[R
     for path in _entries(cache / "bases"):
         age = now - path.lstat().st_mtime
         if path.name.startswith(".making-") and age > _UNFINISHED_AFTER:
-            found.append(Rubbish(path, "left by a build that was killed", _size(path)))
+            found.append(Rubbish(path, "left by a build that was killed", size_of(path)))
         elif path.is_dir() and not path.name.startswith(".") and age > base_seconds:
-            found.append(Rubbish(path, "a base that the next build would make anew", _size(path)))
+            found.append(Rubbish(path, "a base that the next build would make anew", size_of(path)))
     for path in _entries(cache / "clients"):
         if path.name.startswith(".making-") and now - path.lstat().st_mtime > _UNFINISHED_AFTER:
-            found.append(Rubbish(path, "left by a server that was killed", _size(path)))
+            found.append(Rubbish(path, "left by a server that was killed", size_of(path)))
+        elif path.is_dir() and not path.name.startswith(".") and now - _tree_used_at(path) > download_seconds:
+            found.append(Rubbish(path, "a client that was not used for long", size_of(path)))
     for name in ("downloads", "uv", "tools"):
         for path in _units(cache / name):
             if now - _used_at(path) > download_seconds:
-                found.append(Rubbish(path, "a download that was not used for long", _size(path)))
+                found.append(Rubbish(path, "a download that was not used for long", size_of(path)))
     return found
 
 
@@ -87,6 +89,14 @@ def _units(directory: Path) -> Iterator[Path]:
                 yield path
 
 
+def _tree_used_at(tree: Path) -> float:
+    """When a server last started a container with this client tree (seconds since the epoch)."""
+    lock = tree.with_name(f"{tree.name}.lock")
+    # One that is in use since before there were locks: it counts from now on.
+    lock.touch() if not lock.exists() else None
+    return lock.stat().st_mtime
+
+
 def _used_at(path: Path) -> float:
     """When the youngest file of it was read or written (seconds since the epoch)."""
     # Not all are read when a package is installed: on some file systems their content is cloned.
@@ -95,7 +105,8 @@ def _used_at(path: Path) -> float:
     return max((max(status.st_atime, status.st_mtime) for status in files or statuses), default=time.time())
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes on the disk of a file, or a directory and all in it. Blocks."""
     return sum(status.st_blocks * 512 for status in _statuses(path))
 
 

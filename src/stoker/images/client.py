@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import platform
 import re
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 import modal
 import structlog
@@ -58,6 +60,7 @@ class ClientTrees:
         self._records = records
         self._host_python = host_python
         self._locks: dict[str, asyncio.Lock] = {}
+        self._held: dict[str, IO[str]] = {}
 
     async def layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
         """The trees for a container of `config` started by a client of `client_version`.
@@ -86,6 +89,7 @@ class ClientTrees:
 
     async def _tree(self, name: str, config: ImageConfig, fill: Callable[[Path], Awaitable[None]]) -> Path:
         target = self._directory / name
+        await self._hold(name)
         if target.is_dir():
             return target
         async with self._locks.setdefault(name, asyncio.Lock()), self._temporary() as work:
@@ -96,6 +100,20 @@ class ClientTrees:
                 with contextlib.suppress(OSError):
                     work.rename(target)
         return target
+
+    async def _hold(self, name: str) -> None:
+        """Keeps a tree from `stoker gc` until this server ends, and notes that it is used."""
+        path = self._directory / f"{name}.lock"
+        if name not in self._held:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+            try:
+                await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_SH)
+            except BaseException:
+                file.close()
+                raise
+            self._held.setdefault(name, file)
+        path.touch()
 
     @contextlib.asynccontextmanager
     async def _temporary(self) -> AsyncIterator[Path]:

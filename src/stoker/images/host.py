@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images import dockerfile
-from stoker.images.base import BuildContext, ImageConfig, ImageSpec, LogSink
+from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.inspection import QUESTION
@@ -85,6 +86,10 @@ class HostImages:
 
     async def remove(self, image_id: str) -> None:
         self._records.remove(image_id)
+
+    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
+        """Nothing: there are no layers."""
+        return ()
 
     async def close(self) -> None:
         """Nothing is held."""

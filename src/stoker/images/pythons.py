@@ -61,14 +61,14 @@ class StandalonePythons:
     """The Pythons of one server in `directory`. mirror: where uv takes them from, empty for its own sources."""
 
     def __init__(self, directory: Path, cache: Path, *, mirror: str = "") -> None:
-        self._directory = directory
+        self.directory = directory
         self._cache = cache
         self._mirror = mirror
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def tree(self, python: StandalonePython, log: LogSink) -> Path:
         """A directory with this Python as `python`; fetched when it is not here yet. Read-only. Raises ImageBuildFailed."""
-        target = self._directory / python.key
+        target = self.directory / python.key
         async with self._locks.setdefault(python.key, asyncio.Lock()):
             if not target.is_dir():
                 log(f"Fetching Python {python.version} for add_python ({python.request})\n")
@@ -78,15 +78,15 @@ class StandalonePythons:
 
     def unused(self, before: float) -> list[Path]:
         """Those that no build asked for since then (seconds since the epoch), and what killed servers left. Blocks."""
-        if not self._directory.is_dir():
+        if not self.directory.is_dir():
             return []
         busy = {key for key, lock in self._locks.items() if lock.locked()}
-        found = [path for path in sorted(self._directory.iterdir()) if path.name not in busy]
+        found = [path for path in sorted(self.directory.iterdir()) if path.name not in busy]
         return [path for path in found if path.lstat().st_mtime < before]
 
     async def _make(self, python: StandalonePython, target: Path, log: LogSink) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".making-", dir=self._directory))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".making-", dir=self.directory))
         try:
             await self._fetch(python, work / "fetched", log)
             tree = work / "tree"

@@ -32,12 +32,14 @@ class Records:
         self._images = directory.parent
 
     def read(self, image_id: str) -> Record:
-        """Raises NotFound, also when a layer was deleted behind the server's back."""
-        record = self._load(self._directory / f"{image_id}.json")
+        """Raises NotFound, also when a layer was deleted behind the server's back. Counts as a use of the image."""
+        path = self._directory / f"{image_id}.json"
+        record = self._load(path)
         if record is None or not all(layer.is_dir() for layer in record.layers):
             raise NotFound(
                 f"The image {image_id} is not on this server (any more); build it again by deploying or running the app."
             )
+        os.utime(path)
         return record
 
     def write(self, image_id: str, record: Record) -> None:
@@ -55,8 +57,14 @@ class Records:
     def remove(self, image_id: str) -> None:
         (self._directory / f"{image_id}.json").unlink(missing_ok=True)
 
+    def entries(self) -> Iterator[tuple[str, float, Record]]:
+        """Every image's id, when it was last used (seconds since the epoch), and its record."""
+        for path in sorted(self._directory.glob("*.json")):
+            if (record := self._load(path)) is not None:
+                yield path.stem, path.stat().st_mtime, record
+
     def all(self) -> Iterator[Record]:
-        """Every record, newest first."""
+        """Every record, the most recently used first."""
         paths = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in paths:
             if (record := self._load(path)) is not None:

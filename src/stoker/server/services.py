@@ -32,6 +32,7 @@ from stoker.services.functions import Functions
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.image_names import ImageNames
+from stoker.services.image_storage import ImageStorage
 from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key, secrets_key
 from stoker.services.launcher import ContainerLauncher
@@ -239,6 +240,16 @@ class Services:
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
+        self.image_storage = ImageStorage(
+            database=database,
+            builder=builder,
+            images=self.images,
+            apps=self.apps,
+            functions=self.functions,
+            scheduler=self.scheduler,
+            snapshots=self.snapshots,
+            wire=self.wire,
+        )
         self.traffic = Traffic(database=database, functions=self.functions, apps=self.apps)
 
     def _calls(self) -> None:

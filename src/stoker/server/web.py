@@ -16,6 +16,7 @@ from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.canaries import CanaryRoutes
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.functions import FunctionRoutes
+from stoker.gateway.images import ImageRoutes
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.snapshots import SnapshotRoutes
@@ -57,6 +58,7 @@ async def serve_web(
             canaries=s.canaries, apps=s.apps, environments=s.environments, authenticate=s.tokens.authenticate
         ).routes(),
         *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
+        *ImageRoutes(storage=s.image_storage, authenticate=s.tokens.authenticate).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,
             authenticate=s.tokens.authenticate,

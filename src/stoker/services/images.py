@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
@@ -56,6 +56,8 @@ class Images:
     def __init__(self, database: Database, builder: ImageBuilder) -> None:
         self._database = database
         self._builder = builder
+        self.running: Callable[[], Collection[str]] = tuple
+        """The images from which containers run now."""
         self._images: dict[str, Image] = {}
         self._parallel = asyncio.Semaphore(2)  # builds are bound by disk and network
 
@@ -133,12 +135,40 @@ class Images:
         return started, "".join(image.log)
 
     async def delete(self, image_id: str) -> None:
-        """Forgets an image: no container starts from it again. Raises NotFound, or FailedPrecondition while it is being built."""
-        if self.get(image_id).job is not None:
+        """Forgets an image and frees its layers: no container starts from it again.
+
+        Raises NotFound, or FailedPrecondition while it is being built or containers run from it."""
+        image = self.get(image_id)
+        if image.job is not None:
             raise FailedPrecondition(f"The image {image_id} is being built. Delete it when that has ended.")
+        if image_id in self.running():
+            raise FailedPrecondition(f"Containers run from the image {image_id}. Delete it when they have ended.")
+        await self.forget(image_id)
+        await self._builder.remove(image_id)
+
+    async def forget(self, image_id: str) -> bool:
+        """Lets no container start from an image again, and builds it anew when it is asked for; False when it is just being built."""
+        image = self._find(image_id)
+        if image is not None:
+            if image.job is not None:
+                return False
+            image.state, image.config, image.error = FAILED, None, "It was removed from this server."
         statement = sa.delete(tables.images).where(tables.images.c.id == image_id)
         await self._database.write(lambda connection: connection.execute(statement))
-        self._images.pop(image_id, None)
+        if image is not None and self._images.get(image_id) is image:
+            del self._images[image_id]
+        return True
+
+    def bases(self, image_ids: Collection[str]) -> set[str]:
+        """These images and all that they are built on."""
+        found: set[str] = set()
+        waiting = set(image_ids)
+        with self._database.read() as connection:
+            while waiting:
+                found |= waiting
+                rows = connection.execute(sa.select(tables.images.c.spec).where(tables.images.c.id.in_(waiting)))
+                waiting = {base for row in rows for base in json.loads(row.spec)["bases"].values()} - found
+        return found
 
     async def close(self) -> None:
         """Stops builds under way; they begin anew when asked for again."""
