@@ -101,6 +101,22 @@ def test_the_next_start_takes_it_and_the_one_after_finds_another(run: Callable[.
     run(body)
 
 
+def test_a_start_that_failed_is_followed_by_starts_without(run: Callable[..., None]) -> None:
+    async def body(place: Place) -> None:
+        use = await place.started("fu-1")
+        task_id = place.spares.task_id("fu-1")
+        assert place.spares.gave(task_id) and not place.spares.gave("ta-fu-1")
+        place.spares.distrust("fu-1")
+        await place.spares.gone(task_id)
+        await place.started("fu-1", use, "ta-2")
+        assert not place.node.made
+        place.spares.drop("fu-1")  # it ended, and was started anew
+        await place.started("fu-1", use, "ta-3")
+        assert place.node.made
+
+    run(body)
+
+
 def test_the_least_recently_used_function_gives_way(run: Callable[..., None]) -> None:
     async def body(place: Place) -> None:
         await place.started("fu-1")

@@ -152,6 +152,7 @@ class ContainerLauncher:
         )
         if task.snapshot is not None and self._snapshot_apps(task.app_id):
             self._spares.starting(request, task.snapshot)
+            task.prepared = self._spares.gave(task.id)
         container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
         self._containers[task.id] = container
         if task.snapshot is not None and task.snapshot.restores:
@@ -213,7 +214,10 @@ class ContainerLauncher:
         if use.restores:
             if task.container is None and all(layer.is_dir() for layer in layers_of(use.directory)):
                 return False  # it was not even tried: the machine lacked something
-            self._snapshots.not_started(use, reason)
+            if task.prepared:
+                self._spares.distrust(task.function_id)
+            else:
+                self._snapshots.not_started(use, reason)
             self.say(task, "It came from a memory snapshot; its inputs are run by another container.\n")
             return True
         return self._snapshots.broke(use)

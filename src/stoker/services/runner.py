@@ -74,6 +74,7 @@ class Task:
     cancellations: list[str] = field(default_factory=list)
     heartbeat: asyncio.Future[None] | None = None
     snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
+    prepared: bool = False  # whether its sandbox may have been made ahead of time
     called: bool = False  # whether it had ever connected, known at its end
     ending: Ending | None = None  # set when it has ended
     detail: str = ""  # why it ended, for the user

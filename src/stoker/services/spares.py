@@ -40,6 +40,7 @@ class Spares:
         self._ready: dict[str, _Start] = {}  # by function, the least recently used first
         self._taken: dict[str, _Start] = {}  # by task: given to a start
         self._wanted: set[str] = set()  # functions
+        self._distrusted: set[str] = set()  # functions
         self._jobs: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         snapshots.on_release = self._lose
@@ -63,6 +64,14 @@ class Spares:
         self._taken[spare.request.task_id] = spare
         return spare.request.task_id
 
+    def gave(self, task_id: str) -> bool:
+        """Whether a start was offered a spare."""
+        return task_id in self._taken
+
+    def distrust(self, function_id: str) -> None:
+        """A container that was offered one did not come to life: whether that was the reason, the next start without shows."""
+        self._distrusted.add(function_id)
+
     def starting(self, request: ContainerRequest, use: SnapshotUse) -> None:
         """A container is started from a snapshot or to become one."""
         if self._most and not request.buckets and not request.gpu_devices:
@@ -77,7 +86,7 @@ class Spares:
         spare = self._ready.pop(function_id, None)
         if spare is not None:
             self._ready[function_id] = spare
-        elif function_id not in self._wanted:
+        elif function_id not in self._wanted | self._distrusted:
             self._wanted.add(function_id)
             self._do(self._make(start))
 
@@ -91,6 +100,7 @@ class Spares:
     def drop(self, function_id: str) -> None:
         """The function needs none any more."""
         self._wanted.discard(function_id)
+        self._distrusted.discard(function_id)
         spare = self._ready.pop(function_id, None)
         if spare is not None:
             self._do(self._discard(spare))
