@@ -14,9 +14,10 @@ from stoker.errors import InvalidArgument, Unavailable
 from stoker.services.blobs import Blobs
 from stoker.services.network_files import NetworkFiles
 from stoker.services.transfer import PREFIX, UrlSigner
-from stoker.services.volume_files import VolumeFiles
+from stoker.services.volume_files import BlockReader, VolumeFiles
 
 _IDLE_SECONDS = 60.0
+_BYTES = "application/octet-stream"
 _MAX_COMPLETION_BYTES = 8 << 20
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 _COMPLETED_PART = re.compile(
@@ -73,9 +74,7 @@ class Transfer:
         status = 200
         if (start, end) != (0, size):
             status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
-        return StreamingResponse(
-            self._blobs.stream(blob_id, start, end), status, headers, media_type="application/octet-stream"
-        )
+        return StreamingResponse(self._blobs.stream(blob_id, start, end), status, headers, media_type=_BYTES)
 
     async def put_block(self, request: Request) -> Response:
         """The answer's body goes back to us with the next VolumePutFiles2; what counts is kept with the upload itself."""
@@ -97,21 +96,25 @@ class Transfer:
             params["name"],
             may_trim=params["how"] == "trim",
         )
-        headers = {"Content-Length": str(reader.length)}
-        return StreamingResponse(reader.chunks(), 200, headers, media_type="application/octet-stream")
+        return _content(reader)
 
     async def get_network_file(self, request: Request) -> Response:
         self._check(request)
         params = request.path_params
         reader = await self._network_files.open(params["nfs_id"], params["inode"], params["size"], params["name"])
-        headers = {"Content-Length": str(reader.length)}
-        return StreamingResponse(reader.chunks(), 200, headers, media_type="application/octet-stream")
+        return _content(reader)
 
     def _check(self, request: Request) -> None:
         query = request.query_params
         method = "GET" if request.method == "HEAD" else request.method
         # The path by which the request was routed: `request.url` is made from the Host header too, which is the caller's to choose.
         self._signer.check(method, request.scope["path"], query.get("expires", ""), query.get("signature", ""))
+
+
+def _content(reader: BlockReader) -> Response:
+    if reader.content is not None:
+        return Response(reader.content, media_type=_BYTES)
+    return StreamingResponse(reader.chunks(), 200, {"Content-Length": str(reader.length)}, media_type=_BYTES)
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:

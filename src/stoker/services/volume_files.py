@@ -27,6 +27,7 @@ __all__ = ["BlockReader", "Download", "Entry", "FilePlan", "MissingBlock", "Volu
 
 _BATCH = 500
 _CHUNK = 1 << 20  # a client reads as many blocks at once as it has processors
+_AT_ONCE = 256 << 10  # so much is read as the file is opened, so that a small file costs one turn of a thread
 _VAIN_TRIES = 4  # blocks of a file that are looked for elsewhere before it counts as new
 T = TypeVar("T")
 
@@ -51,24 +52,34 @@ class Download:
 
 
 class BlockReader:
-    """The bytes [start, end) of an open file."""
+    """The bytes [start, end) of an open file. `content` has them all when they are few; the file is closed then."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        """Blocks the thread. Takes the file over. Raises FailedPrecondition when it has become shorter."""
         self._file = file
         self._start = start
         self._end = end
         self.length = end - start
+        self.content: bytes | None = None
+        if self.length <= _AT_ONCE:
+            with file:
+                self.content = b"".join(self._pieces())
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes in chunks of up to 1 MiB. Raises FailedPrecondition when the file shrinks meanwhile."""
+        """The bytes that are not in `content`, in chunks of up to 1 MiB. Raises FailedPrecondition when the file shrinks meanwhile."""
         with self._file:
-            offset = self._start
-            while offset < self._end:
-                chunk = await asyncio.to_thread(os.pread, self._file.fileno(), min(_CHUNK, self._end - offset), offset)
-                if not chunk:
-                    raise FailedPrecondition("The file became shorter while it was read. Read it again.")
-                offset += len(chunk)
-                yield chunk
+            pieces = self._pieces()
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                yield piece
+
+    def _pieces(self) -> Iterator[bytes]:
+        offset = self._start
+        while offset < self._end:
+            piece = os.pread(self._file.fileno(), min(_CHUNK, self._end - offset), offset)
+            if not piece:
+                raise FailedPrecondition("The file became shorter while it was read. Read it again.")
+            offset += len(piece)
+            yield piece
 
 
 class VolumeFiles:

@@ -8,7 +8,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,18 +54,26 @@ class Volumes:
         for place in (self._staging, *self._staging.glob("vo-*")):
             sweep_incoming(place)
         self._assemblies: dict[str, AssemblyStore] = {}
+        self._known: dict[str, Volume] = {}  # each file of a transfer asks; nobody else writes the rows
+        self._changes: Counter[str] = Counter()  # under way, or of unknown end
         self._signs = SignsOfLife()
         environments.on_delete.append(self._delete_all)
 
     def get(self, volume_id: str) -> Volume:
         """Raises NotFound."""
+        known = self._known.get(volume_id)
+        if known is not None:
+            return known
         row = None
         if is_id(volume_id, "vo"):
             with self._database.read() as connection:
                 row = connection.execute(sa.select(tables.volumes).where(tables.volumes.c.id == volume_id)).first()
         if row is None:
             raise NotFound(f"There is no volume {volume_id!r} on this server; it may have been deleted.")
-        return Volume(**row._asdict())
+        volume = Volume(**row._asdict())
+        if not self._changes[volume_id]:
+            self._known[volume_id] = volume
+        return volume
 
     def find(self, environment_id: str, name: str) -> Volume:
         """The volume of that name. Raises NotFound."""
@@ -127,7 +136,8 @@ class Volumes:
                 raise AlreadyExists(f"The volume {name!r} exists already. Choose another name, or delete it first.")
             connection.execute(sa.update(tables.volumes).where(tables.volumes.c.id == volume_id).values(name=name))
 
-        await self._database.write(work)
+        with self._changing(volume_id):
+            await self._database.write(work)
 
     async def delete(self, volume_id: str) -> None:
         """Deletes a volume and its files; containers that have it mounted find it empty. Raises NotFound."""
@@ -136,7 +146,8 @@ class Volumes:
         doomed = [self._throw_away(volume_id)]
         statement = sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id)
         try:
-            await self._database.write(lambda connection: connection.execute(statement))
+            with self._changing(volume_id):
+                await self._database.write(lambda connection: connection.execute(statement))
             self._signs.forget(volume_id)
             assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
             await asyncio.to_thread(assembly.clear)
@@ -218,6 +229,16 @@ class Volumes:
         for volume_id in volume_ids:
             with contextlib.suppress(NotFound):  # somebody else was faster
                 await self.delete(volume_id)
+
+    @contextlib.contextmanager
+    def _changing(self, volume_id: str) -> Iterator[None]:
+        """Its row is not remembered meanwhile; and never again after an error or a cancellation, for the change may still come."""
+        self._known.pop(volume_id, None)
+        self._changes[volume_id] += 1
+        yield
+        self._changes[volume_id] -= 1
+        if not self._changes[volume_id]:
+            del self._changes[volume_id]
 
     def _throw_away(self, volume_id: str) -> Path:
         """Moves the files of a volume to the trash, if there are any; where they are then."""
