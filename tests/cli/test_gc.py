@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stoker.images import cachegc
+from tests.conftest import STOKER, RunningServer
 
 DAY = 86_400.0
 
@@ -87,6 +91,16 @@ def test_client_trees_go_when_no_server_used_them_for_long(cache: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_SH)  # as every server does with the trees it used
         assert not cachegc.remove(item) and (item.path / "modal.py").exists()
     assert cachegc.remove(item) and not item.path.exists()
+
+
+def test_a_running_server_is_asked_for_its_images(server: RunningServer, tmp_path: Path) -> None:
+    def said(data: Path, *flags: str) -> Any:
+        command = [*STOKER, "gc", "--dry-run", "--json", "--data", str(data), *flags]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+
+    assert said(server.data)["server"] is True
+    assert said(server.data, "--days", "0")["images"] == []
+    assert said(tmp_path)["server"] is False
 
 
 def test_no_cache_is_no_fault(tmp_path: Path) -> None:
