@@ -95,7 +95,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @needs_buildah
-def test_a_function_runs_in_a_base_without_python(server: RunningServer, tmp_path: Path) -> None:
+def test_functions_run_in_a_base_without_python(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM debian:bookworm-slim\nRUN echo made > /made\n")
     app = tmp_path / "added.py"
     app.write_text(
         f"""
@@ -108,11 +109,18 @@ def version():
     import sys
     return sys.version.split()[0], sys.executable
 
+@app.function(image=modal.Image.from_dockerfile("{tmp_path}/Dockerfile", add_python="{standalone.SERIES}"))
+def in_dockerfile():
+    import sys
+    return open("/made").read().strip(), sys.version.split()[0], sys.executable
+
 @app.local_entrypoint()
 def main():
     print("inside:", *version.remote())
+    print("inside:", *in_dockerfile.remote())
 """
     )
     done = server.modal("run", str(app), timeout=500)
     assert f"inside: {THIS} /usr/local/bin/python" in done.stdout
+    assert f"inside: made {THIS} /usr/local/bin/python" in done.stdout
     assert "Fetching Python" in done.stdout, "the build's log says nothing of the download"
