@@ -91,6 +91,54 @@ def test_an_output_that_cannot_be_stored_is_stored_when_it_is_reported_again(
     run_for(20, scenario())
 
 
+@pytest.mark.parametrize(("most", "gathered"), [(200, 4), (3, 3)])
+def test_outputs_of_a_map_are_gathered_as_long_as_more_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, gathered: int
+) -> None:
+    for name, value in (("_GATHER_STEP", 5.0), ("_GATHER_SECONDS", 10.0), ("_GATHER_OUTPUTS", most)):
+        monkeypatch.setattr(calls_module, name, value)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(6, concurrent=6)
+            waiting = [await it.next_input() for _ in range(6)]
+            await it.report(waiting.pop())
+            assert len((await it.calls.outputs(call.id, 0, 1.0))[0]) == 1  # the first one is there at once
+            brought = [1, 1, 1, 0]  # outputs in each step
+
+            async def step(over: asyncio.Future[None], timeout: float) -> bool:
+                for _ in range(brought.pop(0)):
+                    await it.report(waiting.pop())
+                return over.done()
+
+            monkeypatch.setattr(calls_module, "settled", step)
+            await it.report(waiting.pop())
+            outputs, unfinished = await it.calls.outputs(call.id, 1, 1.0)
+            assert [o.seq for o in outputs] == list(range(2, 2 + gathered)) and unfinished == len(waiting)
+
+    run_for(20, scenario())
+
+
+def test_the_last_outputs_of_a_map_wait_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls_module, "_GATHER_STEP", 60.0)
+    monkeypatch.setattr(calls_module, "_GATHER_SECONDS", 60.0)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            call = await it.a_map(3, concurrent=3)
+            first, second, third = [await it.next_input() for _ in range(3)]
+            await it.report(first)
+            await it.calls.outputs(call.id, 0, 1.0)
+            await it.report(second)
+            poll = asyncio.create_task(it.calls.outputs(call.id, 1, 1.0))
+            await asyncio.sleep(0)
+            await it.report(third)
+            outputs, unfinished = await poll
+            assert [o.seq for o in outputs] == [2, 3] and unfinished == 0
+
+    run_for(20, scenario())
+
+
 def test_an_input_whose_delivery_met_a_broken_connection_is_delivered_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
