@@ -23,9 +23,9 @@ from stoker.store import tables
 from stoker.store.database import Database
 
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
-# Outputs of a running map are gathered as long as each step (in seconds) brings more, but not longer than so many seconds after the answer
-# before, nor beyond so many outputs: an answer takes the client and the server more than a millisecond of processor time, whatever is in it.
-_GATHER_STEP, _GATHER_SECONDS, _GATHER_OUTPUTS = 0.02, 0.1, 200
+# Outputs of a running map are gathered for a step (in seconds), and as long as they are few and each step brings more, for up to so many
+# seconds: an answer takes client and server more than a millisecond of processor time, but the client is slower with very many at once.
+_GATHER_STEP, _GATHER_SECONDS, _FEW_OUTPUTS, _GATHER_OUTPUTS = 0.02, 0.1, 16, 200
 _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only
 _FINISHED_AT_ONCE = 500
 # Seconds until outputs that could not be stored are tried again: while none can, doubled, up to the second.
@@ -164,16 +164,16 @@ class Calls:
         """In the steady flow of a map, waits a moment for more outputs, so that one answer carries many; True when it has waited.
 
         Whoever has had no answer for a moment gets the first output at once, and the last outputs wait for nothing."""
-        if call.kind != "map":
+        if call.kind != "map" or len(found) >= _GATHER_OUTPUTS:
             return False
         loop = asyncio.get_running_loop()
-        enough = len(call.outputs) - len(found) + _GATHER_OUTPUTS
-        step_end, last, stored = call.answered_at + _GATHER_STEP, call.answered_at + _GATHER_SECONDS, -1
-        while call.open_inputs and stored < len(call.outputs) < enough and loop.time() < min(step_end, last):
+        few = len(call.outputs) - len(found) + _FEW_OUTPUTS
+        until, last, stored = call.answered_at + _GATHER_STEP, call.answered_at + _GATHER_SECONDS, -1
+        while call.open_inputs and stored < len(call.outputs) and loop.time() < until:
             stored = len(call.outputs)
             call.over = loop.create_future()
-            await settled(call.over, min(step_end, last) - loop.time())
-            step_end = loop.time() + _GATHER_STEP
+            await settled(call.over, until - loop.time())
+            until = min(loop.time() + _GATHER_STEP, last) if len(call.outputs) < few else 0.0
         return stored >= 0
 
     async def cancel(self, call_id: str, *, terminate_containers: bool) -> None:
