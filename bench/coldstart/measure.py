@@ -24,8 +24,9 @@ from modal_proto import api_pb2
 
 GATEWAY, HOST_PYTHON, DATA = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 RESTORES, OTHERS, NAMES = int(sys.argv[4]), int(sys.argv[5]), sys.argv[6].split(",")
-AT_ONCE, HOLD, PAUSE = 4, 2.0, 2.0
-"""Containers started at once, and the seconds for which a call keeps one busy, so that each answers one."""
+AT_ONCE, HOLD, PAUSE = 4, 2.0, 1.5
+"""Containers started at once, the seconds for which a call keeps one busy, so that each answers one, and those between a container's end and
+the next start."""
 
 HEADERS = {
     "Modal-Token-Id": os.environ["MODAL_TOKEN_ID"],

@@ -62,13 +62,16 @@ class RunscRuntime:
         gateway_port: int,
         pool_size: int = 8,
         huge_pages: bool = True,
+        hurry: bool = True,
     ) -> None:
-        """huge_pages: whether the kernel may be told to give sandboxes memory in pages of 2 MiB."""
+        """huge_pages: whether the kernel may be told to give sandboxes memory in pages of 2 MiB. hurry: see `linux.hurry`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
         self._tini = tini
         self._huge_pages = huge_pages
+        self._hurry = hurry
+        self._hurried = False
         tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
         self._network = Network(tag, gateway_port, pool_size)
         self._cgroup_name = f"stoker-{tag}"
@@ -107,6 +110,7 @@ class RunscRuntime:
         self._containers.mkdir()
         if self._huge_pages:
             linux.offer_huge_pages()
+        self._hurried = self._hurry and linux.hurry(True)
         await self._network.open()
 
     async def close(self) -> None:
@@ -123,6 +127,8 @@ class RunscRuntime:
             return
         await self._network.close()
         await anyio.to_thread.run_sync(self._sweep)
+        if self._hurried:
+            linux.hurry(False)
         self._cgroups = None
         os.close(self._lock)
         self._lock = -1

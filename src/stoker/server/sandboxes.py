@@ -35,6 +35,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         tini=find_tini(),
         gateway_port=container_port,
         huge_pages=settings.huge_pages,
+        hurry=settings.expedited_rcu,
     )
     builder = BuildahImageBuilder(
         data.path,
