@@ -101,6 +101,25 @@ def test_the_next_start_takes_it_and_the_one_after_finds_another(run: Callable[.
     run(body)
 
 
+def test_there_are_as_many_as_there_were_containers_at_once(run: Callable[..., None]) -> None:
+    async def body(place: Place) -> None:
+        use = await place.started("fu-1", task_id="ta-0")
+        for n in range(1, 7):
+            await place.started("fu-1", use, f"ta-{n}")
+            assert place.spares.count == len(place.node.made) == min(n + 1, 4)
+        taken = [place.spares.task_id("fu-1") for _ in range(5)]
+        assert len(place.node.made.keys() & set(taken)) == 4 and place.spares.count == 0
+        for task_id in taken:
+            await place.spares.gone(task_id)
+        for n in range(1, 7):
+            await place.spares.gone(f"ta-{n}")
+        for _ in range(3):
+            await place.started("fu-1", use, "ta-0")
+        assert place.spares.count == 1, "only one container is left"
+
+    run(body, most=8)
+
+
 def test_a_start_that_failed_is_followed_by_starts_without(run: Callable[..., None]) -> None:
     async def body(place: Place) -> None:
         use = await place.started("fu-1")

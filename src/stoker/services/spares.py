@@ -1,10 +1,11 @@
-"""Sandboxes made ahead of time: each function that lately started from a snapshot keeps one, so that its next start has only the snapshot to read.
+"""Sandboxes made ahead of time: each function that lately started from a snapshot keeps some, so that its next start has only the snapshot to read.
 
 A spare has the id of the task that will use it, for its directory and its socket are named after that."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from stoker.services.snapshots import Snapshots, SnapshotUse
 
 _SETTLE = 0.5  # seconds after a container is up; making a spare would slow down what it was started for
 _PATIENCE = 20  # looks at busy processors, one each _SETTLE
+_MOST_EACH = 4  # for one function
 _log = structlog.get_logger(__name__)
 
 
@@ -37,9 +39,9 @@ class Spares:
         self._most = most
         self._is_idle = is_idle
         self._starts: dict[str, _Start] = {}  # by task: those that have not ended
-        self._ready: dict[str, _Start] = {}  # by function, the least recently used first
+        self._ready: dict[str, list[_Start]] = {}  # by function, the least recently used first
         self._taken: dict[str, _Start] = {}  # by task: given to a start
-        self._wanted: set[str] = set()  # functions
+        self._wanted: Counter[str] = Counter()  # by function: how many are being made
         self._distrusted: set[str] = set()  # functions
         self._jobs: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
@@ -47,7 +49,7 @@ class Spares:
 
     @property
     def count(self) -> int:
-        return len(self._ready)
+        return sum(map(len, self._ready.values()))
 
     async def close(self) -> None:
         self._most = 0
@@ -57,8 +59,8 @@ class Spares:
             await asyncio.wait(self._jobs)
 
     def task_id(self, function_id: str) -> str:
-        """The id for the next container of a function: that of its spare, if there is one."""
-        spare = self._ready.pop(function_id, None)
+        """The id for the next container of a function: that of a spare, if there is one."""
+        spare = self._pop(function_id)
         if spare is None:
             return new_id("ta")
         self._taken[spare.request.task_id] = spare
@@ -78,16 +80,17 @@ class Spares:
             self._starts[request.task_id] = _Start(request, use)
 
     def up(self, task_id: str) -> None:
-        """The container asks for its first input: the next start of its function will be alike."""
+        """The container asks for its first input: the next starts of its function will be alike, and perhaps as many at once as now."""
         start = self._starts.get(task_id)
         if start is None:
             return
         function_id = start.request.function_id
-        spare = self._ready.pop(function_id, None)
-        if spare is not None:
-            self._ready[function_id] = spare
-        elif function_id not in self._wanted | self._distrusted:
-            self._wanted.add(function_id)
+        spares = self._ready.pop(function_id, [])
+        if spares:
+            self._ready[function_id] = spares
+        alive = sum(other.request.function_id == function_id for other in self._starts.values())
+        if len(spares) + self._wanted[function_id] < min(alive, _MOST_EACH) and function_id not in self._distrusted:
+            self._wanted[function_id] += 1
             self._do(self._make(start))
 
     async def gone(self, task_id: str) -> None:
@@ -99,25 +102,33 @@ class Spares:
 
     def drop(self, function_id: str) -> None:
         """The function needs none any more."""
-        self._wanted.discard(function_id)
+        del self._wanted[function_id]
         self._distrusted.discard(function_id)
-        spare = self._ready.pop(function_id, None)
-        if spare is not None:
+        for spare in self._ready.pop(function_id, []):
             self._do(self._discard(spare))
+
+    def _pop(self, function_id: str) -> _Start | None:
+        spares = self._ready.get(function_id, [])
+        spare = spares.pop() if spares else None
+        if not spares:
+            self._ready.pop(function_id, None)
+        return spare
 
     async def _make(self, start: _Start) -> None:
         function_id = start.request.function_id
         try:
             await self._wait_for_idle()
             async with self._one_at_a_time:
-                if function_id in self._wanted and self._most:
+                if self._wanted[function_id] and self._most:
                     await self._add(start)
         except Unavailable:
             pass  # the server stops
         except (StokerError, OSError) as error:
             _log.warning("a sandbox could not be prepared", function=function_id, error=str(error))
         finally:
-            self._wanted.discard(function_id)
+            self._wanted[function_id] -= 1
+            if self._wanted[function_id] <= 0:
+                del self._wanted[function_id]
 
     async def _wait_for_idle(self) -> None:
         for _ in range(_PATIENCE):
@@ -138,12 +149,17 @@ class Spares:
             await self._discard(spare)
             raise
         # Meanwhile the function may have ended, or its snapshot been removed.
-        if made and request.function_id in self._wanted and self._snapshots.holds(use):
-            self._ready[request.function_id] = spare
-            while len(self._ready) > self._most:
-                self.drop(next(iter(self._ready)))
+        if made and self._wanted[request.function_id] and self._snapshots.holds(use):
+            self._ready[request.function_id] = [*self._ready.pop(request.function_id, []), spare]
+            await self._keep_most()
         else:
             await self._discard(spare)
+
+    async def _keep_most(self) -> None:
+        while self.count > self._most:
+            spare = self._pop(next(iter(self._ready)))
+            if spare is not None:
+                await self._discard(spare)
 
     async def _discard(self, spare: _Start) -> None:
         await self._node.discard(spare.request.task_id)
@@ -151,8 +167,8 @@ class Spares:
 
     def _lose(self, snapshot_id: str) -> None:
         """The snapshot is removed as soon as nobody runs on its files."""
-        for function_id, spare in list(self._ready.items()):
-            if spare.use.snapshot_id == snapshot_id:
+        for function_id, spares in list(self._ready.items()):
+            if any(spare.use.snapshot_id == snapshot_id for spare in spares):
                 self.drop(function_id)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
