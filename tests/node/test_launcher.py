@@ -17,6 +17,7 @@ from stoker.runtime.checkpoint import layers_of
 from stoker.services.bases import Bases
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.launcher import ContainerLauncher
+from stoker.services.metrics import Metrics
 from stoker.services.runner import Task
 from stoker.services.snapshots import SnapshotUse
 
@@ -30,11 +31,14 @@ class Sockets:
 def make_launcher(path: Path, engine: LocalEngine, **parts: Any) -> ContainerLauncher:
     none: Any = None
     node = Node(none, none, path / "run" / "tasks")
-    names = ("database", "images", "mounts", "secrets", "volumes", "network_files", "logs", "wire", "metrics")
-    more = ("environment_of", "snapshots", "snapshot_apps")
+    names = ("database", "images", "mounts", "secrets", "volumes", "network_files", "logs", "wire")
+    more = ("environment_of", "snapshot_apps")
     given: dict[str, Any] = {
         **dict.fromkeys((*names, *more)),
         "node": node,
+        "metrics": Metrics(),
+        "snapshots": SimpleNamespace(),
+        "prepared_sandboxes": 0,
         "checkpoints": Checkpoints(none),
         "bases": Bases(snapshots=none, node=node, enabled=False),
     }

@@ -215,7 +215,7 @@ class ContainerLauncher:
             if task.container is None and all(layer.is_dir() for layer in layers_of(use.directory)):
                 return False  # it was not even tried: the machine lacked something
             if task.prepared:
-                self._spares.distrust(task.function_id)
+                self._spares.distrust(use.snapshot_id)
             else:
                 self._snapshots.not_started(use, reason)
             self.say(task, "It came from a memory snapshot; its inputs are run by another container.\n")

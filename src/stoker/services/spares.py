@@ -42,7 +42,7 @@ class Spares:
         self._ready: dict[str, list[_Start]] = {}  # by function, the least recently used first
         self._taken: dict[str, _Start] = {}  # by task: given to a start
         self._wanted: Counter[str] = Counter()  # by function: how many are being made
-        self._distrusted: set[str] = set()  # functions
+        self._distrusted: set[str] = set()  # snapshots
         self._jobs: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         snapshots.on_release = self._lose
@@ -70,9 +70,9 @@ class Spares:
         """Whether a start was offered a spare."""
         return task_id in self._taken
 
-    def distrust(self, function_id: str) -> None:
+    def distrust(self, snapshot_id: str) -> None:
         """A container that was offered one did not come to life: whether that was the reason, the next start without shows."""
-        self._distrusted.add(function_id)
+        self._distrusted.add(snapshot_id)
 
     def starting(self, request: ContainerRequest, use: SnapshotUse) -> None:
         """A container is started from a snapshot or to become one."""
@@ -89,7 +89,8 @@ class Spares:
         if spares:
             self._ready[function_id] = spares
         alive = sum(other.request.function_id == function_id for other in self._starts.values())
-        if len(spares) + self._wanted[function_id] < min(alive, _MOST_EACH) and function_id not in self._distrusted:
+        trusted = start.use.snapshot_id not in self._distrusted
+        if trusted and len(spares) + self._wanted[function_id] < min(alive, _MOST_EACH):
             self._wanted[function_id] += 1
             self._do(self._make(start))
 
@@ -103,7 +104,6 @@ class Spares:
     def drop(self, function_id: str) -> None:
         """The function needs none any more."""
         del self._wanted[function_id]
-        self._distrusted.discard(function_id)
         for spare in self._ready.pop(function_id, []):
             self._do(self._discard(spare))
 
@@ -167,6 +167,7 @@ class Spares:
 
     def _lose(self, snapshot_id: str) -> None:
         """The snapshot is removed as soon as nobody runs on its files."""
+        self._distrusted.discard(snapshot_id)
         for function_id, spares in list(self._ready.items()):
             if any(spare.use.snapshot_id == snapshot_id for spare in spares):
                 self.drop(function_id)
