@@ -19,7 +19,7 @@ from stoker.cancelling import within
 from stoker.errors import ImageBuildFailed
 from stoker.images import debian, hostconfig
 from stoker.images.base import LogSink, RegistryAuth
-from stoker.images.buildah import PLAIN, Buildah
+from stoker.images.buildah import BASE_TAG, PLAIN, Buildah
 from stoker.images.uvtool import uv_binary
 
 Origin = Literal["auto", "registry", "debian"]
@@ -86,7 +86,7 @@ class BaseImages:
         registry when `refresh`.
 
         Raises ImageBuildFailed that says what was tried and what to do."""
-        local = f"localhost/stoker-base:{_safe(name)}"
+        local = f"{BASE_TAG}:{_safe(name)}"
         record = self._known / f"{_safe(name)}.json"
         async with self._locks.setdefault(local, asyncio.Lock()):
             if record.exists() and not self._is_due(record, refresh):

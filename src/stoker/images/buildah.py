@@ -20,6 +20,11 @@ PLAIN = ("--pull-never", "--layers=false", "--format", "docker", "--isolation", 
 """How Stoker builds: only on what is in the storage, all steps as one layer, with docker's meaning of every instruction, and without
 a container runtime."""
 
+TAG = "localhost/stoker"
+"""Images that were built, by their ids."""
+BASE_TAG = "localhost/stoker-base"
+"""What they are built on."""
+
 
 class Buildah:
     """Runs buildah (as root) with its images under `directory`/storage.

@@ -20,7 +20,7 @@ from stoker.images import context as build_context
 from stoker.images import dockerfile, hostconfig, inspection, ownpython, plan, recipe
 from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.bases import BaseImages, Origin
-from stoker.images.buildah import PLAIN, Buildah
+from stoker.images.buildah import PLAIN, TAG, Buildah
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.indexes import IndexMirrors
@@ -30,7 +30,6 @@ from stoker.images.pythons import StandalonePythons, named
 from stoker.images.records import Record, Records
 from stoker.images.steplog import BuildahLog, Transcript
 
-_TAG = "localhost/stoker"
 _NEVER_FROM_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "GODEBUG")
 _NEVER_PREFIXES = ("LD_", "BUILDAH_", "CONTAINERS_", "STORAGE_", "XDG_", "REGISTRY_")
 
@@ -150,7 +149,7 @@ class BuildahImageBuilder:
         )
         if steps.environment:
             await layer.compile(steps.environment, job.started, job.mounts)
-        return await layer.seal(steps.settings, spec.build_args, f"{_TAG}:{job.image_id}")
+        return await layer.seal(steps.settings, spec.build_args, f"{TAG}:{job.image_id}")
 
     async def _by_buildah(self, job: _Job) -> str:
         async def resolve(name: str) -> str:
@@ -165,7 +164,7 @@ class BuildahImageBuilder:
         output = BuildahLog(steps, job.log)
         job.failure = output.transcript.failure
         arguments, env = _arguments(variables, job.spec.build_args, job.mounts)
-        arguments += ("--iidfile", str(result), "--file", str(file), "--tag", f"{_TAG}:{job.image_id}", str(tree))
+        arguments += ("--iidfile", str(result), "--file", str(file), "--tag", f"{TAG}:{job.image_id}", str(tree))
         code = await self._buildah.build(arguments, env=env, line=output)
         if code:
             raise ImageBuildFailed(output.failure(code))
@@ -252,7 +251,7 @@ class BuildahImageBuilder:
     async def _local_image(self, name: str, job: _Job) -> str:
         if (base := job.spec.bases.get(name)) is not None:
             self._records.read(base)
-            return f"{_TAG}:{base}"
+            return f"{TAG}:{base}"
         if name not in job.brought:
             refresh = bool(job.spec.nonce)
             job.brought[name] = await self._bases.ensure(name, job.log, auth=job.context.registry_auth, refresh=refresh)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.disk import size_of, statuses
+
 _UNFINISHED_AFTER = 86_400.0  # seconds; nobody makes a base or waits for a download so long
 _UNPACKED = re.compile(r"^(?:archive|builds|environments|git|sdists)-v\d+$")
 """Directories of uv's cache. It takes a package in there that has lost some of its files for whole, and installs what is left."""
@@ -100,19 +102,6 @@ def _tree_used_at(tree: Path) -> float:
 def _used_at(path: Path) -> float:
     """When the youngest file of it was read or written (seconds since the epoch)."""
     # Not all are read when a package is installed: on some file systems their content is cloned.
-    statuses = list(_statuses(path))
-    files = [status for status in statuses if not stat.S_ISDIR(status.st_mode)]
-    return max((max(status.st_atime, status.st_mtime) for status in files or statuses), default=time.time())
-
-
-def size_of(path: Path) -> int:
-    """Bytes on the disk of a file, or a directory and all in it. Blocks."""
-    return sum(status.st_blocks * 512 for status in _statuses(path))
-
-
-def _statuses(path: Path) -> Iterator[os.stat_result]:
-    """Of a file, or a directory and all in it. What others just remove is left out."""
-    inside = (os.path.join(root, name) for root, places, names in os.walk(path) for name in (*places, *names))
-    for place in (str(path), *inside):
-        with contextlib.suppress(FileNotFoundError):
-            yield os.lstat(place)
+    found = list(statuses(path))
+    files = [status for status in found if not stat.S_ISDIR(status.st_mode)]
+    return max((max(status.st_atime, status.st_mtime) for status in files or found), default=time.time())

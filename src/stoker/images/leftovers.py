@@ -8,15 +8,12 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from stoker.disk import size_of
 from stoker.errors import ImageBuildFailed
 from stoker.images.base import Forget, Leftover
-from stoker.images.buildah import Buildah
-from stoker.images.cachegc import size_of
+from stoker.images.buildah import BASE_TAG, TAG, Buildah
 from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Records
-
-_TAG = "localhost/stoker"
-_BASE_TAG = "localhost/stoker-base"
 
 
 class Leftovers:
@@ -60,7 +57,7 @@ class Leftovers:
     async def remove_image(self, image_id: str) -> bool:
         """Forgets an image and removes those of its layers that no other image is built on; whether it was there."""
         self._records.remove(image_id)
-        return (await self._buildah.run("rmi", f"{_TAG}:{image_id}")).code == 0
+        return (await self._buildah.run("rmi", f"{TAG}:{image_id}")).code == 0
 
     async def prune(self) -> None:
         """Removes what has no name any more: the bases in whose place newer ones came."""
@@ -71,18 +68,18 @@ class Leftovers:
         found = {}
         for path in sorted((self._buildah.directory / "bases").glob("*.json")):
             with contextlib.suppress(ImageBuildFailed, FileNotFoundError):
-                layers = self._buildah.layers(f"{_BASE_TAG}:{path.stem}")
+                layers = self._buildah.layers(f"{BASE_TAG}:{path.stem}")
                 if path.stat().st_mtime < before and layers[0] not in used:
                     found[path.stem] = layers
         return found
 
     async def _remove_base(self, name: str) -> bool:
-        own = f"{_BASE_TAG}:{name}"
+        own = f"{BASE_TAG}:{name}"
         with contextlib.suppress(ImageBuildFailed):
             others = [other for other in self._buildah.names_of(own) if other != own]
             (self._buildah.directory / "bases" / f"{name}.json").unlink(missing_ok=True)
             # The name under which it was pulled goes with it, but not what is the same image as another base.
-            extra = () if any(other.startswith(_TAG) for other in others) else others
+            extra = () if any(other.startswith(TAG) for other in others) else others
             return (await self._buildah.run("rmi", own, *extra)).code == 0
         return False
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from stoker.cancelling import finished
+from stoker.disk import size_of
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
@@ -211,7 +212,7 @@ class Node:
             waiting.cancel()
             ended.cancel()
             await finished(_end(container))
-        return await asyncio.to_thread(snapshots.size_of, directory)
+        return await asyncio.to_thread(size_of, directory)
 
     async def _spec(self, request: ContainerRequest, buckets: Sequence[Path] = ()) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
@@ -292,7 +293,7 @@ class NodeContainer:
             await self._container.checkpoint(directory)
         finally:
             self._let_go()
-        return await asyncio.to_thread(snapshots.size_of, directory)
+        return await asyncio.to_thread(size_of, directory)
 
     def let_go(self) -> None:
         """A container that asked to be saved goes on unsaved. Raises OSError."""

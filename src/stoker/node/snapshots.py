@@ -73,11 +73,6 @@ def tell_base(task_dir: Path, env: Mapping[str, str], directory: str) -> None:
     (task_dir / "base.json").write_text(json.dumps({"env": dict(env), "directory": directory}))
 
 
-def size_of(snapshot: Path) -> int:
-    """Bytes on disk."""
-    return sum(path.lstat().st_blocks * 512 for path in snapshot.rglob("*"))
-
-
 @lru_cache(maxsize=1)
 def _processor() -> str:
     """Vendor and features of the first processor, the same on machines of one kind."""

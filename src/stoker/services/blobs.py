@@ -17,6 +17,7 @@ from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, new_id
 from stoker.services.transfer import PREFIX
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.blobs import BlobStore, part_md5s_match
 from stoker.store.database import Database
 
@@ -24,7 +25,6 @@ PART_BYTES = 256 << 20
 _ONE_PART_UP_TO = 1 << 30
 _MAX_BYTES = 1 << 44
 _ABANDONED_AFTER = 2 * 86_400.0  # seconds; twice as long as an upload URL is valid
-_BATCH = 500  # parameters of one statement
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -112,8 +112,8 @@ class Blobs:
 
     async def delete(self, blob_ids: Sequence[str]) -> None:
         """Forgets blobs; no error for those that are gone. What cannot be removed now is left to `sweep`."""
-        for start in range(0, len(blob_ids), _BATCH):
-            await self._delete(blob_ids[start : start + _BATCH])
+        for batch in batches(blob_ids):
+            await self._delete(batch)
 
     async def sweep(self) -> None:
         """Removes uploads that were abandoned, and what a deletion left. To be called now and then."""

@@ -20,6 +20,7 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
@@ -335,9 +336,9 @@ class Calls:
         task.add_done_callback(self._background.discard)
 
     async def _finish_all(self, finishes: list[Finish], given_result: tuple[bytes, int] | None) -> None:
-        for start in range(0, len(finishes), _FINISHED_AT_ONCE):
+        for batch in batches(finishes, _FINISHED_AT_ONCE):
             outputs = []
-            for finish in finishes[start : start + _FINISHED_AT_ONCE]:
+            for finish in batch:
                 if not finish.call_id:
                     continue  # a request to a server, which is no call
                 item = self.find_input(finish.input_id)

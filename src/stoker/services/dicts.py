@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from stoker.errors import InvalidArgument, NotFound
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.database import Database
 
 MAX_KEY_BYTES = 1 << 20
@@ -77,7 +78,7 @@ class Dicts:
         def work(connection: sa.Connection) -> bytes | None:
             _check_there(connection, dict_id)  # it may have been deleted meanwhile
             fresh = dict(rows)
-            for digests in _batches(list(rows)):
+            for digests in batches(list(rows)):
                 chosen = sa.and_(_entries.c.dict_id == dict_id, _entries.c.digest.in_(digests))
                 if if_absent:
                     for digest in connection.execute(sa.select(_entries.c.digest).where(chosen)).scalars():
@@ -197,12 +198,6 @@ def _check_there(connection: sa.Connection, dict_id: str) -> None:
 
 def _forget(connection: sa.Connection, dict_ids: Sequence[str]) -> None:
     connection.execute(sa.delete(_entries).where(_entries.c.dict_id.in_(dict_ids)))
-
-
-def _batches(digests: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Statements have a limited number of parameters."""
-    for start in range(0, len(digests), 500):
-        yield digests[start : start + 500]
 
 
 def _digest(key: bytes) -> bytes:

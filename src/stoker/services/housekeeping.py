@@ -15,6 +15,7 @@ import structlog
 
 from stoker.services.blobs import Blobs, give_up
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _PERIOD = 300.0  # seconds
@@ -154,13 +155,13 @@ def _remove(part: _OldPart, oldest: float, connection: sa.Connection) -> tuple[i
     for column, ids in ((outputs.c.input_id, input_ids), (inputs.c.id, input_ids), (calls.c.id, part.whole & old)):
         connection.execute(sa.delete(column.table).where(column.in_(ids)))
     # With the rows, so that whatever comes in between, the sweep of blobs finds them.
-    for start in range(0, len(named), _SLICE):
-        connection.execute(give_up(named[start : start + _SLICE]))
+    for batch in batches(named):
+        connection.execute(give_up(batch))
     return len(part.whole & old), named
 
 
 async def _delete(database: Database, key: sa.Column[Any], values: Sequence[Any]) -> None:
     """Deletes rows by their keys, many but not all in one transaction."""
-    for start in range(0, len(values), _SLICE):
-        some = sa.delete(key.table).where(key.in_(values[start : start + _SLICE]))
+    for batch in batches(values, _SLICE):
+        some = sa.delete(key.table).where(key.in_(batch))
         await database.write(partial(sa.Connection.execute, statement=some))

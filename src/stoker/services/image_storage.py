@@ -15,6 +15,7 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.snapshots import Snapshots
 from stoker.services.wire import Wire
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _SHORTEST = 3600.0  # seconds; of what was just built the next layer may be under way
@@ -78,7 +79,7 @@ class ImageStorage:
             elif snapshot.users or snapshot.used_at >= before:
                 used.add(snapshot.function_id)  # the base of an image, which is of use for that alone
         with self._database.read() as connection:
-            for part in _parts(alive):
+            for part in batches(alive):
                 functions, deployments = tables.functions.c, tables.deployments.c
                 current = sa.select(functions.definition_id).where(functions.app_id.in_(part))
                 definitions.update(connection.scalars(current))
@@ -95,12 +96,7 @@ class ImageStorage:
         used: set[str] = set()
         definitions = tables.definitions.c
         with self._database.read() as connection:
-            for part in _parts([definition_id for definition_id in set(ids) if definition_id]):
+            for part in batches([definition_id for definition_id in set(ids) if definition_id]):
                 query = sa.select(definitions.definition).where(definitions.id.in_(part))
                 used.update(self._wire.parse_definition(text, b"").image_id for text in connection.scalars(query))
         return used
-
-
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    """A statement takes so many values and no more."""
-    return (ids[start : start + 500] for start in range(0, len(ids), 500))

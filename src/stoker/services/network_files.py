@@ -7,11 +7,10 @@ import base64
 import binascii
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
 
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.ids import is_id
@@ -29,7 +28,6 @@ from stoker.store.incoming import Incoming
 INLINE_BYTES = 4 << 20  # a larger file travels over HTTP
 _MODE = 0o644
 _DIGEST = "sha256"
-T = TypeVar("T")
 
 
 class NetworkFiles:
@@ -61,7 +59,7 @@ class NetworkFiles:
         """A file itself, what is in a directory (with paths relative to it), or the files that a pattern with `*` or `**` names (with
         paths from the root). Raises NotFound, InvalidArgument."""
         tree, parts = self._tree(nfs_id), parts_of(path)
-        return await _in_thread(lambda: list(_matches(tree, parts) if "*" in path else _children(tree, parts)))
+        return await asyncio.to_thread(lambda: list(_matches(tree, parts) if "*" in path else _children(tree, parts)))
 
     async def write(self, nfs_id: str, path: str, data: bytes) -> None:
         """Puts a file in place in one step, with the directories it needs. Raises NotFound, InvalidArgument, AlreadyExists."""
@@ -90,7 +88,7 @@ class NetworkFiles:
             name = base64.urlsafe_b64encode(os.fsencode(path)).decode()
             return f"{nfs_id}:{status.st_ino}:{status.st_size}:{name}"
 
-        return await _in_thread(work)
+        return await asyncio.to_thread(work)
 
     def download_path(self, handle: str) -> str:
         """What to sign (GET) for a file that `read` named. Raises InvalidArgument."""
@@ -113,12 +111,12 @@ class NetworkFiles:
                 raise FailedPrecondition("The file was replaced while it was read. Read it again.")
             return BlockReader(file, 0, size)
 
-        return await _in_thread(work)
+        return await asyncio.to_thread(work)
 
     async def remove(self, nfs_id: str, path: str, *, recursive: bool) -> None:
         """Removes a file, or with `recursive` a directory. Raises NotFound, InvalidArgument, FailedPrecondition."""
         tree, doomed = self._tree(nfs_id), self._volumes.trash_path()
-        await _in_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
+        await asyncio.to_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
         await self._volumes.empty(doomed)
 
     def _tree(self, nfs_id: str) -> FileTree:
@@ -130,14 +128,14 @@ class NetworkFiles:
         tree, parts = self._tree(nfs_id), parts_of(path)
         if path.endswith("/"):
             raise InvalidArgument(f"The path {path!r} names a directory; add the name that the file shall have in it.")
-        await _in_thread(lambda: tree.check_target(parts, overwrite=True))
+        await asyncio.to_thread(lambda: tree.check_target(parts, overwrite=True))
         with Incoming(self._volumes.scratch(), limit=size, algorithm=_DIGEST, mode=_MODE) as new:
             await new.fill(chunks)
             if sha256 and new.hexdigest() != sha256:
                 raise InvalidArgument(
                     f"What was uploaded for {path!r} has another SHA-256 than announced. Send it again."
                 )
-            await _in_thread(lambda: tree.publish(new.path, parts, overwrite=True))
+            await asyncio.to_thread(lambda: tree.publish(new.path, parts, overwrite=True))
 
     def _parsed(self, handle: str) -> tuple[str, str, str, str]:
         nfs_id, inode, size, name = (*handle.split(":"), "", "", "")[:4]
@@ -174,7 +172,3 @@ def _fits(path: Parts, pattern: Parts) -> bool:
     if pattern[0] == "**":
         return _fits(path, pattern[1:]) or (bool(path) and (_fits(path[1:], pattern) or len(pattern) == 1))
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from stoker.services.named import NamedObjects
 from stoker.services.partitions import MAX_ITEMS, Attempt, Partition, wake
 from stoker.services.waiting import settled
 from stoker.store import tables
+from stoker.store.batches import batches
 from stoker.store.database import Database
 
 T = TypeVar("T")
@@ -31,7 +32,6 @@ DEFAULT_TTL = 86_400  # seconds
 _MAX_TTL = 366 * 86_400
 _KEEP_TAKEN = 900.0  # seconds for which a get can be repeated
 _PAGE_ITEMS, _PAGE_BYTES = 100, 8 << 20
-_BATCH = 500  # parameters of one statement
 
 _items = tables.queue_items
 
@@ -401,7 +401,7 @@ def _forget(connection: sa.Connection, queue_ids: Sequence[str]) -> None:
 
 def _take(connection: sa.Connection, taken: Sequence[tuple[int, int]], key: str) -> list[bytes]:
     values: list[bytes] = []
-    for seqs in _batches([seq for seq, _ in taken]):
+    for seqs in batches([seq for seq, _ in taken]):
         chosen = _items.c.seq.in_(seqs)
         values += connection.execute(sa.select(_items.c.value).where(chosen).order_by(_items.c.seq)).scalars()
         connection.execute(sa.update(_items).where(chosen).values(taken_at=time.time(), taken_by=key[:64]))
@@ -409,17 +409,13 @@ def _take(connection: sa.Connection, taken: Sequence[tuple[int, int]], key: str)
 
 
 def _untake(connection: sa.Connection, taken: Sequence[tuple[int, int]]) -> None:
-    for seqs in _batches([seq for seq, _ in taken]):
+    for seqs in batches([seq for seq, _ in taken]):
         connection.execute(sa.update(_items).where(_items.c.seq.in_(seqs)).values(taken_at=None, taken_by=""))
 
 
 def _delete(connection: sa.Connection, seqs: Sequence[int]) -> None:
-    for batch in _batches(seqs):
+    for batch in batches(seqs):
         connection.execute(sa.delete(_items).where(_items.c.seq.in_(batch)))
-
-
-def _batches(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (seqs[start : start + _BATCH] for start in range(0, len(seqs), _BATCH))
 
 
 def _check_key(partition_key: bytes) -> None:

@@ -9,9 +9,9 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from stoker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, StokerError
 from stoker.services.block_places import BlockPlaces
@@ -29,7 +29,6 @@ _BATCH = 500
 _CHUNK = 1 << 20  # a client reads as many blocks at once as it has processors
 _AT_ONCE = 256 << 10  # so much is read as the file is opened, so that a small file costs one turn of a thread
 _VAIN_TRIES = 4  # blocks of a file that are looked for elsewhere before it counts as new
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class VolumeFiles:
 
     async def _open(self, volume_id: str, path: str) -> BinaryIO:
         tree = self._volumes.tree(volume_id)
-        return await _in_thread(lambda: os.fdopen(tree.open_file(parts_of(path)), "rb"))
+        return await asyncio.to_thread(lambda: os.fdopen(tree.open_file(parts_of(path)), "rb"))
 
     async def store_block(
         self, volume_id: str, key: str, index: int, digest: str, chunks: AsyncIterator[bytes]
@@ -192,7 +191,7 @@ class VolumeFiles:
         Raises NotFound, InvalidArgument, FailedPrecondition.
         """
         tree = self._volumes.tree(volume_id)
-        status = await _in_thread(lambda: _status(tree, path))
+        status = await asyncio.to_thread(lambda: _status(tree, path))
         if start > status.st_size:
             raise InvalidArgument(f"The file {path!r} has {status.st_size} bytes, so nothing starts at {start}.")
         end = min(status.st_size, start + length) if length else status.st_size
@@ -222,22 +221,18 @@ class VolumeFiles:
                 raise FailedPrecondition(f"The file {path!r} was replaced while it was read. Read it again.")
             return BlockReader(file, start, _end_of_data(file.fileno(), start, end) if may_trim else end)
 
-        return await _in_thread(work)
+        return await asyncio.to_thread(work)
 
     async def remove(self, volume_id: str, path: str, *, recursive: bool) -> None:
         """Removes a file, or with `recursive` a directory. Raises NotFound, InvalidArgument, FailedPrecondition."""
         tree, doomed = self._volumes.tree(volume_id), self._volumes.trash_path()
-        await _in_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
+        await asyncio.to_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
         await self._volumes.empty(doomed)
 
     async def copy(self, volume_id: str, sources: Sequence[str], target: str, *, recursive: bool) -> None:
         """Copies as `cp` does. Raises NotFound, InvalidArgument, AlreadyExists, FailedPrecondition."""
         copy = TreeCopy(self._volumes.tree(volume_id), self._volumes.scratch())
-        await _in_thread(lambda: copy.copy(sources, target, recursive=recursive))
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work)
+        await asyncio.to_thread(lambda: copy.copy(sources, target, recursive=recursive))
 
 
 def _take(entries: Iterator[Entry]) -> Sequence[Entry]:
