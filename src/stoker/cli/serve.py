@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import structlog
+import uvloop
 
 from stoker.config import Settings
 from stoker.server import Server
+from stoker.server.event_loop import new_event_loop
 
 _log = structlog.get_logger(__name__)
 
@@ -23,7 +24,7 @@ def serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | N
     The lifeline is the reading end of a pipe whose other end someone holds who wants the server to end with him.
     Raises StokerError when the server cannot start; nothing is left behind then either.
     """
-    _loop_runner()(_serve(settings, ready, lifeline))
+    uvloop.run(_serve(settings, ready, lifeline), loop_factory=new_event_loop)
 
 
 async def _serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | None) -> None:
@@ -84,12 +85,3 @@ class _StopSignals:
         asyncio.get_running_loop().remove_reader(lifeline)
         os.close(lifeline)
         self._told("the command that the server was started for has ended")
-
-
-def _loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    runner: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run
-    return runner
