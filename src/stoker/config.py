@@ -158,8 +158,8 @@ class Settings(BaseSettings):
     )
     huge_pages: bool = Field(
         True,
-        description="Whether the server may tell the kernel to offer huge pages for shared memory (`shmem_enabled` from never to "
-        "advise), which sandboxes ask for: snapshots are restored in a third of the time.",
+        description="Whether the server, while it runs, may tell the kernel to give out shared memory, which sandboxes have, in larger pages "
+        "(`shmem_enabled`: of 64 and 256 KiB always, of 2 MiB to who asks): snapshots are read in a third of the time.",
     )
     expedited_rcu: bool = Field(
         True,

@@ -59,31 +59,6 @@ def filesystem_of(path: Path) -> str:
     return kind
 
 
-def offer_huge_pages() -> bool:
-    """Lets programs that ask for it have shared memory in huge pages; whether they have them now.
-
-    Others are not concerned. gVisor keeps a sandbox's memory there and asks: reading a snapshot into it then takes a third of the time."""
-    path = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-    with contextlib.suppress(OSError):
-        if "[never]" in path.read_text():
-            path.write_text("advise")
-        return not {"[never]", "[deny]"} & set(path.read_text().split())
-    return False
-
-
-def hurry(yes: bool) -> bool:
-    """Has the kernel interrupt other processors where it else waits until each has passed a quiet moment (`rcu_expedited`); whether that
-    changed anything.
-
-    Every start of a gVisor process and every change of a cgroup waits so, some 10 ms each time."""
-    path = Path("/sys/kernel/rcu_expedited")
-    with contextlib.suppress(OSError):
-        if path.read_text().strip() != str(int(yes)):
-            path.write_text(str(int(yes)))
-            return True
-    return False
-
-
 def kill_and_wait(pid: int) -> None:
     """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it). No error when it is gone."""
     try:

@@ -20,12 +20,13 @@ import anyio.to_thread
 
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import checkpoint, gpu, gpu_snapshot, linux, overlay
+from stoker.runtime import checkpoint, gpu, gpu_snapshot, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cgroups import CgroupTree
 from stoker.runtime.checkpoint import Abilities
+from stoker.runtime.kernel import KernelSettings
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.pins import Pins
@@ -64,14 +65,14 @@ class RunscRuntime:
         huge_pages: bool = True,
         hurry: bool = True,
     ) -> None:
-        """huge_pages: whether the kernel may be told to give sandboxes memory in pages of 2 MiB. hurry: see `linux.hurry`."""
+        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
         self._tini = tini
         self._huge_pages = huge_pages
         self._hurry = hurry
-        self._hurried = False
+        self._kernel = KernelSettings()
         tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
         self._network = Network(tag, gateway_port, pool_size)
         self._cgroup_name = f"stoker-{tag}"
@@ -108,9 +109,11 @@ class RunscRuntime:
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
         self._containers.mkdir()
+        self._kernel.open()
         if self._huge_pages:
-            linux.offer_huge_pages()
-        self._hurried = self._hurry and linux.hurry(True)
+            self._kernel.offer_large_pages()
+        if self._hurry:
+            self._kernel.hurry()
         await self._network.open()
 
     async def close(self) -> None:
@@ -127,8 +130,7 @@ class RunscRuntime:
             return
         await self._network.close()
         await anyio.to_thread.run_sync(self._sweep)
-        if self._hurried:
-            linux.hurry(False)
+        self._kernel.close()
         self._cgroups = None
         os.close(self._lock)
         self._lock = -1
