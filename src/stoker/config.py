@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     huge_pages: bool = Field(
         True,
         description="Whether the server, while it runs, may tell the kernel to give out shared memory, which sandboxes have, in larger pages "
-        "(`shmem_enabled`: of 64 and 256 KiB always, of 2 MiB to who asks): snapshots are read in a third of the time.",
+        "(`shmem_enabled`: of 64 and 256 KiB always, of 2 MiB to who asks): snapshots are read in less than half of the time.",
     )
     expedited_rcu: bool = Field(
         True,
