@@ -24,9 +24,8 @@ PIPE = asyncio.subprocess.PIPE
 def run(work: Coroutine[Any, Any, None]) -> None:
     async def checked() -> None:
         assert isinstance(asyncio.get_running_loop(), EventLoop)
-        await (
-            await asyncio.create_subprocess_exec("true", stdout=PIPE)
-        ).communicate()  # uvloop opens a file for the first pipe
+        first = await asyncio.create_subprocess_exec("true", stdout=PIPE)  # uvloop opens a file for the first pipe
+        await first.communicate()
         files, others = psutil.Process().num_fds(), set(psutil.Process().children())
         await work
         await asyncio.sleep(0.05)

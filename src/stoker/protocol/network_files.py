@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.batches import batches
 from stoker.protocol.entries import file_entries
 from stoker.protocol.named import get_or_create
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.network_files import NetworkFiles
-
-_BATCH = 500
 
 
 class NetworkFileServicer:
@@ -63,8 +62,8 @@ class NetworkFileServicer:
         self, request: api_pb2.SharedVolumeListFilesRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.SharedVolumeListFilesResponse]:
         found = await self._files.list(request.shared_volume_id, request.path)
-        for start in range(0, len(found), _BATCH):
-            yield api_pb2.SharedVolumeListFilesResponse(entries=file_entries(found[start : start + _BATCH]))
+        for batch in batches(found):
+            yield api_pb2.SharedVolumeListFilesResponse(entries=file_entries(batch))
 
     @rpc("SharedVolumePutFile", once=True)
     async def put_file(

@@ -13,11 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stoker.batches import batches
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, new_id
 from stoker.services.transfer import PREFIX
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.blobs import BlobStore, part_md5s_match
 from stoker.store.database import Database
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 import structlog
 
+from stoker.batches import batches
 from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.ids import content_id, new_id
@@ -20,7 +21,6 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size

@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stoker.batches import batches
 from stoker.errors import InvalidArgument, NotFound
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.database import Database
 
 MAX_KEY_BYTES = 1 << 20

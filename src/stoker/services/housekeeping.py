@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from stoker.batches import batches
 from stoker.services.blobs import Blobs, give_up
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _PERIOD = 300.0  # seconds

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
+from stoker.batches import batches
 from stoker.images.base import ImageBuilder, Leftover
 from stoker.services.apps import Apps
 from stoker.services.functions import Functions
@@ -15,7 +16,6 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.snapshots import Snapshots
 from stoker.services.wire import Wire
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.database import Database
 
 _SHORTEST = 3600.0  # seconds; of what was just built the next layer may be under way

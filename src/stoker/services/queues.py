@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from stoker.batches import batches
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
 from stoker.services.partitions import MAX_ITEMS, Attempt, Partition, wake
 from stoker.services.waiting import settled
 from stoker.store import tables
-from stoker.store.batches import batches
 from stoker.store.database import Database
 
 T = TypeVar("T")

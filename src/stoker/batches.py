@@ -1,4 +1,4 @@
-"""Values in portions: a statement has a limited number of parameters, and a transaction that is long keeps others waiting."""
+"""Values in portions: a statement has a limited number of parameters, a long transaction keeps others waiting, and so does a long answer."""
 
 from __future__ import annotations
 
