@@ -60,8 +60,8 @@ def host_environment(directory: Path, *, heavy: bool) -> Path:
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     python = directory / "bin" / "python"
     if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", "--python", "3.11", directory], check=True)
-    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+        subprocess.run([uv, "venv", "--quiet", "--seed", "--python", "3.11", directory], check=True)
+    install = [python, "-m", "pip", "install", "--quiet"]  # as the image's: uv may choose another build of torch
     subprocess.run([*install, *app.LIGHT, *(app.HEAVY if heavy else ())], check=True)
     if heavy:
         subprocess.run([*install, "--no-deps", app.MODEL], check=True)
