@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.gateway.acme import Acme
@@ -105,13 +105,7 @@ def test_a_certificate_of_ones_own_and_domains(secure: Secure, tmp_path: Path) -
     assert secure.get("one.shop.test") == (200, "shop https")
     assert secure.get("local--shop-site.stoker.test") == (200, "shop https")
     assert secure.get("localhost", "/w/local--shop-site/") == (200, "shop https")
-    with connect(
-        f"wss://api.example.test:{secure.port}/",
-        sock=_plain(secure),
-        ssl=secure.context,
-        server_hostname="api.example.test",
-    ) as websocket:
-        assert websocket.recv() == "wss"
+    assert asyncio.run(_first_message(secure, "api.example.test")) == "wss"
 
     refused = secure.deploy(tmp_path, "elsewhere", 'custom_domains=["www.example.test"]')
     assert "custom_domains" in refused
@@ -280,6 +274,13 @@ def test_a_certificate_from_an_authority(tmp_path: Path, monkeypatch: pytest.Mon
         finally:
             pebble.terminate()
             dns.terminate()
+
+
+async def _first_message(secure: Secure, name: str) -> str | bytes:
+    """Of a websocket. Not by the client with threads: two threads of one TLS connection of OpenSSL lose its first bytes now and then."""
+    context, uri = secure.context, f"wss://{name}:{secure.port}/"
+    async with connect(uri, sock=_plain(secure), ssl=context, server_hostname=name) as websocket:
+        return await websocket.recv()
 
 
 def _plain(secure: Secure) -> socket.socket:
