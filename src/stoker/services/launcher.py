@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from stoker.services.logs import INFO, Logs
 from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
+from stoker.services.restore_turns import RestoreTurns
 from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
@@ -104,6 +106,7 @@ class ContainerLauncher:
             "Sandboxes that were made ahead of time and wait.",
             lambda: self._spares.count,
         )
+        self._restore_turns = RestoreTurns(os.cpu_count() or 1)
         self._snapshot_apps = snapshot_apps
         self._reseed = reseed
         self._data_dir = data_dir
@@ -153,6 +156,8 @@ class ContainerLauncher:
         if task.snapshot is not None and self._snapshot_apps(task.app_id):
             self._spares.starting(request, task.snapshot)
             task.prepared = self._spares.gave(task.id)
+        if task.snapshot is not None and task.snapshot.restores:
+            await self._restore_turns.begin(task.id)
         container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
         self._containers[task.id] = container
         if task.snapshot is not None and task.snapshot.restores:
@@ -169,6 +174,7 @@ class ContainerLauncher:
     async def land(self, task: Task) -> None:
         assert self.sockets is not None
         self._containers.pop(task.id, None)
+        self._restore_turns.end(task.id)
         self._bases.gone(task.id)
         task.called = self._checkpoints.has_called(task)
         try:
@@ -195,6 +201,7 @@ class ContainerLauncher:
             await self._engine.release(task.id)
 
     def ready(self, task: Task) -> None:
+        self._restore_turns.end(task.id)
         self._bases.up(task.id)
         self._spares.up(task.id)
         use, seconds = task.snapshot, time.time() - task.enqueued_at
