@@ -59,8 +59,8 @@ def host_environment(directory: Path, *, heavy: bool) -> Path:
     """An interpreter with the packages of the images, with compiled bytecode like theirs."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     python = directory / "bin" / "python"
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", "--seed", "--python", "3.11", directory], check=True)
+    if not python.with_name("pip").exists():
+        subprocess.run([uv, "venv", "--quiet", "--seed", "--clear", "--python", "3.11", directory], check=True)
     install = [python, "-m", "pip", "install", "--quiet"]  # as the image's: uv may choose another build of torch
     subprocess.run([*install, *app.LIGHT, *(app.HEAVY if heavy else ())], check=True)
     if heavy:
