@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from stoker.store import tables
-from stoker.store.appender import Rows
+from stoker.store import appender, tables
+from stoker.store.appender import Rows, append
 from stoker.store.database import Database
 
 
@@ -111,6 +113,33 @@ def test_the_write_ahead_log_stays_small(tmp_path: Path) -> None:
             await database.append(inputs(f"fc-{number}", 1, bytes(8_000)))
         log = tmp_path / "db-wal"
         assert log.stat().st_size < 20 << 20, "1,500 commits leave over 30 MB when nothing moves them on"
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_disk_holds_up_the_event_loop_once_and_not_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_loop: list[str] = []
+
+    def slow(connection: sqlite3.Connection, groups: list[Rows]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            on_loop.extend(row[0] for _, rows in groups for row in rows)
+            time.sleep(0.1)
+        append(connection, groups)
+
+    monkeypatch.setattr(appender, "append", slow)
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        for name in ("fc-a", "fc-b", "fc-c"):  # soon after each other
+            await database.append(call(name))
+        assert on_loop == ["fc-a"]
+        await asyncio.sleep(1.0)
+        await database.append(call("fc-d"))
+        assert on_loop == ["fc-a", "fc-d"]
+        assert count(database, tables.calls) == 4
         await database.close()
 
     asyncio.run(scenario())
