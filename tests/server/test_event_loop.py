@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -123,3 +124,30 @@ def test_an_old_kernel_has_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> No
     loop = new_event_loop()
     loop.close()
     assert type(loop) is uvloop.Loop
+
+
+def test_the_end_of_a_program_closes_no_file_of_another_thread() -> None:
+    over = threading.Event()
+
+    def read() -> int:
+        times = 0
+        while not over.is_set():
+            Path("/proc/self/mounts").read_bytes()
+            times += 1
+        return times
+
+    async def work() -> None:
+        readers = [asyncio.create_task(asyncio.to_thread(read)) for _ in range(4)]
+        try:
+            for _ in range(10):
+                await asyncio.gather(*(_say_and_end() for _ in range(10)))
+        finally:
+            over.set()
+        assert all(await asyncio.gather(*readers))
+
+    run(work())
+
+
+async def _say_and_end() -> None:
+    process = await asyncio.create_subprocess_exec("echo", "x", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert await process.communicate() == (b"x\n", b"")

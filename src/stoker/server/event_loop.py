@@ -54,6 +54,14 @@ class EventLoop(uvloop.Loop):
             raise
         return transport, protocol
 
+    async def connect_read_pipe(self, protocol_factory: Callable[[], _Protocol], pipe: Any) -> tuple[Any, _Protocol]:
+        connected: tuple[Any, _Protocol] = await super().connect_read_pipe(protocol_factory, _Pipe(pipe))
+        return connected
+
+    async def connect_write_pipe(self, protocol_factory: Callable[[], _Protocol], pipe: Any) -> tuple[Any, _Protocol]:
+        connected: tuple[Any, _Protocol] = await super().connect_write_pipe(protocol_factory, _Pipe(pipe))
+        return connected
+
     def _call_at_end(self, pid: int, callback: Callable[[], None]) -> None:
         watch = os.pidfd_open(pid)
 
@@ -63,6 +71,20 @@ class EventLoop(uvloop.Loop):
             callback()
 
         self.add_reader(watch, ended)
+
+
+class _Pipe:
+    """A pipe that only uvloop closes. It closes the descriptor and then the file as well, by when another thread may have got the same number
+    for a file of its own, which would be closed."""
+
+    def __init__(self, file: Any) -> None:
+        self._descriptor = os.dup(file.fileno())
+        file.close()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None: ...
 
 
 def _can_watch() -> bool:
