@@ -12,7 +12,7 @@ _BUSY_PERCENT = 85.0
 
 class Processors:
     def __init__(self) -> None:
-        self._count = psutil.cpu_count(logical=True) or 1
+        self.count = psutil.cpu_count(logical=True) or 1
         self._sampled_at = time.monotonic()
         self._percent = 0.0
         psutil.cpu_percent(None)  # the first call only sets the start of the measurement
@@ -23,4 +23,4 @@ class Processors:
         if now - self._sampled_at >= _SAMPLE_SECONDS:
             self._sampled_at = now
             self._percent = psutil.cpu_percent(None)
-        return 0 if self._percent >= _BUSY_PERCENT else self._count
+        return 0 if self._percent >= _BUSY_PERCENT else self.count

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -106,7 +105,7 @@ class ContainerLauncher:
             "Sandboxes that were made ahead of time and wait.",
             lambda: self._spares.count,
         )
-        self._restore_turns = RestoreTurns(os.cpu_count() or 1)
+        self._restore_turns = RestoreTurns(self._processors.count)
         self._snapshot_apps = snapshot_apps
         self._reseed = reseed
         self._data_dir = data_dir
