@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     registry_mirrors: dict[str, str] = Field(
         default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images."
     )
+    build_isolation: Literal["auto", "namespaces", "gvisor"] = Field(
+        "auto",
+        description="What the steps of image builds run in that clients ask for: `namespaces` (runc, with users, a network and devices of "
+        "their own), `gvisor` (slower), or `auto` for namespaces where this machine can do that. Builds that containers ask for always run in "
+        "gVisor.",
+    )
     insecure_registries: list[str] = Field(default_factory=list, description="Registries reached over plain HTTP.")
     package_indexes: dict[str, str] = Field(
         default_factory=dict,

@@ -52,6 +52,16 @@ def facts() -> dict[str, str]:
     return {**files, **env, "cwd": os.getcwd(), "helper": inside_helper.WORDS, "python": sys.version}
 
 
+@app.function(image=plain)
+def build(command: str) -> str:
+    """Has the server build an image, and returns what it says when that fails."""
+    try:
+        plain.run_commands(command).build(modal.App.lookup("inside-builds", create_if_missing=True))
+    except modal.exception.Error as error:
+        return str(error)
+    return ""
+
+
 @app.function(image=plain, secrets=[secret])
 def shell(command: str) -> str:
     """Runs a command and returns all that it says."""

@@ -98,6 +98,19 @@ print(json.dumps(found))
     assert "connected" not in found.values()
 
 
+def test_a_build_that_a_function_asks_for_reaches_nothing_of_the_host(inside: RunningServer) -> None:
+    """It runs in gVisor, whatever the setting for builds of clients."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {port}), 3)"
+        key = inside.data / "secret.key"
+        steps = f'dmesg | head -1; cat {key} /proc/1/root{key}; ls /dev/disk; python -c "{connect}"; id -u; exit 7'
+        said = inside.python(_PRELUDE + f"print(F('build').remote({steps!r}))").stdout
+    assert "failed with exit code 7" in said and "Starting gVisor" in said
+    assert f"{key}: No such file" in said and "/dev/disk': No such file" in said and "ConnectionRefusedError" in said
+    assert key.is_file(), "there was nothing to find"
+
+
 def test_lines_come_while_the_function_runs(inside: RunningServer) -> None:
     code = """
 logs = subprocess.Popen(

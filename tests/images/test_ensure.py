@@ -38,7 +38,7 @@ class Builder:
             raise NotFound("its files are gone; build it again by deploying")
         return ()
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         return ()
 
     async def remove(self, image_id: str) -> None:

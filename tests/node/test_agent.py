@@ -147,7 +147,7 @@ class Builder:
     async def layers(self, image_id: str) -> tuple[Path, ...]:
         return ()
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         return ()
 
 

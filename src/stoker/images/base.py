@@ -52,6 +52,7 @@ class BuildContext:
     mount_name: str = ""  # of a context mount whose files the builder itself has: a standalone Python
     secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
     registry_auth: RegistryAuth | None = None
+    confined: bool = False  # asked for by a container: nothing of the build may touch what others rely on
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class ImageConfig:
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     workdir: str = ""
+    user: str = ""  # of build steps; functions run as root
+    shell: tuple[str, ...] = ()  # of build steps in the shell form; empty for /bin/sh -c
     python_version: str = ""  # "3.11.2"; empty when the image has no `python`
     libc: str = "glibc"  # or "musl"
     libc_version: str = ""
@@ -74,8 +77,8 @@ class ImageConfig:
     @classmethod
     def from_json(cls, text: str) -> ImageConfig:
         document: dict[str, Any] = json.loads(text)
-        for name in ("entrypoint", "cmd"):
-            document[name] = tuple(document[name])
+        for name in ("entrypoint", "cmd", "shell"):
+            document[name] = tuple(document.get(name, ()))
         return cls(**document)
 
 
@@ -103,7 +106,7 @@ class ImageBuilder(Protocol):
         """Host directories, uppermost first, that form the image's root file system. Read-only. Raises NotFound."""
         ...
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         """Trees rooted at "/" that hold the modal client (`/pkg/...`) and, for builders >= 2025.06, its dependencies
         (`/__modal/deps`, `/pkg/sitecustomize.py`) for the Python of this image. Made on first use, then kept."""
         ...

@@ -216,7 +216,8 @@ class Node:
 
     async def _spec(self, request: ContainerRequest, buckets: Sequence[Path] = ()) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
-            self._builder.layers(request.image_id), self._builder.client_layers(request.client_version, request.image)
+            self._builder.layers(request.image_id),
+            self._builder.client_layers(request.client_version, request.image_id, request.image),
         )
         task_dir = self.task_dir(request.task_id)
         (task_dir / "args.bin").write_bytes(request.arguments)

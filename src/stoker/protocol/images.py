@@ -59,6 +59,7 @@ class ImageServicer:
                 mount_name=standalone,
                 secret_env=await self._secrets.values(list(spec.secret_ids)),
                 registry_auth=auth,
+                confined=caller.kind == "container",
             )
 
         image = await self._images.ensure(spec, make_context, force=request.force_build or request.ignore_cache)

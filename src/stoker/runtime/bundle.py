@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,7 @@ def make_bundle(
 
     /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
     mounts = [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
-        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
-        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        *_system_mounts(),
         *(_bind(mount.source, mount.target, mount.read_only, mount.direct) for mount in spec.mounts),
         # Last, so that a mount at /__modal does not hide it.
         _bind(tini, TINI, read_only=True),
@@ -75,25 +71,34 @@ def make_bundle(
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
             "args": [TINI, "--", *spec.argv],
-            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "env": _environment(spec.env),
             "cwd": spec.workdir or "/",
-            "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "capabilities": _capabilities(),
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _OPEN_FILES, "hard": _OPEN_FILES}],
             "noNewPrivileges": True,
         },
         "mounts": mounts,
-        "linux": {
-            "namespaces": [
-                {"type": "pid"},
-                {"type": "ipc"},
-                {"type": "uts"},
-                {"type": "mount"},
-                {"type": "network", "path": str(namespace)},
-            ],
-            "devices": list(devices),
-            "maskedPaths": _MASKED,
-            "readonlyPaths": _READ_ONLY,
+        "linux": _linux(namespace) | {"devices": list(devices)},
+    }
+
+
+def step_config(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, hostname: str, namespace: Path
+) -> dict[str, Any]:
+    """`config.json` for a command of a build, but for its root, what is mounted from the host, and its user."""
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "process": {
+            "terminal": False,
+            "args": list(argv),
+            "env": _environment(env),
+            "cwd": cwd,
+            "capabilities": _capabilities(),
+            "noNewPrivileges": False,  # a step may use sudo
         },
+        "mounts": _system_mounts(),
+        "linux": _linux(namespace),
     }
 
 
@@ -105,6 +110,38 @@ def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str
         "etc/hostname": f"{hostname}\n",
         "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address:<15}\t{hostname}\n",
         "etc/resolv.conf": resolv_conf,
+    }
+
+
+def _system_mounts() -> list[dict[str, Any]]:
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+    ]
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+def _capabilities() -> dict[str, list[str]]:
+    return {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")}
+
+
+def _linux(namespace: Path) -> dict[str, Any]:
+    return {
+        "namespaces": [
+            {"type": "pid"},
+            {"type": "ipc"},
+            {"type": "uts"},
+            {"type": "mount"},
+            {"type": "network", "path": str(namespace)},
+        ],
+        "maskedPaths": _MASKED,
+        "readonlyPaths": _READ_ONLY,
     }
 
 

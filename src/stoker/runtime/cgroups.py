@@ -85,19 +85,25 @@ class CgroupTree:
         paths = {controller: root / self.name / name for controller, root in self.hierarchy.roots.items()}
         return Cgroup(self.hierarchy, paths)
 
+    def discard(self, name: str) -> None:
+        """Kills and removes a group in which a program made groups of its own, in whatever hierarchies. Blocks until it is gone."""
+        group = self.group(name)
+        group.kill()
+        for root in _mounted():
+            below = sorted((root / self.name / name).rglob("*/"), reverse=True)
+            for directory in (*below, root / self.name / name):
+                _kill_all(directory)
+                _remove_directory(directory)
+            with contextlib.suppress(OSError):
+                if root not in self.hierarchy.roots.values():
+                    (root / self.name).rmdir()
+
     def sweep(self) -> None:
         """Kills and removes every group below ours, and ours. Blocks until they are gone."""
-        names = {
-            child.name
-            for directory in self.directories
-            if directory.is_dir()
-            for child in directory.iterdir()
-            if child.is_dir()
-        }
+        ours = [root / self.name for root in _mounted() if (root / self.name).is_dir()]
+        names = {child.name for directory in ours for child in directory.iterdir() if child.is_dir()}
         for name in sorted(names):
-            group = self.group(name)
-            group.kill()
-            group.remove()
+            self.discard(name)
         for directory in self.directories:
             with contextlib.suppress(FileNotFoundError):
                 directory.rmdir()
@@ -233,6 +239,19 @@ class Cgroup:
         except FileNotFoundError:
             pass
         return 0
+
+
+def _mounted() -> list[Path]:
+    """Where hierarchies are mounted, also those that we do not use."""
+    with open("/proc/self/mounts", encoding="utf-8") as file:
+        return [Path(line.split(" ")[1]) for line in file if line.split(" ")[2] in ("cgroup", "cgroup2")]
+
+
+def _kill_all(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        while pids := (directory / "cgroup.procs").read_text().split():
+            for pid in pids:
+                linux.kill_and_wait(int(pid))
 
 
 def _remove_directory(directory: Path) -> None:

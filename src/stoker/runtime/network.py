@@ -128,6 +128,10 @@ class Network:
             if namespace.address is not None and self._block is not None:
                 self._block.give_back(namespace.address)
 
+    async def admit(self, port: int) -> None:
+        """Lets sandboxes reach this port of the gateway's address. Raises FailedPrecondition."""
+        await _run("nft", "-f", "-", text=firewall.admission(self._table, port))
+
     def _refill(self) -> None:
         # In batches, and seldom at the moment of a start: its `ip` processes would compete with the sandbox for the CPU.
         if len(self._pool) <= self._pool_size // 2 and (self._refilling is None or self._refilling.done()):

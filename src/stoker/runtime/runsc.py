@@ -27,22 +27,19 @@ from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cgroups import CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.kernel import KernelSettings
+from stoker.runtime.launch import launching
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.pins import Pins
 from stoker.runtime.prepared import Prepared, Site, can_be_prepared
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox, errors_of
+from stoker.runtime.steps import Isolation, StepRunner
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
 _log = logging.getLogger(__name__)
-
-# Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
-# Runs in a mount namespace of its own with an empty /proc/sys/net: some runsc releases take any network namespace of a kernel from
-# 6.11 on for the host's, because they see files there, and then refuse to start.
-_LAUNCH = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; mount -t tmpfs none /proc/sys/net || exit 125; exec "$@"'
 
 
 class RunscRuntime:
@@ -64,8 +61,9 @@ class RunscRuntime:
         pool_size: int = 8,
         huge_pages: bool = True,
         hurry: bool = True,
+        build_isolation: Isolation = "auto",
     ) -> None:
-        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`."""
+        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
@@ -84,6 +82,14 @@ class RunscRuntime:
         self._starting: set[asyncio.Future[None]] = set()
         self._closing = False
         self._lock = -1
+        self.steps = StepRunner(
+            self._state,
+            runsc=runsc,
+            tini=tini,
+            network=self._network,
+            groups=self._groups,
+            isolation=build_isolation,
+        )
 
     async def open(self) -> None:
         if sys.platform != "linux":
@@ -128,6 +134,7 @@ class RunscRuntime:
             await sandbox.wait()
         if self._cgroups is None:
             return
+        await self.steps.close()
         await self._network.close()
         await anyio.to_thread.run_sync(self._sweep)
         self._kernel.close()
@@ -184,6 +191,11 @@ class RunscRuntime:
                 work = self._run(await self._furnish(groups, spec, snapshot), snapshot, output)
             sandbox = self._running[spec.id] = await work
         return sandbox
+
+    def _groups(self) -> CgroupTree:
+        if self._cgroups is None:
+            raise FailedPrecondition("The runtime is not open.")
+        return self._cgroups
 
     @contextlib.contextmanager
     def _beginning(self) -> Iterator[CgroupTree]:
@@ -328,8 +340,7 @@ class RunscRuntime:
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
-            "/bin/sh", "-c", _LAUNCH, "stoker", *site.group.joins, "--",
-            str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id,
+            *launching(site.group.joins, (str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id)),
             stdin=_NOTHING,
             stdout=stdout,
             stderr=stderr,

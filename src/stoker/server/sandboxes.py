@@ -25,7 +25,7 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
 
 
 async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
-    from stoker.images.builder import BuildahImageBuilder
+    from stoker.images.builder import LayeredImageBuilder
     from stoker.runtime.runsc import RunscRuntime
     from stoker.runtime.runsc_binary import find_runsc, find_tini
 
@@ -36,9 +36,11 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         gateway_port=container_port,
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
+        build_isolation=settings.build_isolation,
     )
-    builder = BuildahImageBuilder(
+    builder = LayeredImageBuilder(
         data.path,
+        runtime.steps,
         registry_mirrors=settings.registry_mirrors,
         insecure_registries=settings.insecure_registries,
         package_indexes=settings.package_indexes,
