@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         description="Package index (as apps name it, e.g. in extra_index_url) -> the mirror that image builds use instead: an http address "
         "or a directory.",
     )
+    image_builds: int = Field(
+        0,
+        ge=0,
+        description="How many images are built at once; 0 for half as many as there are processors, and at least two.",
+    )
     image_build_seconds: float = Field(
         3600.0,
         ge=0,

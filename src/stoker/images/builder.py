@@ -6,7 +6,6 @@ layer.py carries them out, and nothing of an image is ever run with the host in 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -54,7 +53,6 @@ class LayeredImageBuilder:
         base_refresh_days: float = 30.0,
         python_mirror: str = "",
         max_seconds: float = 3600.0,
-        max_builds: int = 4,
     ) -> None:
         self._directory = data / "images"
         self._cache = cache or default_cache()
@@ -78,8 +76,8 @@ class LayeredImageBuilder:
         self._compilers = Compilers(self._buildah, self._store, self._records, self._pythons, steps)
         self._max_seconds = max_seconds
         self._leftovers = Leftovers(self._buildah, self._store, self._records, self._pythons)
-        self._max_builds, self._under_way = max_builds, 0
-        self._slots = asyncio.Semaphore(max_builds)
+        self._under_way = 0
+        self._collecting = asyncio.Lock()
 
     async def open(self) -> None:
         """Prepares the storage and removes what a killed server left. Raises FailedPrecondition when buildah cannot be used here."""
@@ -90,19 +88,16 @@ class LayeredImageBuilder:
         written = dockerfile.parse(spec.commands, spec.build_args)
         for index, mirror in self._indexes.used(written).items():
             log(f"Note: {mirror} stands in for the package index {index}.\n")
-        async with self._slots:
-            # A semaphore's turn may be long in coming, and does not count.
-            job = _Job(spec, context, written, log)
+        async with self._collecting:
             self._under_way += 1
-            try:
-                image = await within(self._build(job), self._max_seconds or None)
-            except TimeoutError:
-                limit = (
-                    f"It took longer than {self._max_seconds:g} s (the setting `image_build_seconds`), and was ended."
-                )
-                raise ImageBuildFailed(job.transcript.failure(None, limit)) from None
-            finally:
-                self._under_way -= 1
+        job = _Job(spec, context, written, log)
+        try:
+            image = await within(self._build(job), self._max_seconds or None)
+        except TimeoutError:
+            limit = f"It took longer than {self._max_seconds:g} s (the setting `image_build_seconds`), and was ended."
+            raise ImageBuildFailed(job.transcript.failure(None, limit)) from None
+        finally:
+            self._under_way -= 1
         self._records.write(image_id, Record(image.layers, image.config))
         return image.config
 
@@ -121,11 +116,9 @@ class LayeredImageBuilder:
     async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
         if forget is None:
             return await asyncio.to_thread(self._leftovers.find, keep, before)
-        if self._under_way:
-            raise FailedPrecondition("Images are being built on this server; free its disk when that has ended.")
-        async with contextlib.AsyncExitStack() as held:
-            for _ in range(self._max_builds):
-                await held.enter_async_context(self._slots)
+        async with self._collecting:
+            if self._under_way:
+                raise FailedPrecondition("Images are being built on this server; free its disk when that has ended.")
             found = await asyncio.to_thread(self._leftovers.find, keep, before)
             gone = [item for item in found if await self._leftovers.remove(item, forget)]
             await self._leftovers.prune()

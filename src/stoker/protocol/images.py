@@ -47,6 +47,8 @@ class ImageServicer:
             secret_ids=tuple(wire.secret_ids),
         )
 
+        confined = caller.kind == "container"
+
         async def make_context(spec: ImageSpec) -> BuildContext:
             auth = None
             kind = _AUTH_KINDS.get(wire.image_registry_config.registry_auth_type)
@@ -59,10 +61,12 @@ class ImageServicer:
                 mount_name=standalone,
                 secret_env=await self._secrets.values(list(spec.secret_ids)),
                 registry_auth=auth,
-                confined=caller.kind == "container",
+                confined=confined,
             )
 
-        image = await self._images.ensure(spec, make_context, force=request.force_build or request.ignore_cache)
+        image = await self._images.ensure(
+            spec, make_context, force=request.force_build or request.ignore_cache, confined=confined
+        )
         response = api_pb2.ImageGetOrCreateResponse(image_id=image.id)
         if image.state == READY:
             response.result.status = _SUCCESS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from contextlib import AsyncExitStack
 from functools import partial
@@ -186,7 +187,7 @@ class Services:
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
-        self.images = Images(database, builder)
+        self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
 

@@ -58,7 +58,7 @@ async def serve_web(
             canaries=s.canaries, apps=s.apps, environments=s.environments, authenticate=s.tokens.authenticate
         ).routes(),
         *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
-        *ImageRoutes(storage=s.image_storage, authenticate=s.tokens.authenticate).routes(),
+        *ImageRoutes(images=s.images, storage=s.image_storage, authenticate=s.tokens.authenticate).routes(),
         *SnapshotRoutes(
             snapshots=s.snapshots,
             authenticate=s.tokens.authenticate,
