@@ -21,6 +21,15 @@ class RegistryAuth:
 
 
 @dataclass(frozen=True)
+class FunctionStep:
+    """A function of the client's that makes the layer: its source with its settings, the global variables it uses, and its arguments."""
+
+    definition: str
+    globals: bytes = b""
+    arguments: bytes = b""
+
+
+@dataclass(frozen=True)
 class ImageSpec:
     """One layer as the client sends it: a Dockerfile whose `FROM base` names an image built before.
 
@@ -35,12 +44,16 @@ class ImageSpec:
     build_args: Mapping[str, str] = field(default_factory=dict)
     secret_ids: tuple[str, ...] = ()
     nonce: str = ""  # set for force_build, so that the result is a new image
+    function: FunctionStep | None = None  # makes the layer, in place of commands
 
     def fingerprint(self) -> bytes:
         """Canonical bytes for a content-addressed id."""
         document = asdict(self) | {
             "context_files": {name: data.hex() for name, data in sorted(self.context_files.items())}
         }
+        step = document.pop("function")
+        if step is not None:
+            document["function"] = {k: v.hex() if isinstance(v, bytes) else v for k, v in step.items()}
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -100,6 +113,11 @@ class ImageBuilder(Protocol):
 
     async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
         """Builds one layer. Raises ImageBuildFailed (with the end of the step's own output) or another StokerError."""
+        ...
+
+    async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
+        """Makes of `files`, which a container of the image that `spec` is based on wrote, a layer on top of it. They are the builder's from now
+        on. None: there are no files. Raises StokerError."""
         ...
 
     async def layers(self, image_id: str) -> tuple[Path, ...]:

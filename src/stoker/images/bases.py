@@ -22,7 +22,7 @@ from stoker.images import debian, hostconfig
 from stoker.images.base import ImageConfig, LogSink, RegistryAuth
 from stoker.images.buildah import BASE_TAG, Buildah
 from stoker.images.finish import FILE, SOURCE, finish
-from stoker.images.layer import NewLayer, Surroundings
+from stoker.images.layer import NewLayer, Surroundings, no_origins
 from stoker.images.layerstore import LayerStore
 from stoker.images.plan import DEFAULT_PATH, INSIDE
 from stoker.images.uvtool import uv_binary
@@ -251,7 +251,7 @@ class BaseImages:
             certificates = _write_run_files(work / "run")
             mounts = (StepMount(INSIDE, (work / "run",)),)
             around = Surroundings(work / "run", work / "caches", mounts, confined=confined)
-            layer = NewLayer(self._steps, work / "layer", below, around, _no_origins)
+            layer = NewLayer(self._steps, work / "layer", below, around, no_origins)
             if origin == "registry":
                 if certificates:
                     missing = [name for name in hostconfig.RUNTIME_BUNDLE_VARIABLES if name not in config.env]
@@ -334,10 +334,6 @@ class BaseRecords:
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}.json"
-
-
-async def _no_origins(name: str) -> tuple[Path, ...]:
-    raise ImageBuildFailed(f"There is no {name} to take files from.")
 
 
 def _config(settings: Mapping[str, Any]) -> ImageConfig:

@@ -23,7 +23,7 @@ from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.compilers import Compilers
 from stoker.images.indexes import IndexMirrors, moved, plain_servers
-from stoker.images.layer import NewLayer, Surroundings
+from stoker.images.layer import NewLayer, Surroundings, no_origins, tidy
 from stoker.images.layerstore import LayerStore
 from stoker.images.leftovers import Leftovers
 from stoker.images.pythons import StandalonePythons, named
@@ -100,6 +100,35 @@ class LayeredImageBuilder:
             self._under_way -= 1
         self._records.write(image_id, Record(image.layers, image.config))
         return image.config
+
+    async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
+        async with self._collecting:
+            self._under_way += 1
+        try:
+            base = self._records.read(spec.bases["base"])
+            layers, config = base.layers, base.config
+            if files is not None:
+                async with self._store.workspace() as work:
+                    upper, config = await self._adopted(files, work, base)
+                    layers = (self._store.keep(upper), *layers)
+        finally:
+            self._under_way -= 1
+        config = replace(config, builder_version=spec.builder_version)
+        self._records.write(image_id, Record(layers, config))
+        return config
+
+    async def _adopted(self, files: Path, work: Path, base: Record) -> tuple[Path, ImageConfig]:
+        """The layer that `files` make on `base`, and the settings of the image with it."""
+        (work / "layer").mkdir()
+        (work / "run").mkdir()
+        (work / "run" / finish.FILE).write_text(finish.SOURCE)
+        files.rename(work / "layer" / "upper")
+        # A container's own; they come anew in each.
+        await tidy(work / "layer" / "upper")
+        around = Surroundings(work / "run", work / "caches", (StepMount(plan.INSIDE, (work / "run",)),), confined=True)
+        layer = NewLayer(self._steps, work / "layer", base.layers, around, no_origins)
+        python = await finish.finish(layer, base.config.env, compile_since=None)
+        return layer.upper, python.added_to(base.config)
 
     async def layers(self, image_id: str) -> tuple[Path, ...]:
         return self._records.read(image_id).layers

@@ -22,6 +22,7 @@ from stoker.images.steplog import Transcript
 from stoker.runtime.steps import Step, StepMount, StepRunner
 
 _COPY = Path(__file__).with_name("copy_program.py")
+_TIDY = Path(__file__).with_name("tidy_program.py")
 _FETCH = Path(__file__).with_name("fetch_program.py")
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _KILLED = 137
@@ -187,6 +188,18 @@ class NewLayer:
         room = parent / f"{len(list(parent.iterdir()))}-{name}"
         room.mkdir()
         return room
+
+
+async def no_origins(name: str) -> tuple[Path, ...]:
+    """For layers without steps that take files from elsewhere."""
+    raise ImageBuildFailed(f"There is no {name} to take files from.")
+
+
+async def tidy(directory: Path) -> None:
+    """Removes from what a container wrote what belongs to every container. Raises ImageBuildFailed."""
+    result = await capture(private((sys.executable, "-I", "-S", str(_TIDY), str(directory))), env=_ENV)
+    if result.code:
+        raise ImageBuildFailed(f"What the function wrote could not be made a layer: {result.errors.strip()}")
 
 
 def _hint(code: int) -> str:

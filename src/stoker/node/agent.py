@@ -66,6 +66,7 @@ class ContainerRequest:
     gpu_snapshot: bool = False
     reseed: bool = True
     base: Path | None = None  # the snapshot with nothing but the client that it comes from
+    keep: bool = False  # what it wrote is kept after its end, in `Node.kept`
 
 
 class Node:
@@ -76,10 +77,12 @@ class Node:
         self._buckets = BucketMounts(run_dir.parent / "buckets")
         self.check_bucket = self._buckets.check
         self._hook_layer = run_dir.parent / "snapshot-hook"
+        self.kept = run_dir.parent / "kept"
         self._closing = False
 
     async def open(self) -> None:
-        shutil.rmtree(self._run_dir, ignore_errors=True)
+        for directory in (self._run_dir, self.kept):
+            shutil.rmtree(directory, ignore_errors=True)
         self._run_dir.mkdir(mode=0o700, parents=True)
         longest = self._run_dir / ("x" * 25) / "modal.sock"
         if len(str(longest)) > _LONGEST_SOCKET_PATH:
@@ -249,6 +252,7 @@ class Node:
             network=request.network,
             gpu_devices=request.gpu_devices,
             gpu_snapshot=request.gpu_snapshot,
+            keep=self.kept / request.function_id / request.task_id if request.keep else None,
         )
 
 

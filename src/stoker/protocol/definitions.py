@@ -62,6 +62,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         schedule=_schedule(request),
         web=web_specs(function),
         server=_server(function),
+        builds_image=function.is_builder_function,
         unsupported=_unsupported(function),
     )
 
@@ -166,8 +167,12 @@ def _pool(function: Any) -> PoolSettings:
         batch_linger=function.batch_linger_ms / 1000,
         timeout=min(float(function.timeout_secs or _DEFAULT_TIMEOUT), _LONGEST_TIMEOUT),
         retry=_retry(function.retry_policy),
-        max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
+        max_inputs_per_container=1 if function.is_builder_function else _most_inputs(function),
     )
+
+
+def _most_inputs(function: Any) -> int:
+    return function.max_inputs or int(function.single_use_containers)
 
 
 def _volumes(function: Any) -> tuple[VolumeUse, ...]:

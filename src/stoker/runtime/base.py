@@ -52,6 +52,8 @@ class ContainerSpec:
     network: bool = True
     gpu_devices: tuple[int, ...] = ()
     """Indices of real GPUs to pass in; empty for none and for declared (fake) ones."""
+    keep: Path | None = None
+    """Where what the container wrote to its own files is put at its end, a new directory on the file system of the runtime's; None: nowhere."""
     gpu_snapshot: bool = False
     """Whether memory snapshots of this container include the memory of its GPUs."""
 

@@ -87,6 +87,16 @@ class Overlay:
         )
 
 
+def keep(directory: Path, target: Path | None) -> None:
+    """Makes of the writable layer of the overlay at `directory` the new directory `target`, when there is one."""
+    if target is None or not (directory / "upper").is_dir():
+        return
+    for mounted in linux.mounts_below(directory):
+        linux.unmount(mounted, linux.MNT_DETACH)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (directory / "upper").rename(target)
+
+
 def discard(directory: Path) -> None:
     """Unmounts everything below `directory` and deletes it."""
     for target in linux.mounts_below(directory):

@@ -356,6 +356,7 @@ class RunscRuntime:
             for part in (
                 group.kill,
                 lambda: self._pins.release(id),
+                lambda: overlay.keep(site.directory, site.spec.keep),
                 lambda: overlay.discard(site.directory),
                 group.remove,
             ):

@@ -29,6 +29,7 @@ from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
+from stoker.services.function_builds import FunctionBuilds
 from stoker.services.functions import Functions
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
@@ -258,6 +259,14 @@ class Services:
         limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
         self.calls = Calls(self.database, self.scheduler, self.wire, limits)
         self._cleanup.push_async_callback(self.calls.close)
+        self.images.function_builds = FunctionBuilds(
+            functions=self.functions,
+            calls=self.calls,
+            scheduler=self.scheduler,
+            logs=self.logs,
+            endings=AsgiWire(self.blobs),
+            kept=self.node.kept,
+        )
         self.schedules = Schedules(
             apps=self.apps,
             functions=self.functions,

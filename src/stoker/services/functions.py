@@ -91,6 +91,7 @@ class FunctionSpec:
     schedule: Schedule | None = None
     web: tuple[WebSpec, ...] = ()
     server: ServerSpec | None = None
+    builds_image: bool = False  # its files become a layer (Image.run_function)
     unsupported: str = ""
     """A sentence when the function asks for something this server does not offer; its calls fail with it."""
 

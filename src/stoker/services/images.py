@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -68,6 +70,15 @@ class Image:
 
 
 @dataclass(frozen=True)
+class FunctionRun:
+    """A function that makes a layer: created for this, with its input as containers get it. `invocation`: the kind of its call on the wire."""
+
+    function_id: str
+    payload: bytes
+    invocation: int
+
+
+@dataclass(frozen=True)
 class BuildView:
     """A build as others see it. `asked_at` in seconds since the epoch; `watched`: whether somebody waits for it."""
 
@@ -79,6 +90,14 @@ class BuildView:
     by_container: bool
 
 
+class FunctionRunner(Protocol):
+    """See services/function_builds.py."""
+
+    async def run(self, run: FunctionRun, write: Callable[[str], None]) -> Path | None: ...
+
+    async def discard(self, run: FunctionRun) -> None: ...
+
+
 class Images:
     def __init__(self, database: Database, builder: ImageBuilder, *, slots: int = 2) -> None:
         """slots: how many images are built at once."""
@@ -86,16 +105,25 @@ class Images:
         self._builder = builder
         self.running: Callable[[], Collection[str]] = tuple
         """The images from which containers run now."""
+        self.function_builds: FunctionRunner
+        """Runs functions that make layers; set when calls can be made."""
         self._images: dict[str, Image] = {}
         self._queue = BuildQueue(slots)
         self._timer: asyncio.TimerHandle | None = None
 
     async def ensure(
-        self, spec: ImageSpec, make_context: ContextMaker, *, force: bool = False, confined: bool = False
+        self,
+        spec: ImageSpec,
+        make_context: ContextMaker,
+        *,
+        force: bool = False,
+        confined: bool = False,
+        function: FunctionRun | None = None,
     ) -> Image:
         """The image for a layer: known at once when it was built before, else being built when this returns.
 
-        A failed build is tried again when it is asked for again. confined: whether a container asks for it."""
+        A failed build is tried again when it is asked for again. confined: whether a container asks for it. function: what makes the
+        layer, when that is no command."""
         self._check_bases(spec)
         if force:
             spec = _renewed(spec)
@@ -109,9 +137,12 @@ class Images:
             image = Image(image_id, BUILDING)
             self._images[image_id] = image
             image.turn = asyncio.get_running_loop().create_future()
-            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context))
+            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context, function))
             image.job.add_done_callback(lambda _: self._over(image))
-            self._apply(self._queue.ask(time.time(), image_id, confined=confined))
+            if function is None:
+                self._apply(self._queue.ask(time.time(), image_id, confined=confined))
+            else:
+                image.turn.set_result(None)  # it takes the resources of a container instead
         return image
 
     def get(self, image_id: str) -> Image:
@@ -238,14 +269,25 @@ class Images:
             await asyncio.wait(jobs)
         await self._builder.close()
 
-    async def _build(self, image: Image, spec: ImageSpec, make_context: ContextMaker) -> None:
+    async def _run_function(self, image: Image, spec: ImageSpec, function: FunctionRun) -> ImageConfig:
+        try:
+            files = await self.function_builds.run(function, image.write)
+            return await self._builder.adopt(image.id, spec, files, image.write)
+        finally:
+            await finished(self.function_builds.discard(function))
+
+    async def _build(
+        self, image: Image, spec: ImageSpec, make_context: ContextMaker, function: FunctionRun | None
+    ) -> None:
         started = time.monotonic()
         try:
             await self._record(image, spec)
             assert image.turn is not None
             await image.turn
-            context = await make_context(spec)
-            image.config = await self._builder.build(image.id, spec, context, image.write)
+            if function is not None:
+                image.config = await self._run_function(image, spec, function)
+            else:
+                image.config = await self._builder.build(image.id, spec, await make_context(spec), image.write)
             image.state = READY
         except asyncio.CancelledError:
             image.state, image.error = FAILED, image.ended or _INTERRUPTED

@@ -143,7 +143,7 @@ class ContainerLauncher:
         self._leases[task.id] = lease
         request = await self._request(function, definition, task, lease, volumes)
         request = replace(request, buckets=buckets)
-        if task.snapshot is None:
+        if task.snapshot is None and not request.keep:
             task.snapshot = self._bases.choose(request)
             request = replace(request, base=task.snapshot.directory if task.snapshot else None)
         await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
@@ -282,6 +282,7 @@ class ContainerLauncher:
             restore_from=task.snapshot.directory if task.snapshot and task.snapshot.restores else None,
             gpu_snapshot=task.snapshot is not None and saves_gpu,
             reseed=self._reseed,
+            keep=spec.builds_image,
         )
 
     def _snapshot(

@@ -94,6 +94,11 @@ class Logs:
         if self._saving is None:
             self._saving = asyncio.get_running_loop().create_task(self._save_soon())
 
+    @property
+    def position(self) -> int:
+        """The seq after which come all entries from now on."""
+        return self._seq
+
     def finish(self, app_id: str) -> None:
         """No more entries will come: streams of the app end."""
         log = self._app(app_id)
