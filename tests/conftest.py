@@ -105,7 +105,9 @@ def free_port() -> int:
 
 def start_server(data: Path, runtime: str, *flags: str, port: int = 0) -> RunningServer:
     command = [*STOKER, "up", "--detach", "--data", str(data), "--port", str(port), "--runtime", runtime, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    # The store of the tests' buckets is a program on this machine.
+    env = os.environ | {"STOKER_LOCAL_BUCKET_ENDPOINTS": '["127.0.0.1"]'}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     if done.returncode:
         pytest.fail(f"stoker up ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return RunningServer(data, runtime)

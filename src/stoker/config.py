@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     registry_mirrors: dict[str, str] = Field(
         default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images."
     )
+    local_bucket_endpoints: list[str] = Field(
+        default_factory=list,
+        description="Servers on this machine itself (host or host:port) whose buckets apps may mount with CloudBucketMount. Others on this machine "
+        "are refused, since the server asks for them.",
+    )
     build_isolation: Literal["auto", "namespaces", "gvisor"] = Field(
         "auto",
         description="What the steps of image builds run in that clients ask for: `namespaces` (runc, with users, a network and devices of "

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -70,11 +70,14 @@ class ContainerRequest:
 
 
 class Node:
-    def __init__(self, runtime: Runtime, builder: ImageBuilder, run_dir: Path) -> None:
+    def __init__(
+        self, runtime: Runtime, builder: ImageBuilder, run_dir: Path, local_endpoints: Collection[str] = ()
+    ) -> None:
+        """local_endpoints: see `BucketMounts`."""
         self._runtime = runtime
         self._builder = builder
         self._run_dir = run_dir
-        self._buckets = BucketMounts(run_dir.parent / "buckets")
+        self._buckets = BucketMounts(run_dir.parent / "buckets", local_endpoints)
         self.check_bucket = self._buckets.check
         self._hook_layer = run_dir.parent / "snapshot-hook"
         self.kept = run_dir.parent / "kept"

@@ -195,7 +195,7 @@ class Services:
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
-        self.node = Node(runtime, builder, data.run / "tasks")
+        self.node = Node(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
             disk_mib=shutil.disk_usage(data.path).total >> 20,
