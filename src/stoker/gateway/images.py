@@ -11,18 +11,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument
-from stoker.gateway.app import Authenticate
 from stoker.services.image_storage import ImageStorage
-from stoker.services.transfer import PREFIX
 
 
 class ImageRoutes:
-    def __init__(self, *, storage: ImageStorage, authenticate: Authenticate) -> None:
+    def __init__(self, *, storage: ImageStorage) -> None:
         self._storage = storage
-        self._check = authenticate
 
     def routes(self) -> list[Route]:
-        path = PREFIX + "/images/unused"
+        path = "/images/unused"
         return [Route(path, self.show, methods=["GET"]), Route(path, self.free, methods=["DELETE"])]
 
     async def show(self, request: Request) -> Response:
@@ -33,7 +30,6 @@ class ImageRoutes:
         return JSONResponse(await self._collect(request, dry_run=False))
 
     async def _collect(self, request: Request, *, dry_run: bool) -> list[dict[str, Any]]:
-        self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         try:
             days = float(request.query_params.get("days", "30"))
         except ValueError:

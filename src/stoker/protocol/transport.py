@@ -27,6 +27,7 @@ from stoker.protocol.http2.headers import Headers
 from stoker.protocol.replay import ReplayCache
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
+from stoker.services.attempts import Peer
 from stoker.services.waiting import settled
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
@@ -37,9 +38,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Authenticator(Protocol):
-    """Checks the token of a client; raises Unauthenticated with the sentence to show."""
+    """Checks the token of a client."""
 
-    def authenticate(self, token_id: str, token_secret: str) -> None: ...
+    def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> object:
+        """Raises Unauthenticated with the sentence to show."""
+        ...
 
 
 class Transport:
@@ -164,7 +167,7 @@ class _Rpcs:
 
     def begin(self, stream: Stream, headers: Headers) -> None:
         try:
-            stream.state = self._admit(headers)
+            stream.state = self._admit(stream, headers)
         except StokerError as error:
             _refuse(stream, wire_status(error))
 
@@ -191,7 +194,7 @@ class _Rpcs:
 
     # The calls
 
-    def _admit(self, headers: Headers) -> _Request:
+    def _admit(self, stream: Stream, headers: Headers) -> _Request:
         path = headers.get(":path", "")
         name = path.removeprefix(_PATH)
         method = self._methods.get(name)
@@ -203,9 +206,15 @@ class _Rpcs:
             if not method.containers:
                 raise PermissionDenied(f"{name} may not be called from inside a container.")
         elif not method.open:
-            token, secret = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
-            self._authenticator.authenticate(token, secret)
+            self._authenticate(stream, headers)
         return _Request(method, self._caller(headers))
+
+    def _authenticate(self, stream: Stream, headers: Headers) -> None:
+        """Raises Unauthenticated."""
+        token = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
+        connection = stream.connection
+        self._authenticator.authenticate(*token, Peer(connection.peer, "grpc", proven=connection.proven == token))
+        connection.proven = token
 
     def _caller(self, headers: Headers) -> Caller:
         return Caller(

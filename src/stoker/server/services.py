@@ -19,6 +19,7 @@ from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import reachable
 from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
@@ -97,7 +98,9 @@ class Services:
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
-        self.tokens = Tokens(self.database)
+        self.metrics = Metrics()
+        self.attempts = Attempts(self.metrics.authentication_failed)
+        self.tokens = Tokens(self.database, self.attempts)
         if not self.tokens.works(*(data.read_token() or ("", ""))):
             is_first = not self.tokens.all()
             token = await self.tokens.create("first" if is_first else "administrator")
@@ -110,7 +113,7 @@ class Services:
         )
         await self.environments.load()
         await self._blob_store.check()
-        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
+        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments, attempts=self.attempts)
 
     async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
         settings, data, database = self.settings, self.data, self.database
@@ -210,7 +213,6 @@ class Services:
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
-        self.metrics = Metrics()
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
