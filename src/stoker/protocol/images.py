@@ -9,6 +9,7 @@ from modal_proto import api_pb2
 
 from stoker.errors import Unimplemented
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.images import BUILDING, READY, Image, Images
 from stoker.services.mounts import Mounts
@@ -30,7 +31,7 @@ class ImageServicer:
         self._mounts = mounts
         self._secrets = secrets
 
-    @rpc("ImageGetOrCreate")
+    @rpc("ImageGetOrCreate", containers=scopes.IMAGE_WITH_OWN_SECRETS)
     async def get_or_create(
         self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
     ) -> api_pb2.ImageGetOrCreateResponse:
@@ -62,13 +63,14 @@ class ImageServicer:
             )
 
         image = await self._images.ensure(spec, make_context, force=request.force_build or request.ignore_cache)
+        caller.tell(image.id)
         response = api_pb2.ImageGetOrCreateResponse(image_id=image.id)
         if image.state == READY:
             response.result.status = _SUCCESS
             response.metadata.CopyFrom(_metadata(image.config))
         return response
 
-    @rpc("ImageJoinStreaming")
+    @rpc("ImageJoinStreaming", containers=scopes.ASKED_IMAGE)
     async def join(
         self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
@@ -82,7 +84,7 @@ class ImageServicer:
         if image.state != BUILDING:
             yield _ended(image)
 
-    @rpc("ImageFromId")
+    @rpc("ImageFromId", containers=scopes.ANYTHING)
     async def from_id(self, request: api_pb2.ImageFromIdRequest, caller: Caller) -> api_pb2.ImageFromIdResponse:
         config = self._images.config(request.image_id)
         return api_pb2.ImageFromIdResponse(image_id=request.image_id, metadata=_metadata(config))

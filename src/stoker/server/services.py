@@ -41,6 +41,7 @@ from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
+from stoker.services.ownership import Ownership
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
@@ -268,6 +269,19 @@ class Services:
             catch_up=min(settings.schedule_catch_up_hours / 24, settings.result_days) * 86_400,
         )
         self._cleanup.push_async_callback(self.schedules.close)
+        self.ownership = Ownership(
+            environments=self.environments,
+            apps=self.apps,
+            functions=self.functions,
+            calls=self.calls,
+            objects={
+                "dict_id": lambda id: self.dicts.objects.get(id).environment_id,
+                "queue_id": lambda id: self.queues.objects.get(id).environment_id,
+                "secret_id": lambda id: self.secrets.get(id).environment_id,
+                "shared_volume_id": lambda id: self.network_files.objects.get(id).environment_id,
+                "volume_id": lambda id: self.volumes.get(id).environment_id,
+            },
+        )
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
