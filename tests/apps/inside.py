@@ -1,5 +1,6 @@
 """What code sees inside a sandbox."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -80,6 +81,70 @@ def connect(targets: list[tuple[str, int]]) -> dict[str, str]:
         except OSError as error:
             found[f"{host}:{port}"] = type(error).__name__
     return found
+
+
+@app.function(image=plain, restrict_modal_access=True, volumes={"/shared": volume})
+def confined(value: bytes) -> dict[str, object]:
+    """What a function can do that may use nothing of the workspace, but for its input and its volume."""
+    Path("/shared", "confined.txt").write_text("written")
+    volume.commit()
+    volume.reload()
+    found: dict[str, object] = {"size": len(value)}
+    for name, attempt in {
+        "call": lambda: echo.remote(b"x"),
+        "look up": lambda: modal.Function.from_name("inside", "echo").remote(b"x"),
+        "dict": lambda: modal.Dict.from_name("inside-dict", create_if_missing=True).put("a", 1),
+        "files": lambda: volume.listdir("/"),
+    }.items():
+        try:
+            attempt()
+            found[name] = "got through"
+        except Exception as error:
+            found[name] = type(error).__name__
+    return found
+
+
+@app.cls(image=plain, restrict_modal_access=True, enable_memory_snapshot=True)
+class Confined:
+    @modal.enter(snap=True)
+    def begin(self) -> None:
+        self.born = time.time()
+
+    @modal.method()
+    def look(self) -> tuple[float, str]:
+        try:
+            echo.remote(b"x")
+        except Exception as error:
+            return self.born, type(error).__name__
+        return self.born, "got through"
+
+
+@app.function(image=plain)
+def gateway(paths: list[str]) -> dict[str, int]:
+    """What the server answers to these requests where containers reach it over HTTP."""
+    import urllib.error
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    base = urlsplit(asyncio.run(upload_url()))
+    found = {}
+    for path in paths:
+        try:
+            with urllib.request.urlopen(f"http://{base.netloc}{path}", timeout=10) as answer:
+                found[path] = answer.status
+        except urllib.error.HTTPError as error:
+            found[path] = error.code
+    return found
+
+
+async def upload_url() -> str:
+    from grpclib.client import Channel
+    from modal_proto import api_grpc, api_pb2
+
+    channel = Channel(path=os.environ["MODAL_SERVER_URL"].removeprefix("unix://"))
+    made = await api_grpc.ModalClientStub(channel).BlobCreate(api_pb2.BlobCreateRequest(content_length=1))
+    channel.close()
+    return str(made.multipart.completion_url)
 
 
 @app.function(image=plain)

@@ -111,6 +111,32 @@ def test_a_build_that_a_function_asks_for_reaches_nothing_of_the_host(inside: Ru
     assert key.is_file(), "there was nothing to find"
 
 
+def test_a_restricted_function_runs_and_reaches_nothing(inside: RunningServer) -> None:
+    """In a sandbox, with an argument that travels in a blob."""
+    found = _answer(inside, 'print(json.dumps(F("confined").remote(bytes(3 << 20))))')
+    expected: dict[str, Any] = dict.fromkeys(("call", "look up", "dict", "files"), "PermissionDeniedError")
+    assert found == expected | {"size": 3 << 20}
+    assert inside.modal("volume", "get", "inside-shared", "confined.txt", "-").stdout.startswith("written")
+
+
+def test_a_restricted_function_has_memory_snapshots(inside: RunningServer) -> None:
+    look = 'print(json.dumps(modal.Cls.from_name("inside", "Confined")().look.remote()))'
+    saved = _answer(inside, look)
+    inside.stop_containers("inside")
+    restored = _answer(inside, look)
+    assert restored == saved  # also the moment of its birth
+    assert restored[1] == "PermissionDeniedError"
+
+
+def test_over_http_a_container_reaches_signed_urls_alone(inside: RunningServer) -> None:
+    token = json.loads((inside.data / "token.json").read_text())
+    paths = ["/", "/healthz", "/metrics", "/w/any/", "/_stoker/status", "/_stoker/tokens", "/_stoker/snapshots"]
+    paths += [f"/_stoker/tokens/{token['id']}", "/_stoker/token-requests/x", "/_stoker/../healthz"]
+    unsigned = ["/_stoker/blobs/bl-x", "/_stoker/nfs/sv-x/1/1/x", "/_stoker/blobs/bl-x?expires=9999999999&signature=00"]
+    found = _answer(inside, f"print(json.dumps(F('gateway').remote({[*paths, *unsigned]!r})))")
+    assert found == dict.fromkeys(paths, 404) | dict.fromkeys(unsigned, 403)
+
+
 def test_lines_come_while_the_function_runs(inside: RunningServer) -> None:
     code = """
 logs = subprocess.Popen(

@@ -57,6 +57,7 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         scaling=scaling_settings(function),
         startup_timeout=_startup_timeout(function),
         network=not function.block_network,
+        restricted=request.function_data.untrusted or any(f.untrusted for f in ranked),
         memory_snapshot=function.checkpointing_enabled,
         gpu_snapshot=function._experimental_enable_gpu_snapshot,
         schedule=_schedule(request),

@@ -20,6 +20,7 @@ from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import reachable
 from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
@@ -42,6 +43,7 @@ from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
+from stoker.services.ownership import Ownership
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
@@ -99,7 +101,9 @@ class Services:
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
-        self.tokens = Tokens(self.database)
+        self.metrics = Metrics()
+        self.attempts = Attempts(self.metrics.authentication_failed)
+        self.tokens = Tokens(self.database, self.attempts)
         if not self.tokens.works(*(data.read_token() or ("", ""))):
             is_first = not self.tokens.all()
             token = await self.tokens.create("first" if is_first else "administrator")
@@ -112,7 +116,7 @@ class Services:
         )
         await self.environments.load()
         await self._blob_store.check()
-        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
+        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments, attempts=self.attempts)
 
     async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
         settings, data, database = self.settings, self.data, self.database
@@ -212,7 +216,6 @@ class Services:
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
-        self.metrics = Metrics()
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
@@ -276,6 +279,19 @@ class Services:
             catch_up=min(settings.schedule_catch_up_hours / 24, settings.result_days) * 86_400,
         )
         self._cleanup.push_async_callback(self.schedules.close)
+        self.ownership = Ownership(
+            environments=self.environments,
+            apps=self.apps,
+            functions=self.functions,
+            calls=self.calls,
+            objects={
+                "dict_id": lambda id: self.dicts.objects.get(id).environment_id,
+                "queue_id": lambda id: self.queues.objects.get(id).environment_id,
+                "secret_id": lambda id: self.secrets.get(id).environment_id,
+                "shared_volume_id": lambda id: self.network_files.objects.get(id).environment_id,
+                "volume_id": lambda id: self.volumes.get(id).environment_id,
+            },
+        )
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
