@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-OutputSink = Callable[[int, bytes], None]
-"""Called with (file descriptor 1 or 2, a chunk of bytes as it came); the node cuts the chunks into lines."""
+OutputSink = Callable[[int, bytes], "asyncio.Future[None] | None"]
+"""Called with (file descriptor 1 or 2, a chunk of bytes as it came); the node cuts the chunks into lines. A future says that there is no
+room for more until it is done: nothing is read meanwhile, which holds the container's writers up."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stoker.runtime import init
 from stoker.runtime.base import ContainerSpec
-
-TINI = "/__modal/.bin/tini"
-"""Where the first process lives inside: it reaps orphans and hands signals on to the user's process."""
 
 _CAPABILITIES = [
     f"CAP_{name}"
@@ -49,12 +47,12 @@ def make_bundle(
     spec: ContainerSpec,
     *,
     root: Path,
-    tini: Path,
+    first: Path,
     namespace: Path,
     hostname: str,
     devices: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`config.json` for `spec` with "/" at `root` and the network namespace at `namespace`.
+    """`config.json` for `spec` with "/" at `root`, the program of the first process at `first` and the network namespace at `namespace`.
 
     /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
     mounts = [
@@ -65,7 +63,7 @@ def make_bundle(
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
         *(_bind(mount.source, mount.target, mount.read_only, mount.direct) for mount in spec.mounts),
         # Last, so that a mount at /__modal does not hide it.
-        _bind(tini, TINI, read_only=True),
+        _bind(first, init.INSIDE, read_only=True),
     ]
     return {
         "ociVersion": "1.0.2",
@@ -74,7 +72,7 @@ def make_bundle(
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": [TINI, "--", *spec.argv],
+            "args": [init.INSIDE, *spec.argv],
             "env": [f"{name}={value}" for name, value in spec.env.items()],
             "cwd": spec.workdir or "/",
             "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},

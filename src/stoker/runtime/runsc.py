@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import checkpoint, gpu, gpu_snapshot, overlay
+from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
@@ -59,7 +59,6 @@ class RunscRuntime:
         state_dir: Path,
         *,
         runsc: Path,
-        tini: Path,
         gateway_port: int,
         pool_size: int = 8,
         huge_pages: bool = True,
@@ -69,7 +68,7 @@ class RunscRuntime:
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
-        self._tini = tini
+        self._init = self._state / "init"
         self._huge_pages = huge_pages
         self._hurry = hurry
         self._kernel = KernelSettings()
@@ -99,11 +98,10 @@ class RunscRuntime:
             raise FailedPrecondition(f"This runsc cannot be used: {why}. Run `stoker doctor --fix`.")
         if shutil.which("unshare") is None:
             raise FailedPrecondition("The program `unshare` is missing: install the package util-linux.")
-        if not self._tini.is_file():
-            raise FailedPrecondition(f"There is no tini at {self._tini}. Run `stoker doctor --fix`.")
         self._abilities = await anyio.to_thread.run_sync(Abilities.of, self._runsc)
         self._state.mkdir(parents=True, exist_ok=True)
         self._acquire()
+        init.place(self._init)
         self._closing = False
         self._cgroups = CgroupTree(self._cgroup_name)
         await anyio.to_thread.run_sync(self._sweep)
@@ -141,7 +139,7 @@ class RunscRuntime:
     def snapshot_build(self) -> str:
         # Containers see the host's resolvers in a file that gVisor takes for unchanged.
         resolvers = self._network.resolvers.resolv_conf()
-        return hashlib.sha256(f"{self._abilities.build}\0{resolvers}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._abilities.build}\0{init.digest()}\0{resolvers}".encode()).hexdigest()
 
     def gpu_snapshot_obstacle(self) -> str:
         return self._abilities.gpu_obstacle
@@ -313,7 +311,7 @@ class RunscRuntime:
         root = overlay.Overlay(directory)
         root.mount(layers, system_files(_HOSTNAME, address, self._network.resolvers.resolv_conf()))
         config = make_bundle(
-            spec, root=root.root, tini=self._tini, namespace=namespace.path, hostname=_HOSTNAME, devices=devices
+            spec, root=root.root, first=self._init, namespace=namespace.path, hostname=_HOSTNAME, devices=devices
         )
         (directory / "config.json").write_text(json.dumps(config))
         return flags

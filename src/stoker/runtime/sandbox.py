@@ -20,6 +20,8 @@ _SANDBOX_FAILED = 128
 _NOT_JOINED = 125
 """What the shell that joins the cgroups exits with when it cannot."""
 _KILLED = 128 + signal.SIGKILL
+_SILENT = 10.0
+"""Seconds after which nothing more is expected to come through the pipes of a sandbox that is gone."""
 
 _decoder = json.JSONDecoder()
 
@@ -99,7 +101,8 @@ class Sandbox:
         code = await self._process.wait()
         # Whatever still lives (after the launcher was killed) holds the pipes open.
         await asyncio.to_thread(self._group.kill)
-        await self._pipes.drained()
+        if not await self._pipes.drained(_SILENT):
+            self._pipes.abandon()
         self._group.unwatch_oom()
         end = self._judge(code)
         await self._remove()

@@ -27,12 +27,11 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
 async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
     from stoker.images.builder import BuildahImageBuilder
     from stoker.runtime.runsc import RunscRuntime
-    from stoker.runtime.runsc_binary import find_runsc, find_tini
+    from stoker.runtime.runsc_binary import find_runsc
 
     runtime = RunscRuntime(
         data.run / "runsc",
         runsc=find_runsc(settings.runsc_path),
-        tini=find_tini(),
         gateway_port=container_port,
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
