@@ -152,6 +152,12 @@ class Settings(BaseSettings):
     min_free_disk_mib: int = Field(
         512, ge=0, description="Below this much free space in the data directory, new work is refused."
     )
+    memory_reserve_mib: int = Field(
+        0,
+        ge=0,
+        description="Memory that all containers together can never have: it is kept for the server and the system. 0 keeps a tenth of the "
+        "machine, at least 1 and at most 8 GiB, but no more than half of it.",
+    )
     drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
     memory_snapshots: bool = Field(
         True, description="Whether functions with enable_memory_snapshot are started from memory snapshots."

@@ -26,6 +26,7 @@ import psutil
 from obstore import exceptions
 from obstore.store import S3Store
 
+from stoker import oom
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.node.bucket import BucketMount
@@ -165,6 +166,7 @@ class _Mount:
             command = ["rclone", "mount", self._bucket.source, str(self.path), f"--config=/dev/fd/{config}", *_OPTIONS]
             command.append("--read-only" if self._bucket.read_only else f"--cache-dir={self._cache}")
             self._process = await asyncio.create_subprocess_exec(
+                *oom.scored(oom.HELPERS),
                 *command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -27,13 +27,19 @@ class BindMount:
     """A directory above `source` that others write to: no link that they put on the way from here to there may be followed."""
 
 
+MOST_PROCESSES = 1024
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a container may use. None means the whole machine."""
 
     cpu_milli: int | None = None
     memory_bytes: int | None = None
-    pids: int = 4096
+    memory_request: int = 0
+    """Bytes it asked for. What it has beyond them it may lose when all containers together have used up the machine's memory."""
+    tasks: int = 4000
+    """Processes and threads; of processes no more than `MOST_PROCESSES`, each of which is one of the host's, too."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class ContainerSpec:
 
 class ExitKind(str, enum.Enum):
     EXITED = "exited"  # by itself, with an exit code
-    OOM = "oom"  # the kernel killed it for memory
+    OOM = "oom"  # it was killed for memory
+    LIMIT = "limit"  # it was killed because it had more of something else than it may
     KILLED = "killed"  # we killed it
     FAILED = "failed"  # never started, or the sandbox itself crashed
 
@@ -142,6 +149,10 @@ class Runtime(Protocol):
 
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Container:
         """Starts one container; returns when its first process was launched. Raises StokerError when that fails."""
+        ...
+
+    def memory_ceiling(self) -> int | None:
+        """Bytes of memory that all containers together may have; None when nothing holds them to it."""
         ...
 
     def snapshot_build(self) -> str:

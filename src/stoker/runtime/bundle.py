@@ -76,7 +76,7 @@ def make_bundle(
             "env": [f"{name}={value}" for name, value in spec.env.items()],
             "cwd": spec.workdir or "/",
             "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _OPEN_FILES, "hard": _OPEN_FILES}],
+            "rlimits": [_rlimit("NOFILE", _OPEN_FILES), _rlimit("NPROC", spec.limits.tasks)],
             "noNewPrivileges": True,
         },
         "mounts": mounts,
@@ -104,6 +104,10 @@ def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str
         "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address:<15}\t{hostname}\n",
         "etc/resolv.conf": resolv_conf,
     }
+
+
+def _rlimit(name: str, most: int) -> dict[str, Any]:
+    return {"type": f"RLIMIT_{name}", "soft": most, "hard": most}
 
 
 def _bind(source: Path, target: str, read_only: bool, direct: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 
 CLONE_FS = 0x200
 MOUNTS = Path("/proc/self/mounts")
 MNT_DETACH = 2
+_IN_MODIFY = 0x2
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
@@ -34,6 +35,18 @@ def unmount(target: Path, flags: int = 0) -> None:
 def unshare(flags: int) -> None:
     """unshare(2) for the calling thread. Raises OSError."""
     _check(_libc().unshare(ctypes.c_int(flags)))
+
+
+def watch_changes(path: Path) -> int:
+    """A descriptor that can be read, without waiting, whenever the file was changed (inotify). Raises OSError."""
+    descriptor: int = _libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    _check(min(0, descriptor))
+    try:
+        _check(min(0, _libc().inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(_IN_MODIFY))))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def mount_points() -> list[str]:

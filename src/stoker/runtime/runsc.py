@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from stoker import oom
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
@@ -27,6 +28,7 @@ from stoker.runtime.bundle import make_bundle, system_files
 from stoker.runtime.cgroups import CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.kernel import KernelSettings
+from stoker.runtime.memory import MemoryEvents, ceiling
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.pins import Pins
@@ -37,12 +39,16 @@ from stoker.runtime.sandbox import Sandbox, errors_of
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
+_FREEING = 5.0
+"""Seconds in which the memory of a container that was killed should be free; then another one goes."""
+_LOOK_AGAIN = 0.05
+"""Seconds between looks at the memory, which files that are read and written cause without end."""
 _log = logging.getLogger(__name__)
 
 # Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
 # Runs in a mount namespace of its own with an empty /proc/sys/net: some runsc releases take any network namespace of a kernel from
 # 6.11 on for the host's, because they see files there, and then refuse to start.
-_LAUNCH = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; mount -t tmpfs none /proc/sys/net || exit 125; exec "$@"'
+_LAUNCH = 'echo "$0" >/proc/self/oom_score_adj; while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; mount -t tmpfs none /proc/sys/net || exit 125; exec "$@"'
 
 
 class RunscRuntime:
@@ -60,14 +66,19 @@ class RunscRuntime:
         *,
         runsc: Path,
         gateway_port: int,
+        memory: int | None = None,
         pool_size: int = 8,
         huge_pages: bool = True,
         hurry: bool = True,
     ) -> None:
-        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`."""
+        """memory: bytes that all containers together may have; None for what `ceiling` says of this machine. huge_pages, hurry: whether the kernel
+        may be told so, see `KernelSettings`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
+        self._memory = ceiling() if memory is None else memory
+        self._memory_events: MemoryEvents | None = None
+        self._making_room: asyncio.Task[None] | None = None
         self._init = self._state / "init"
         self._huge_pages = huge_pages
         self._hurry = hurry
@@ -106,6 +117,8 @@ class RunscRuntime:
         self._cgroups = CgroupTree(self._cgroup_name)
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
+        self._cgroups.limit(self._memory)
+        self._memory_events = self._cgroups.watch_memory(self._look_at_memory)
         self._containers.mkdir()
         self._kernel.open()
         if self._huge_pages:
@@ -127,6 +140,10 @@ class RunscRuntime:
         if self._cgroups is None:
             return
         await self._network.close()
+        if self._memory_events is not None:
+            self._memory_events.close()
+        if self._making_room is not None:
+            self._making_room.cancel()
         await anyio.to_thread.run_sync(self._sweep)
         self._kernel.close()
         self._cgroups = None
@@ -135,6 +152,9 @@ class RunscRuntime:
 
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Sandbox:
         return await self._begin(spec, None, output)
+
+    def memory_ceiling(self) -> int:
+        return self._memory
 
     def snapshot_build(self) -> str:
         # Containers see the host's resolvers in a file that gVisor takes for unchanged.
@@ -326,7 +346,8 @@ class RunscRuntime:
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
-            "/bin/sh", "-c", _LAUNCH, "stoker", *site.group.joins, "--",
+            "/bin/sh", "-c", _LAUNCH, str(oom.container_score(site.spec.limits.memory_request, self._memory)),
+            *site.group.joins, "--",
             str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id,
             stdin=_NOTHING,
             stdout=stdout,
@@ -357,6 +378,34 @@ class RunscRuntime:
         except (OSError, FailedPrecondition):
             _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)
+
+    def _look_at_memory(self) -> None:
+        if self._making_room is None:
+            self._making_room = asyncio.get_running_loop().create_task(self._make_room())
+
+    async def _make_room(self) -> None:
+        """When the memory of all containers is used up, the one that has most above its request ends, and the others live on."""
+        try:
+            assert self._cgroups is not None
+            for victim in self._losers() or (self._largest() if self._cgroups.is_full() else []):
+                victim.end_for_memory()
+                await asyncio.wait([asyncio.ensure_future(victim.wait())], timeout=_FREEING)
+            await asyncio.sleep(_LOOK_AGAIN)  # what happens meanwhile is seen then
+            again = bool(self._losers()) or self._cgroups.is_full()
+        except OSError:
+            _log.exception("the memory of containers cannot be watched")
+            again = False
+        finally:
+            self._making_room = None
+        if again:
+            self._look_at_memory()
+
+    def _losers(self) -> list[Sandbox]:
+        """Those of which the kernel killed a part: the rest would wait for it for ever."""
+        return [sandbox for sandbox in self._running.values() if sandbox.lost_a_process()]
+
+    def _largest(self) -> list[Sandbox]:
+        return sorted(self._running.values(), key=Sandbox.memory_excess)[-1:]
 
     def _acquire(self) -> None:
         self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition
-from stoker.runtime.base import ContainerSpec, Exit, ExitKind, Usage
+from stoker.runtime.base import MOST_PROCESSES, ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.open_files import open_inside
 from stoker.runtime.output import OutputPipes
@@ -50,7 +50,7 @@ class Sandbox:
         self._remove = remove
         self._save = save
         self._killed = False
-        self._oom = False
+        self._verdict: Exit | None = None  # why we ended it
         self.address = address
         group.watch_oom(self._on_oom)
         self._pipes = pipes
@@ -84,6 +84,29 @@ class Sandbox:
             self._killed = True
             self._kill_all()
 
+    def memory_in_use(self) -> int:
+        """Bytes that only its end gives back."""
+        usage = self._group.usage()
+        return usage.memory_bytes if usage is not None else 0
+
+    def memory_excess(self) -> int:
+        """Bytes of these above what it asked for."""
+        return self.memory_in_use() - self._spec.limits.memory_request
+
+    def lost_a_process(self) -> bool:
+        """Whether the kernel killed a part of it for memory."""
+        return self._group.ran_out_of_memory()
+
+    def end_for_memory(self) -> None:
+        """Ends it, for it has most above its request and all together have no memory left, or because the kernel thought so."""
+        self.end(self._out_of_memory())
+
+    def end(self, verdict: Exit) -> None:
+        """Ends every process of the container at once, for a reason that `wait` tells. No effect when it has ended, or is ending."""
+        if not self._end.done() and not self._killed and self._verdict is None:
+            self._verdict = verdict
+            self._kill_all()
+
     async def open_files(self, places: Sequence[str]) -> list[str]:
         if self._process.returncode is not None:
             return []
@@ -111,11 +134,16 @@ class Sandbox:
     def _judge(self, code: int) -> Exit:
         if self._killed:
             return Exit(ExitKind.KILLED, _KILLED, "The container was killed.")
-        if self._oom or (code != 0 and self._group.ran_out_of_memory()):
-            limit = self._spec.limits.memory_bytes
-            size = "of the machine" if limit is None else f"limit of {limit / (1 << 20):.0f} MiB"
+        if self._verdict is not None:
+            return self._verdict
+        if code != 0 and self._group.ran_out_of_memory():
+            return self._out_of_memory()
+        if code != 0 and self._group.was_refused_tasks():
+            # gVisor crashes where it cannot make a process of its own for one of the program's.
             return Exit(
-                ExitKind.OOM, _KILLED, f"The container was killed because it needed more memory than its {size}."
+                ExitKind.LIMIT,
+                _KILLED,
+                f"The container was killed because it had more than {min(self._spec.limits.tasks, MOST_PROCESSES)} processes.",
             )
         reason = self._panic() or (errors_of(self._directory) if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
         if code < 0:
@@ -123,6 +151,19 @@ class Sandbox:
         if reason:
             return Exit(ExitKind.FAILED, _SANDBOX_FAILED, f"The sandbox failed: {reason}")
         return Exit(ExitKind.EXITED, code)
+
+    def _out_of_memory(self) -> Exit:
+        limit = self._spec.limits.memory_bytes
+        if limit is not None and self._group.hit_its_limit():
+            why = f"it needed more memory than its limit of {limit >> 20} MiB."
+        else:
+            used, asked = self.memory_in_use() >> 20, self._spec.limits.memory_request >> 20
+            had = f"; it had {used} MiB and had asked for {asked}" if used else ""
+            why = (
+                f"the machine's memory for containers was used up{had}. Ask for what it needs with memory=, so that it starts where there is room "
+                "for it."
+            )
+        return Exit(ExitKind.OOM, _KILLED, f"The container was killed because {why}")
 
     def _panic(self) -> str:
         """The first line of gVisor's last words, empty when it did not crash. Its exit code is then a meaningless 2."""
@@ -134,8 +175,7 @@ class Sandbox:
 
     def _on_oom(self) -> None:
         # The kernel kills one process of the sandbox; the others could wait for it forever.
-        self._oom = True
-        self._kill_all()
+        self.end_for_memory()
 
     def _kill_all(self) -> None:
         # At the very beginning the launcher is not in the group yet; what it starts meanwhile `_finish` finds there.

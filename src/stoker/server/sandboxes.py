@@ -26,6 +26,7 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
 
 async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
     from stoker.images.builder import BuildahImageBuilder
+    from stoker.runtime.memory import ceiling
     from stoker.runtime.runsc import RunscRuntime
     from stoker.runtime.runsc_binary import find_runsc
 
@@ -33,6 +34,7 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         data.run / "runsc",
         runsc=find_runsc(settings.runsc_path),
         gateway_port=container_port,
+        memory=ceiling(settings.memory_reserve_mib << 20),
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
     )

@@ -194,8 +194,10 @@ class Services:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         self.node = Node(runtime, builder, data.run / "tasks")
+        ceiling = runtime.memory_ceiling()
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
+            memory_mib=None if ceiling is None else ceiling >> 20,
             disk_mib=shutil.disk_usage(data.path).total >> 20,
             healthy=gpu_answers,
         )

@@ -22,6 +22,8 @@ def ending(exit: Exit, *, told_to_stop: bool, init_failed: bool) -> Ending:
         return Ending.STOPPED
     if exit.kind is ExitKind.EXITED:
         return Ending.CRASHED if exit.code else Ending.STOPPED
+    if exit.kind is ExitKind.LIMIT:
+        return Ending.CRASHED
     return Ending.OOM if exit.kind is ExitKind.OOM else Ending.NOT_STARTED
 
 
@@ -33,6 +35,8 @@ def sentence(exit: Exit, *, stop_reason: str, init_failed: bool) -> str:
         return f"The container could not be started: {exit.detail}"
     if exit.kind is ExitKind.OOM:
         return f"The container ran out of memory. {exit.detail}".strip()
+    if exit.kind is ExitKind.LIMIT:
+        return exit.detail
     if init_failed:
         return "The container could not start: importing the app or an @enter method failed."
     return f"The container exited by itself with code {exit.code}. {exit.detail}".strip()
