@@ -52,9 +52,7 @@ def make_bundle(
     hostname: str,
     devices: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`config.json` for `spec` with "/" at `root`, the program of the first process at `first` and the network namespace at `namespace`.
-
-    /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
+    """`config.json` for `spec` with "/" at `root`, the program of the first process at `first` and the network namespace at `namespace`."""
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
