@@ -17,7 +17,7 @@ from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
 from stoker.node.bucket import BucketMount
-from stoker.node.bucket_mounts import BucketMounts
+from stoker.node.bucket_mounts import BucketMounts, cache_of
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
@@ -253,6 +253,7 @@ class Node:
             network=request.network,
             gpu_devices=request.gpu_devices,
             gpu_snapshot=request.gpu_snapshot,
+            own=(task_dir, *map(cache_of, buckets)),
         )
 
 

@@ -132,6 +132,11 @@ class BucketMounts:
             await self.unmount(task_id)
 
 
+def cache_of(place: Path) -> Path:
+    """Where the files lie that are written to the bucket that is mounted at `place`, until they are uploaded."""
+    return place.with_name(f"{place.name}-cache")
+
+
 def missing_parts() -> str:
     """What this machine lacks for mounting buckets, a clause; empty when it lacks nothing."""
     if sys.platform != "linux":
@@ -152,7 +157,7 @@ class _Mount:
     def __init__(self, bucket: BucketMount, path: Path) -> None:
         self.path = path
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._cache = path.with_name(f"{path.name}-cache")
+        self._cache = cache_of(path)
         self._bucket = bucket
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None

@@ -38,6 +38,8 @@ class Limits:
     memory_bytes: int | None = None
     memory_request: int = 0
     """Bytes it asked for. What it has beyond them it may lose when all containers together have used up the machine's memory."""
+    disk_bytes: int | None = None
+    """What it may write to the disk as its own: all that is not in a mount. None for what the runtime gives each."""
     tasks: int = 4000
     """Processes and threads; of processes no more than `MOST_PROCESSES`, each of which is one of the host's, too."""
 
@@ -62,6 +64,8 @@ class ContainerSpec:
     """Indices of real GPUs to pass in; empty for none and for declared (fake) ones."""
     gpu_snapshot: bool = False
     """Whether memory snapshots of this container include the memory of its GPUs."""
+    own: tuple[Path, ...] = ()
+    """Directories of the host that hold only what this container writes, so that they count as its own."""
 
 
 class ExitKind(str, enum.Enum):

@@ -212,6 +212,10 @@ class Cgroup:
             return None
         return Usage(cpu_seconds=cpu, memory_bytes=memory)
 
+    def first_pids(self, most: int) -> list[int]:
+        """Of the processes that are in the group now, those that were started first."""
+        return sorted(self._pids())[:most]
+
     def kill_now(self) -> list[int]:
         """Sends SIGKILL to every process that is in the group now and returns their pids."""
         pids = self._pids()
@@ -234,7 +238,7 @@ class Cgroup:
     def _pids(self) -> list[int]:
         try:
             return [int(line) for line in (self._paths["pids"] / "cgroup.procs").read_text().split()]
-        except FileNotFoundError:
+        except OSError:  # the group is gone, or going
             return []
 
     def _is_at_its_limit(self) -> bool:
@@ -276,7 +280,7 @@ def _value(path: Path, name: str) -> int:
             key, _, value = line.partition(" ")
             if key == name:
                 return int(value)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or going
         pass
     return 0
 

@@ -31,6 +31,7 @@ from stoker.runtime.kernel import KernelSettings
 from stoker.runtime.memory import MemoryEvents, ceiling
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
+from stoker.runtime.patrol import Patrol
 from stoker.runtime.pins import Pins
 from stoker.runtime.prepared import Prepared, Site, can_be_prepared
 from stoker.runtime.runsc_binary import known_good
@@ -67,16 +68,22 @@ class RunscRuntime:
         runsc: Path,
         gateway_port: int,
         memory: int | None = None,
+        disk: int | None = None,
+        disk_reserve: int = 0,
         pool_size: int = 8,
         huge_pages: bool = True,
         hurry: bool = True,
     ) -> None:
-        """memory: bytes that all containers together may have; None for what `ceiling` says of this machine. huge_pages, hurry: whether the kernel
+        """memory: bytes that all containers together may have; None for what `ceiling` says of this machine. disk: bytes that a container may write as
+        its own unless its limits say otherwise; None for a quarter of the disk. disk_reserve: bytes that stay free there. huge_pages, hurry: whether the kernel
         may be told so, see `KernelSettings`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
         self._memory = ceiling() if memory is None else memory
+        self._running: dict[str, Sandbox] = {}
+        self._disk = disk
+        self._patrol = Patrol(self._state, disk_reserve, self._running.values)
         self._memory_events: MemoryEvents | None = None
         self._making_room: asyncio.Task[None] | None = None
         self._init = self._state / "init"
@@ -89,7 +96,6 @@ class RunscRuntime:
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()
         self._pins = Pins(self._state / "pins")
-        self._running: dict[str, Sandbox] = {}
         self._prepared: dict[str, Prepared] = {}
         self._starting: set[asyncio.Future[None]] = set()
         self._closing = False
@@ -120,6 +126,7 @@ class RunscRuntime:
         self._cgroups.limit(self._memory)
         self._memory_events = self._cgroups.watch_memory(self._look_at_memory)
         self._containers.mkdir()
+        self._patrol.start()
         self._kernel.open()
         if self._huge_pages:
             self._kernel.offer_large_pages()
@@ -140,6 +147,7 @@ class RunscRuntime:
         if self._cgroups is None:
             return
         await self._network.close()
+        self._patrol.stop()
         if self._memory_events is not None:
             self._memory_events.close()
         if self._making_room is not None:
@@ -201,6 +209,7 @@ class RunscRuntime:
                 self._check(spec)
                 work = self._run(await self._furnish(groups, spec, snapshot), snapshot, output)
             sandbox = self._running[spec.id] = await work
+        self._patrol.come()
         return sandbox
 
     @contextlib.contextmanager
@@ -290,11 +299,15 @@ class RunscRuntime:
             group=site.group,
             command=command,
             directory=site.directory,
+            disk_limit=spec.limits.disk_bytes or self._disk_limit(),
             address=str(site.namespace.address) if site.namespace.address else None,
             pipes=pipes,
             remove=remove,
             save=save,
         )
+
+    def _disk_limit(self) -> int:
+        return shutil.disk_usage(self._state).total // 4 if self._disk is None else self._disk
 
     def _restoring(self, snapshot: Path) -> tuple[str, ...]:
         return ("restore", f"--image-path={checkpoint.image_of(snapshot)}", *self._abilities.restore_flags)

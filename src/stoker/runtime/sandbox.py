@@ -14,12 +14,14 @@ from stoker.runtime.base import MOST_PROCESSES, ContainerSpec, Exit, ExitKind, U
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.open_files import open_inside
 from stoker.runtime.output import OutputPipes
+from stoker.runtime.written import Written
 
 _SANDBOX_FAILED = 128
 """What `runsc run` exits with when it is gVisor and not the user's program that failed."""
 _NOT_JOINED = 125
 """What the shell that joins the cgroups exits with when it cannot."""
 _KILLED = 128 + signal.SIGKILL
+_MAIN_PROCESSES = 4  # the launcher, the gofer and gVisor's kernel are there before the first of the program's
 _SILENT = 10.0
 """Seconds after which nothing more is expected to come through the pipes of a sandbox that is gone."""
 
@@ -37,6 +39,7 @@ class Sandbox:
         group: Cgroup,
         command: tuple[str, ...],
         directory: Path,
+        disk_limit: int,
         address: str | None,
         pipes: OutputPipes,
         remove: Callable[[], Awaitable[None]],
@@ -47,6 +50,8 @@ class Sandbox:
         self._group = group
         self._command = command
         self._directory = directory
+        self.disk_limit = disk_limit
+        self.places = (directory / "upper", *spec.own)
         self._remove = remove
         self._save = save
         self._killed = False
@@ -101,6 +106,33 @@ class Sandbox:
         """Ends it, for it has most above its request and all together have no memory left, or because the kernel thought so."""
         self.end(self._out_of_memory())
 
+    def main_pids(self) -> list[int]:
+        """Of those processes of gVisor that open and write files."""
+        return self._group.first_pids(_MAIN_PROCESSES)
+
+    def printed(self) -> int:
+        return self._pipes.passed
+
+    def was_refused_tasks(self) -> bool:
+        return self._group.was_refused_tasks()
+
+    def end_for_tasks(self) -> None:
+        self.end(self._too_many_processes())
+
+    def end_for_disk(self, written: Written, *, free: int | None) -> None:
+        has = f"It has {written.size >> 20} MiB in {written.files} files"
+        if free is not None:
+            why = (
+                f"it was writing while only {free >> 20} MiB are free on the disk of the server, less than are kept for the server itself. {has} of "
+                "its own; what it wrote to Volumes stays."
+            )
+        else:
+            why = (
+                f"it has written more to the disk than the {self.disk_limit >> 20} MiB that it may. {has}. Ask for more with ephemeral_disk=, or write "
+                "to a Volume."
+            )
+        self.end(Exit(ExitKind.LIMIT, _KILLED, f"The container was killed because {why}"))
+
     def end(self, verdict: Exit) -> None:
         """Ends every process of the container at once, for a reason that `wait` tells. No effect when it has ended, or is ending."""
         if not self._end.done() and not self._killed and self._verdict is None:
@@ -140,11 +172,7 @@ class Sandbox:
             return self._out_of_memory()
         if code != 0 and self._group.was_refused_tasks():
             # gVisor crashes where it cannot make a process of its own for one of the program's.
-            return Exit(
-                ExitKind.LIMIT,
-                _KILLED,
-                f"The container was killed because it had more than {min(self._spec.limits.tasks, MOST_PROCESSES)} processes.",
-            )
+            return self._too_many_processes()
         reason = self._panic() or (errors_of(self._directory) if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
         if code < 0:
             reason = f"its launcher died of signal {-code}"
@@ -164,6 +192,10 @@ class Sandbox:
                 "for it."
             )
         return Exit(ExitKind.OOM, _KILLED, f"The container was killed because {why}")
+
+    def _too_many_processes(self) -> Exit:
+        most = min(self._spec.limits.tasks, MOST_PROCESSES)
+        return Exit(ExitKind.LIMIT, _KILLED, f"The container was killed because it had more than {most} processes.")
 
     def _panic(self) -> str:
         """The first line of gVisor's last words, empty when it did not crash. Its exit code is then a meaningless 2."""

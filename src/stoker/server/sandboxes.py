@@ -35,6 +35,8 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
         runsc=find_runsc(settings.runsc_path),
         gateway_port=container_port,
         memory=ceiling(settings.memory_reserve_mib << 20),
+        disk=int(settings.container_disk_gib * (1 << 30)) or None,
+        disk_reserve=settings.min_free_disk_mib << 20,
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
     )
