@@ -35,8 +35,8 @@ arrows: ## Check that the layers import each other in one direction only
 unit: ## Run all tests in two workers (with real sandboxes, so as root)
 	$(SUDO) $(BIN)/pytest --numprocesses 2 --durations 25
 
-faults: ## Kill containers, connections and the server under 10,000 inputs (STOKER_SEED chooses the storm)
-	STOKER_FAULTS=long $(BIN)/pytest tests/faults -k kill_server
+faults: ## Kill and freeze containers, connections and the server under 10,000 inputs (STOKER_SEED chooses the storm)
+	STOKER_FAULTS=long $(BIN)/pytest tests/faults -k 'kill_server or freeze'
 
 matrix: ## Run a core app with every supported version of the client
 	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix

@@ -222,6 +222,12 @@ class Settings(BaseSettings):
         gt=0,
         description="An app that lives with its client ends after this long without a sign of the client, which gives one every 15 s.",
     )
+    container_lost_seconds: float = Field(
+        45.0,
+        ge=1,
+        description="A container that gives no sign of life for this long, which it does every 15 s, is looked at: it ends, and its inputs run "
+        "elsewhere, when its processes are stopped or its sandbox does not answer.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that the server's own log shows."
     )

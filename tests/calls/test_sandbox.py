@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -209,6 +210,31 @@ def _stored(server: RunningServer, letter: str) -> tuple[int, int]:
         rows = connection.execute("SELECT data FROM logs WHERE fd = 1 AND data LIKE ? ORDER BY seq", (f"%{letter}%",))
         text = "".join(data for (data,) in rows)
     return text.count(letter), text.count(f"{letter}\n")
+
+
+def test_a_frozen_sandbox_ends_and_its_input_runs_elsewhere(inside: RunningServer) -> None:
+    code = """
+call = F("first_run").spawn()
+while not (box := modal.Dict.from_name("inside-notes", create_if_missing=True)).get("begun"):
+    time.sleep(0.1)
+print(json.dumps(box["begun"]))
+"""
+    container_id = _answer(inside, code)
+    [sandbox] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (words := process.info["cmdline"] or [""])[0] == "runsc-sandbox" and container_id in " ".join(words)
+    ]
+    sandbox.send_signal(signal.SIGSTOP)
+    code = """
+notes = modal.Dict.from_name("inside-notes")
+while not notes.get("ended"):
+    time.sleep(0.2)
+print(json.dumps(notes["ended"]))
+"""
+    assert _answer(inside, code) != container_id
+    assert not sandbox.is_running() or sandbox.status() == psutil.STATUS_ZOMBIE
+    assert "gave no sign of life" in inside.modal("app", "logs", "inside", "--since", "10m").stdout
 
 
 def test_images_that_cannot_be_built(inside: RunningServer) -> None:

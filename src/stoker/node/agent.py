@@ -284,6 +284,7 @@ class NodeContainer:
         self.signal = container.signal
         self.kill = container.kill
         self.usage = container.usage
+        self.stuck = container.stuck
         self.checkpoint = container.checkpoint
         self.open_files = container.open_files
 

@@ -9,6 +9,7 @@ from stoker.errors import NotFound, PermissionDenied
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.calls import Calls, Report
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.scheduler import Scheduler
 
@@ -17,10 +18,13 @@ _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 
 
 class ContainerServicer:
-    def __init__(self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints, history: History) -> None:
+    def __init__(
+        self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints, history: History, heartbeats: Heartbeats
+    ) -> None:
         self._calls = calls
         self._checkpoints = checkpoints
         self._history = history
+        self._heartbeats = heartbeats
         self._scheduler = scheduler
 
     @rpc("ContainerHello")
@@ -33,6 +37,7 @@ class ContainerServicer:
         self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
     ) -> api_pb2.ContainerHeartbeatResponse:
         """Held open, so that a cancellation reaches the container at once."""
+        self._heartbeats.beat(_task(caller))
         input_ids = await self._scheduler.heartbeat(_task(caller), _HOLD_HEARTBEAT)
         response = api_pb2.ContainerHeartbeatResponse()
         if input_ids:

@@ -121,6 +121,11 @@ class Container(Protocol):
         """What the container uses now, None where the platform cannot tell or it has ended."""
         ...
 
+    async def stuck(self, timeout: float) -> str:
+        """Why its program cannot go on, the last part of a sentence, such as "its sandbox does not answer"; within about `timeout` seconds.
+        Empty when it can, though it may be busy, and when it has ended."""
+        ...
+
     async def open_files(self, places: Sequence[str]) -> list[str]:
         """Paths inside the container, at or below `places`, that are open there or the working directory of a process; sorted.
         Empty when it has ended."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from stoker.runtime import linux
 from stoker.runtime.base import MOST_PROCESSES, Limits, Usage
 from stoker.runtime.memory import MemoryEvents
 
+_log = logging.getLogger(__name__)
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1000  # the kernel refuses less
 _WANTED = ("cpu", "cpuacct", "memory", "pids")
@@ -129,11 +132,16 @@ class CgroupTree:
         }
         for name in sorted(names):
             group = self.group(name)
-            group.kill()
-            group.remove()
+            if group.kill():
+                group.remove()
+            else:
+                _log.error("processes that an earlier server left in the cgroup %s cannot be killed", name)
         for directory in self.directories:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 directory.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY):
+                    raise
 
 
 class Cgroup:
@@ -224,11 +232,16 @@ class Cgroup:
                 os.kill(pid, signal.SIGKILL)
         return pids
 
-    def kill(self) -> None:
-        """Kills until the group is empty. Blocks until every process is dead."""
+    def kill(self, seconds: float = 30.0) -> bool:
+        """Kills until the group is empty. Blocks until every process is dead, at most for about so long; whether they are."""
+        deadline = time.monotonic() + seconds
         while pids := self._pids():
             for pid in pids:
-                linux.kill_and_wait(pid)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                linux.kill_and_wait(pid, left)
+        return True
 
     def remove(self) -> None:
         """Removes the empty group. No error when it is gone."""

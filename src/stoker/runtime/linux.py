@@ -72,8 +72,8 @@ def filesystem_of(path: Path) -> str:
     return kind
 
 
-def kill_and_wait(pid: int) -> None:
-    """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it). No error when it is gone."""
+def kill_and_wait(pid: int, seconds: float = 10.0) -> None:
+    """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it), at most for so long. No error when it is gone."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -83,7 +83,7 @@ def kill_and_wait(pid: int) -> None:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        poll.poll(10_000)
+        poll.poll(max(1, int(seconds * 1000)))
     finally:
         os.close(descriptor)
 

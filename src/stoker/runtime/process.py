@@ -18,6 +18,7 @@ import psutil
 from stoker import oom
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
+from stoker.runtime.commands import stopped_among
 from stoker.runtime.descendants import kill_marked, marked
 from stoker.runtime.memory import machine_memory
 from stoker.runtime.open_files import open_by
@@ -175,6 +176,12 @@ class ProcessContainer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._kill_all()
+
+    async def stuck(self, timeout: float) -> str:
+        if self._process.returncode is not None:
+            return ""
+        pids = await anyio.to_thread.run_sync(lambda: [process.pid for process in marked(_MARK, self._mark)])
+        return stopped_among(pids)
 
     async def open_files(self, places: Sequence[str]) -> list[str]:
         return await anyio.to_thread.run_sync(lambda: open_by(marked(_MARK, self._mark), places))

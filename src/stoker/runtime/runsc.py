@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from stoker import oom
-from stoker.cancelling import finished
+from stoker.cancelling import finished, within
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY
@@ -40,6 +40,7 @@ from stoker.runtime.sandbox import Sandbox, errors_of
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
+_CREATION = 60.0  # seconds
 _FREEING = 5.0
 """Seconds in which the memory of a container that was killed should be free; then another one goes."""
 _LOOK_AGAIN = 0.05
@@ -240,14 +241,22 @@ class RunscRuntime:
     async def _create(self, site: Site) -> OutputPipes:
         """A sandbox that waits; returns the pipes that will carry its output."""
         pipes = OutputPipes()
+        creation: asyncio.subprocess.Process | None = None
         try:
             creation = await self._launch(site, ("create",), pipes.stdout, pipes.stderr)
             pipes.launched()
-            if await creation.wait():
+            try:
+                code = await within(creation.wait(), _CREATION)
+            except TimeoutError:
+                raise FailedPrecondition(f"The sandbox could not be prepared within {_CREATION:.0f} s.") from None
+            if code:
                 raise FailedPrecondition(f"The sandbox could not be prepared: {errors_of(site.directory)}")
         except BaseException:
             pipes.launched()
             pipes.abandon()
+            if creation is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    creation.kill()
             raise
         return pipes
 
@@ -291,7 +300,9 @@ class RunscRuntime:
         async def save(target: Path) -> None:
             abilities = self._abilities
             save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
-            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target)
+            usage = site.group.usage()
+            memory = usage.memory_bytes if usage is not None else 0
+            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target, memory)
 
         return Sandbox(
             spec,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from stoker.errors import FailedPrecondition
 from stoker.runtime.base import MOST_PROCESSES, ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
+from stoker.runtime.commands import ask, stopped_among
 from stoker.runtime.open_files import open_inside
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.written import Written
@@ -21,10 +24,15 @@ _SANDBOX_FAILED = 128
 _NOT_JOINED = 125
 """What the shell that joins the cgroups exits with when it cannot."""
 _KILLED = 128 + signal.SIGKILL
+_DYING = 30.0
+"""Seconds that processes may take to die. What hangs in the kernel does not, and must not keep the inputs of the container."""
+_ANSWER = 10.0  # seconds that gVisor may take to pass a signal on
+_MANY = 10_000
 _MAIN_PROCESSES = 4  # the launcher, the gofer and gVisor's kernel are there before the first of the program's
 _SILENT = 10.0
 """Seconds after which nothing more is expected to come through the pipes of a sandbox that is gone."""
 
+_log = logging.getLogger(__name__)
 _decoder = json.JSONDecoder()
 
 
@@ -57,6 +65,7 @@ class Sandbox:
         self._killed = False
         self._verdict: Exit | None = None  # why we ended it
         self.address = address
+        self._killing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         group.watch_oom(self._on_oom)
         self._pipes = pipes
         self._end = asyncio.create_task(self._finish())
@@ -73,13 +82,8 @@ class Sandbox:
         for _ in range(100):
             if self._process.returncode is not None:
                 return
-            process = await asyncio.create_subprocess_exec(
-                *self._command, "kill", self.id, str(int(number)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
-            if await process.wait() == 0:
+            answer = await ask((*self._command, "kill", self.id, str(int(number))), _ANSWER)
+            if answer.code == 0 or answer.late:
                 return
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._process.wait()), 0.05)
@@ -139,6 +143,13 @@ class Sandbox:
             self._verdict = verdict
             self._kill_all()
 
+    async def stuck(self, timeout: float) -> str:
+        stopped = await asyncio.to_thread(lambda: stopped_among((self._process.pid, *self._group.first_pids(_MANY))))
+        if stopped or self._process.returncode is not None:
+            return stopped if self._process.returncode is None else ""
+        answer = await ask((*self._command, "ps", self.id), timeout)
+        return "its sandbox does not answer" if answer.late and self._process.returncode is None else ""
+
     async def open_files(self, places: Sequence[str]) -> list[str]:
         if self._process.returncode is not None:
             return []
@@ -153,15 +164,27 @@ class Sandbox:
         return None if self._process.returncode is not None else self._group.usage()
 
     async def _finish(self) -> Exit:
-        code = await self._process.wait()
+        code = await self._launchers_end()
         # Whatever still lives (after the launcher was killed) holds the pipes open.
-        await asyncio.to_thread(self._group.kill)
+        if not await asyncio.to_thread(self._group.kill, _DYING):
+            _log.error("processes of the container %s cannot be killed; they are left behind", self.id)
         if not await self._pipes.drained(_SILENT):
             self._pipes.abandon()
         self._group.unwatch_oom()
         end = self._judge(code)
         await self._remove()
         return end
+
+    async def _launchers_end(self) -> int:
+        """Its exit code. Once everything was killed it is not waited for without an end."""
+        end = asyncio.ensure_future(self._process.wait())
+        both: list[asyncio.Future[Any]] = [end, self._killing]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([end], timeout=_DYING)
+        if end.done():
+            return end.result()
+        end.cancel()
+        return -signal.SIGKILL
 
     def _judge(self, code: int) -> Exit:
         if self._killed:
@@ -210,6 +233,8 @@ class Sandbox:
         self.end_for_memory()
 
     def _kill_all(self) -> None:
+        if not self._killing.done():
+            self._killing.set_result(None)
         # At the very beginning the launcher is not in the group yet; what it starts meanwhile `_finish` finds there.
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()

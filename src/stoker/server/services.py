@@ -29,6 +29,7 @@ from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
+from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.image_names import ImageNames
@@ -239,6 +240,8 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
+        self._cleanup.push_async_callback(self.heartbeats.close)
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)

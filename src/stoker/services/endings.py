@@ -18,8 +18,10 @@ class Ending(str, enum.Enum):
 def ending(exit: Exit, *, told_to_stop: bool, init_failed: bool) -> Ending:
     if init_failed:
         return Ending.INIT_FAILED
-    if told_to_stop or exit.kind is ExitKind.KILLED:
+    if told_to_stop:
         return Ending.STOPPED
+    if exit.kind is ExitKind.KILLED:
+        return Ending.CRASHED  # it was stuck, or did not come up
     if exit.kind is ExitKind.EXITED:
         return Ending.CRASHED if exit.code else Ending.STOPPED
     if exit.kind is ExitKind.LIMIT:

@@ -245,18 +245,20 @@ __attribute__((used, noreturn)) void start(long *stack) {
     }
     begin(arguments + 1, environment);
     int signals = syscall(__NR_signalfd4, -1, (long)&all_signals, sizeof all_signals, SFD_CLOEXEC | SFD_NONBLOCK, 0);
-    while (status < 0) {
+    int given_up = 0;
+    while (status < 0 && !given_up) {
         carry(&streams[0]);
         carry(&streams[1]);
         wait_for_more(signals, stopped_since ? 1000 : -1);
         hand_on(signals);
         reap();
-        if (stopped_since && now() - stopped_since > STOPPED_SECONDS && status < 0)
-            status = SIGSTOP;
+        given_up = status < 0 && stopped_since && now() - stopped_since > STOPPED_SECONDS;
     }
     finish(signals);
-    if (status == SIGSTOP)
+    if (given_up) {
         say("The program was stopped by a signal, and nobody let it go on: the container ends.\n");
+        die(KILLED_BY + SIGSTOP);
+    }
     die(status & 0x7f ? KILLED_BY + (status & 0x7f) : status >> 8 & 0xff);
     __builtin_unreachable();
 }
