@@ -63,6 +63,15 @@ class _Notes:
     sent: int = 0  # bytes that it has written, in all
     lately: float = 0.0  # of these in the last looks
     refused_at: float | None = None
+    counting: asyncio.Task[None] | None = None
+
+    def add(self, now: float, used: int, sent: int, *, refused: bool) -> None:
+        """used: bytes of the disk that were used up since the last look. sent: those that it has written in all."""
+        self.lately = self.lately / 2 + max(0, sent - self.sent)
+        self.sent = max(self.sent, sent)
+        self.used_since += used
+        if refused and self.refused_at is None:
+            self.refused_at = now
 
 
 class Patrol:
@@ -102,48 +111,52 @@ class Patrol:
 
     async def _look(self) -> float:
         """Returns the seconds until the next look."""
-        now, frees = time.monotonic(), self._look_at_disk()
+        sandboxes = list(self._sandboxes())
+        # In a thread: of many sandboxes there are many files.
+        frees, readings = await asyncio.to_thread(lambda: (self._look_at_disk(), [_read(each) for each in sandboxes]))
+        now = time.monotonic()
         used = max(0, *(before - free for before, free in zip(self._free, frees, strict=True)))
         self._free, free = frees, min(frees)
-        sandboxes = list(self._sandboxes())
         self._notes = {sandbox: self._notes.get(sandbox, _Notes(counted_at=now)) for sandbox in sandboxes}
-        for sandbox, notes in self._notes.items():
-            self._note(now, sandbox, notes, used)
+        for (sandbox, notes), (sent, refused) in zip(self._notes.items(), readings, strict=True):
+            notes.add(now, used, sent, refused=refused)
             if notes.refused_at is not None and now - notes.refused_at > _REFUSED:
                 sandbox.end_for_tasks()
             left = sandbox.disk_limit - notes.written.burden - notes.used_since
             if now >= notes.not_before and (left <= 0 or now - notes.counted_at > _COUNT_AGAIN):
-                await self._count(sandbox, notes)
+                self._start_counting(sandbox, notes)
         if free < self._reserve:
-            await self._end_a_writer(free)
+            self._end_a_writer(free)
         room = min(
             [free - self._reserve, *(s.disk_limit - n.written.burden - n.used_since for s, n in self._notes.items())]
         )
         return min(_RARELY, max(_OFTEN, room / _PACE / 2))
 
-    def _note(self, now: float, sandbox: Guarded, notes: _Notes, used: int) -> None:
-        sent = written_by(sandbox.main_pids()) + sandbox.printed()
-        notes.lately = notes.lately / 2 + max(0, sent - notes.sent)
-        notes.sent = max(notes.sent, sent)
-        notes.used_since += used
-        if notes.refused_at is None and sandbox.was_refused_tasks():
-            notes.refused_at = now
+    def _start_counting(self, sandbox: Guarded, notes: _Notes) -> None:
+        """Counting takes long where there are many files, and the others must be looked after meanwhile."""
+        if notes.counting is None or notes.counting.done():
+            notes.counting = asyncio.get_running_loop().create_task(self._count(sandbox, notes))
 
     async def _count(self, sandbox: Guarded, notes: _Notes) -> None:
         begun = time.monotonic()
         notes.used_since = 0
-        before = notes.written
-        notes.written = await asyncio.to_thread(measure, sandbox.places, sandbox.main_pids())
-        notes.lately += max(0, notes.written.size - before.size)
+        try:
+            written = await asyncio.to_thread(measure, sandbox.places, sandbox.main_pids())
+        except OSError:
+            _log.exception("what a container has written could not be counted")
+            written = notes.written
+        if notes.written.files:  # else it may have written that long ago
+            notes.lately += max(0, written.size - notes.written.size)
+        notes.written = written
         notes.counted_at = time.monotonic()
         notes.not_before = notes.counted_at + _COUNTING * (notes.counted_at - begun)
-        if notes.written.burden > sandbox.disk_limit:
-            sandbox.end_for_disk(notes.written, free=None)
+        if written.burden > sandbox.disk_limit:
+            sandbox.end_for_disk(written, free=None)
 
-    async def _end_a_writer(self, free: int) -> None:
+    def _end_a_writer(self, free: int) -> None:
         """The disk is nearly full: of those who write, the one that wrote most lately goes."""
         for sandbox, notes in self._notes.items():
-            await self._count(sandbox, notes)
+            self._start_counting(sandbox, notes)  # for the next look: not all of it shows in what was written by calls
         writer = max(self._notes, key=lambda sandbox: self._notes[sandbox].lately, default=None)
         if writer is not None and self._notes[writer].lately >= _WRITING:
             writer.end_for_disk(self._notes[writer].written, free=free)
@@ -153,3 +166,8 @@ class Patrol:
         status = os.statvfs(self._disk)
         free = status.f_bavail * status.f_frsize
         return free, status.f_favail * BYTES_A_FILE if status.f_files else free
+
+
+def _read(sandbox: Guarded) -> tuple[int, bool]:
+    """Bytes that it has written in all, and whether it was refused a process. Blocks."""
+    return written_by(sandbox.main_pids()) + sandbox.printed(), sandbox.was_refused_tasks()
