@@ -6,8 +6,8 @@ import contextlib
 import shutil
 from pathlib import Path
 
-SERVER, HELPERS, BUILDS = -900, 300, 500
-_LEAST, _MOST = 600, 1000  # of containers
+SERVER, HELPERS, BUILDS = -900, 300, 1000  # a build asks for no memory, as a container that goes first does
+_LEAST, _MOST = 400, 1000  # of containers
 
 
 def container_score(request_bytes: int, available_bytes: int) -> int:

@@ -28,6 +28,7 @@ _WANTED = ("cpu", "cpuacct", "memory", "pids")
 _HOST_TASKS = 512
 """Threads that the sandbox itself needs on the host, on top of the processes that the user's program may have."""
 _SLACK = 8 << 20  # bytes that the kernel may have taken for each processor's later use
+_MARGIN = 256 << 20  # bytes
 _OOM_FILES = {1: "memory.oom_control", 2: "memory.events"}
 
 
@@ -107,14 +108,21 @@ class CgroupTree:
         events.open(callback, self._warn_at)
         return events
 
-    def is_full(self) -> bool:
-        """Whether there is hardly any memory left that the kernel could give to one of the groups."""
-        in_use = _in_use(self.hierarchy.roots["memory"] / self.name, self.hierarchy.version)
-        return in_use > self._memory_bytes - self._memory_bytes // 32
+    def is_full(self, in_use: int | None = None) -> bool:
+        """Whether there is hardly any memory left that the kernel could give to one of the groups. in_use: bytes that they have, when it is not
+        all that the kernel counts."""
+        if in_use is None:
+            in_use = _in_use(self.hierarchy.roots["memory"] / self.name, self.hierarchy.version)
+        return in_use > self._memory_bytes - self._margin
 
     @property
     def _warn_at(self) -> int:
-        return self._memory_bytes - self._memory_bytes // 64
+        return self._memory_bytes - self._margin // 2
+
+    @property
+    def _margin(self) -> int:
+        """What must be left for us to choose who ends: a program can take it in a fraction of a second, and then the kernel chooses."""
+        return max(self._memory_bytes // 32, min(_MARGIN, self._memory_bytes // 8))
 
     def group(self, name: str) -> Cgroup:
         """The group of that name, which need not exist yet."""

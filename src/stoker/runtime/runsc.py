@@ -25,7 +25,7 @@ from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
-from stoker.runtime.cgroups import CgroupTree
+from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.kernel import KernelSettings
 from stoker.runtime.memory import MemoryEvents, ceiling
@@ -42,8 +42,8 @@ _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
 _CREATION = 60.0  # seconds
 _FREEING = 5.0
-"""Seconds in which the memory of a container that was killed should be free; then another one goes."""
-_LOOK_AGAIN = 0.05
+"""Seconds in which the memory of a container that was killed should be free."""
+_LOOK_AGAIN = 0.1
 """Seconds between looks at the memory, which files that are read and written cause without end."""
 _log = logging.getLogger(__name__)
 
@@ -409,16 +409,20 @@ class RunscRuntime:
 
     async def _make_room(self) -> None:
         """When the memory of all containers is used up, the one that has most above its request ends, and the others live on."""
+        again = False
         try:
             assert self._cgroups is not None
-            for victim in self._losers() or (self._largest() if self._cgroups.is_full() else []):
-                victim.end_for_memory()
-                await asyncio.wait([asyncio.ensure_future(victim.wait())], timeout=_FREEING)
+            for sandbox in self._losers():
+                sandbox.end_for_memory()
+            ending = [asyncio.ensure_future(each.wait()) for each in self._running.values() if each.ending]
+            if ending:  # what they have is about to be free
+                await asyncio.wait(ending, timeout=_FREEING)
+            elif self._cgroups.is_full():
+                self._end_largest(self._cgroups)
             await asyncio.sleep(_LOOK_AGAIN)  # what happens meanwhile is seen then
             again = bool(self._losers()) or self._cgroups.is_full()
         except OSError:
             _log.exception("the memory of containers cannot be watched")
-            again = False
         finally:
             self._making_room = None
         if again:
@@ -426,10 +430,15 @@ class RunscRuntime:
 
     def _losers(self) -> list[Sandbox]:
         """Those of which the kernel killed a part: the rest would wait for it for ever."""
-        return [sandbox for sandbox in self._running.values() if sandbox.lost_a_process()]
+        return [sandbox for sandbox in self._running.values() if not sandbox.ending and sandbox.lost_a_process()]
 
-    def _largest(self) -> list[Sandbox]:
-        return sorted(self._running.values(), key=Sandbox.memory_excess)[-1:]
+    def _end_largest(self, groups: CgroupTree) -> None:
+        """Unless the memory is that of containers that are gone, of which the kernel has some for a moment."""
+        used = sum(sandbox.memory_in_use() for sandbox in self._running.values())
+        spare = sum(_in_use(prepared.site.group) for prepared in self._prepared.values())
+        largest = max(self._running.values(), key=Sandbox.memory_excess, default=None)
+        if largest is not None and largest.memory_excess() > 0 and groups.is_full(used + spare):
+            largest.end_for_memory()
 
     def _acquire(self) -> None:
         self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -447,6 +456,11 @@ class RunscRuntime:
         self._cgroups.sweep()
         self._pins.sweep()
         overlay.discard(self._containers)
+
+
+def _in_use(group: Cgroup) -> int:
+    usage = group.usage()
+    return usage.memory_bytes if usage is not None else 0
 
 
 def _globals(directory: Path) -> tuple[str, ...]:

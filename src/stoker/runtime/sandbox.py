@@ -93,6 +93,11 @@ class Sandbox:
             self._killed = True
             self._kill_all()
 
+    @property
+    def ending(self) -> bool:
+        """Whether it is killed, or over, though its processes may still be there."""
+        return self._killing.done() or self._process.returncode is not None
+
     def memory_in_use(self) -> int:
         """Bytes that only its end gives back."""
         usage = self._group.usage()
@@ -209,9 +214,9 @@ class Sandbox:
             why = f"it needed more memory than its limit of {limit >> 20} MiB."
         else:
             used, asked = self.memory_in_use() >> 20, self._spec.limits.memory_request >> 20
-            had = f"; it had {used} MiB and had asked for {asked}" if used else ""
+            had = f" and had {used}" if used else ""  # nothing is left where the kernel was faster
             why = (
-                f"the machine's memory for containers was used up{had}. Ask for what it needs with memory=, so that it starts where there is room "
+                f"the machine's memory for containers was used up; it had asked for {asked} MiB{had}. Ask for what it needs with memory=, so that it starts where there is room "
                 "for it."
             )
         return Exit(ExitKind.OOM, _KILLED, f"The container was killed because {why}")
