@@ -24,6 +24,7 @@ rich = (
     .entrypoint([])
     .cmd(["sleep", "1000"])
     .workdir("/srv/work")
+    .dockerfile_commands("USER nobody")
     .add_local_dir(here / "inside_data", "/mounted")
     .add_local_file(here / "inside_data" / "hello.txt", "/mounted-file.txt")
     .add_local_python_source("inside_helper")
@@ -50,7 +51,14 @@ def facts() -> dict[str, str]:
         )
     }
     env = {name: os.environ.get(name, "") for name in ("FROM_IMAGE", "PASSWORD")}
-    return {**files, **env, "cwd": os.getcwd(), "helper": inside_helper.WORDS, "python": sys.version}
+    return {
+        **files,
+        **env,
+        "user": str(os.getuid()),
+        "cwd": os.getcwd(),
+        "helper": inside_helper.WORDS,
+        "python": sys.version,
+    }
 
 
 @app.function(image=plain)
@@ -167,6 +175,33 @@ def speak(count: int, pause: float) -> None:
     for number in range(count):
         print(f"line {number} at {time.time()}")
         time.sleep(pause)
+
+
+@app.function(image=plain)
+def first_run() -> None:
+    """Notes where it runs, and never ends the first time."""
+    notes = modal.Dict.from_name("inside-notes", create_if_missing=True)
+    if notes.get("begun") is None:
+        notes["begun"] = os.environ["MODAL_TASK_ID"]
+        time.sleep(1000)
+    notes["ended"] = os.environ["MODAL_TASK_ID"]
+
+
+@app.function(image=plain)
+def flood(letter: str, count: int, size: int) -> None:
+    """Prints lines of so many letters."""
+    for _ in range(count):
+        print(letter * size)
+
+
+@app.function(image=plain, ephemeral_disk=64, retries=0)
+def hoard(mib: int) -> int:
+    """Writes so much to the container's own disk."""
+    with open("/tmp/hoard", "wb") as file:
+        for _ in range(mib):
+            file.write(bytes(1 << 20))
+    time.sleep(4)
+    return mib
 
 
 @app.function(image=plain)

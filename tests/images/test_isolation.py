@@ -352,6 +352,19 @@ os._exit(0)
     assert "stopped\n" in workshop.log
 
 
+def test_a_step_that_takes_all_memory_ends(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, memory=700 << 20)
+    try:
+        greedy = "RUN python3 -c 'held = [bytes(1 << 20) + b\"x\" for _ in range(4000)]'"
+        for context in (BuildContext(), CONFINED):
+            with pytest.raises(ImageBuildFailed, match=r"exit code 137.*\n.*more memory than there is"):
+                shop.build([PYTHON_BASE, greedy], context=context)
+        image_id, _ = shop.build([PYTHON_BASE, "RUN echo fine > /fine"])
+        assert shop.text(image_id, "/fine") == "fine\n"
+    finally:
+        shop.close()
+
+
 def test_all_that_a_build_without_namespaces_does(tmp_path: Path) -> None:
     """The setting for machines where only gVisor is wanted."""
     shop = Workshop(tmp_path, "gvisor")

@@ -27,6 +27,7 @@ import psutil
 from obstore import exceptions
 from obstore.store import S3Store
 
+from stoker import oom
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.node.bucket import BucketMount
@@ -148,6 +149,11 @@ class BucketMounts:
             await self.unmount(task_id)
 
 
+def cache_of(place: Path) -> Path:
+    """Where the files lie that are written to the bucket that is mounted at `place`, until they are uploaded."""
+    return place.with_name(f"{place.name}-cache")
+
+
 def missing_parts() -> str:
     """What this machine lacks for mounting buckets, a clause; empty when it lacks nothing."""
     if sys.platform != "linux":
@@ -168,7 +174,7 @@ class _Mount:
     def __init__(self, bucket: BucketMount, path: Path) -> None:
         self.path = path
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._cache = path.with_name(f"{path.name}-cache")
+        self._cache = cache_of(path)
         self._bucket = bucket
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -182,6 +188,7 @@ class _Mount:
             command = ["rclone", "mount", self._bucket.source, str(self.path), f"--config=/dev/fd/{config}", *_OPTIONS]
             command.append("--read-only" if self._bucket.read_only else f"--cache-dir={self._cache}")
             self._process = await asyncio.create_subprocess_exec(
+                *oom.scored(oom.HELPERS),
                 *command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.calls import Calls, Report
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.scheduler import Scheduler
 
@@ -20,10 +21,13 @@ _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 
 
 class ContainerServicer:
-    def __init__(self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints, history: History) -> None:
+    def __init__(
+        self, *, calls: Calls, scheduler: Scheduler, checkpoints: Checkpoints, history: History, heartbeats: Heartbeats
+    ) -> None:
         self._calls = calls
         self._checkpoints = checkpoints
         self._history = history
+        self._heartbeats = heartbeats
         self._scheduler = scheduler
 
     @rpc("ContainerHello", clients=False, containers=scopes.ANYTHING, restricted=scopes.ANYTHING)
@@ -35,6 +39,7 @@ class ContainerServicer:
         self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
     ) -> api_pb2.ContainerHeartbeatResponse:
         """Held open, so that a cancellation reaches the container at once."""
+        self._heartbeats.beat(caller.task_id)
         input_ids = await self._scheduler.heartbeat(caller.task_id, _HOLD_HEARTBEAT)
         response = api_pb2.ContainerHeartbeatResponse()
         if input_ids:

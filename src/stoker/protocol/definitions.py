@@ -52,6 +52,8 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         limits=Limits(
             cpu_milli=resources.milli_cpu_max or None,
             memory_bytes=resources.memory_mb_max << 20 if resources.memory_mb_max else None,
+            disk_bytes=resources.ephemeral_disk_mb << 20 or None,
+            memory_request=(resources.memory_mb or _DEFAULT_MEMORY_MIB) << 20,
         ),
         pool=_pool(function),
         scaling=scaling_settings(function),

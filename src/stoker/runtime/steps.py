@@ -18,13 +18,15 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
+from stoker import oom
 from stoker.aio.processes import private, stream
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition
 from stoker.ids import new_id
+from stoker.runtime import init
 from stoker.runtime.base import Limits
-from stoker.runtime.bundle import TINI, step_config, system_files
-from stoker.runtime.cgroups import CgroupTree
+from stoker.runtime.bundle import step_config, system_files
+from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.host_services import HostServices
 from stoker.runtime.launch import launching
 from stoker.runtime.network import Namespace, Network
@@ -81,20 +83,21 @@ class StepRunner:
         state: Path,
         *,
         runsc: Path,
-        tini: Path,
+        first: Path,
         network: Network,
         groups: Callable[[], CgroupTree],
         isolation: Isolation = "auto",
     ) -> None:
-        """isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
+        """first: the program of the first process. isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
         self._state = state
         self._runsc = runsc
-        self._tini = tini
+        self._first = first
         self._network = network
         self._groups = groups
         self._isolation = isolation
         self._obstacle: str | None = None
         self._callers: set[str] = set()
+        self._groups_of_steps: dict[str, Cgroup] = {}
         self._services = HostServices(network, self._callers)
 
     async def close(self) -> None:
@@ -118,6 +121,16 @@ class StepRunner:
         if self._obstacle is None:
             self._obstacle = await self._try()
         return self._obstacle
+
+    def memory_in_use(self) -> dict[str, int]:
+        """Bytes that each of the commands has that run now, by its name. They ask for none in advance."""
+        usages = {name: group.usage() for name, group in self._groups_of_steps.items()}
+        return {name: usage.memory_bytes for name, usage in usages.items() if usage is not None}
+
+    def end(self, name: str) -> None:
+        """Kills a command; its exit code is that of a killed one."""
+        if (group := self._groups_of_steps.get(name)) is not None:
+            group.kill_now()
 
     async def reachable(self, places: Iterable[str]) -> dict[str, str]:
         """Where steps reach these HTTP services (host or host:port), which may be on this machine; those for which that differs."""
@@ -147,7 +160,9 @@ class StepRunner:
         layer.mkdir(parents=True)
         said: list[str] = []
         try:
-            step = Step(directory, (layer,), (TINI, "--version"), {}, network=False)
+            # A static program, which needs nothing of the root that it runs in.
+            program = StepMount("/probe", (self._runsc,))
+            step = Step(directory, (layer,), ("/probe", "--version"), {}, mounts=(program,), network=False)
             if code := await self._run(step, said.append, gvisor=False):
                 return f"A first command ended with {code}: {' '.join(said)}"
         except FailedPrecondition as error:
@@ -164,31 +179,34 @@ class StepRunner:
         try:
             self._callers.add(str(namespace.address))
             group.create(step.limits)
-            _write_private(job, json.dumps(self._job(step, name, namespace, gvisor=gvisor)))
-            program: tuple[str, ...] = (sys.executable, "-I", "-S", str(_PROGRAM), str(job))
-            if gvisor:
-                program = launching(group.joins, program)
+            self._groups_of_steps[name] = group
+            _write_private(job, json.dumps(self._job(step, name, group, namespace, gvisor=gvisor)))
+            program = (sys.executable, "-I", "-S", str(_PROGRAM), str(job))
             code = await stream(private(program), env=_ENV, line=line)
             if reason := _failure(code, step.directory):
                 raise FailedPrecondition(f"The step could not be started: {reason}")
             return code
         finally:
             self._callers.discard(str(namespace.address))
+            self._groups_of_steps.pop(name, None)
             await finished(self._clean(step.directory, name, namespace))
 
-    def _job(self, step: Step, name: str, namespace: Namespace, *, gvisor: bool) -> dict[str, Any]:
+    def _job(self, step: Step, name: str, group: Cgroup, namespace: Namespace, *, gvisor: bool) -> dict[str, Any]:
         for part in ("upper", "overlay", "scratch"):
             (step.directory / part).mkdir(exist_ok=True)
         (step.directory / "upper").chmod(0o755)  # the mode of "/"
         _PLACE.mkdir(parents=True, exist_ok=True)
-        config = step_config((TINI, "--", *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path)
+        config = step_config(
+            (init.INSIDE, *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path
+        )
         log = step.directory / "runsc.log"
         if gvisor:
-            command = (str(self._runsc), *_gvisor_flags(step.directory, log), "run")
+            runsc = (str(self._runsc), *_gvisor_flags(step.directory, log), "run")
+            command = launching(runsc, joins=group.joins, oom_score=oom.BUILDS)
         else:
             command = ("runc", f"--root={_PLACE}/state", f"--log={log}", "--log-format=json", "run")
             config = with_user_namespace(config, cgroup=f"/{self._groups().name}/{name}/step", limits=step.limits)
-        mounts = (*step.mounts, *self._system_mounts(step.directory, namespace), StepMount(TINI, (self._tini,)))
+        mounts = (*step.mounts, *self._system_mounts(step.directory, namespace), StepMount(init.INSIDE, (self._first,)))
         return {
             "place": str(_PLACE),
             "directory": str(step.directory),

@@ -32,6 +32,7 @@ from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.function_builds import FunctionBuilds
 from stoker.services.functions import Functions
+from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.image_names import ImageNames
@@ -200,8 +201,10 @@ class Services:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         self.node = Node(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
+        ceiling = runtime.memory_ceiling()
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
+            memory_mib=None if ceiling is None else ceiling >> 20,
             disk_mib=shutil.disk_usage(data.path).total >> 20,
             healthy=gpu_answers,
         )
@@ -242,6 +245,8 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
+        self._cleanup.push_async_callback(self.heartbeats.close)
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)

@@ -312,8 +312,9 @@ class ContainerLauncher:
             return VolumeDir(volume_id, root, mount_path, read_only)
         return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
-    def _write(self, task: Task, fd: int, text: str) -> None:
+    def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
         self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+        return self._logs.room()
 
     def _record(self, statement: sa.Executable) -> None:
         """History is written beside the work, never before it."""
