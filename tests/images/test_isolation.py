@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import io
 import os
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -363,6 +364,24 @@ def test_a_step_that_takes_all_memory_ends(tmp_path: Path) -> None:
         assert shop.text(image_id, "/fine") == "fine\n"
     finally:
         shop.close()
+
+
+@WAYS
+def test_a_step_cannot_fill_the_disk_of_the_server(
+    workshop: Workshop, base: str, monkeypatch: pytest.MonkeyPatch, context: BuildContext
+) -> None:
+    free = shutil.disk_usage(workshop.data).free
+    monkeypatch.setattr(workshop.runtime._patrol, "_reserve", free - (100 << 20))
+    program = """
+import os, time
+with open("/large", "wb") as file:
+    for _ in range(600):
+        file.write(os.urandom(1 << 20))
+        os.fsync(file.fileno())
+        time.sleep(0.02)
+"""
+    with pytest.raises(ImageBuildFailed, match="The step was ended because it was writing while only"):
+        workshop.build(["FROM base", *python(program)], base=base, context=context)
 
 
 def test_all_that_a_build_without_namespaces_does(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from stoker.runtime.output import OutputPipes
 from stoker.runtime.patrol import Patrol
 from stoker.runtime.pins import Pins
 from stoker.runtime.prepared import Prepared, Site, can_be_prepared
+from stoker.runtime.running_step import RunningStep
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox, errors_of
 from stoker.runtime.steps import Isolation, StepRunner
@@ -82,7 +83,7 @@ class RunscRuntime:
         self._memory = ceiling() if memory is None else memory
         self._running: dict[str, Sandbox] = {}
         self._disk = disk
-        self._patrol = Patrol(self._state, disk_reserve, self._running.values)
+        self._patrol = Patrol(self._state, disk_reserve, lambda: [*self._running.values(), *self.steps.running])
         self._memory_events: MemoryEvents | None = None
         self._making_room: asyncio.Task[None] | None = None
         self._init = self._state / "init"
@@ -105,6 +106,7 @@ class RunscRuntime:
             first=self._init,
             network=self._network,
             groups=self._groups,
+            began=self._patrol.come,
             isolation=build_isolation,
         )
 
@@ -452,14 +454,13 @@ class RunscRuntime:
         """Unless the memory is that of containers that are gone, of which the kernel has some for a moment."""
         used = sum(sandbox.memory_in_use() for sandbox in self._running.values())
         spare = sum(_in_use(prepared.site.group) for prepared in self._prepared.values())
-        steps = self.steps.memory_in_use()
-        if not groups.is_full(used + spare + sum(steps.values())):
+        steps = [(step.memory_in_use(), step) for step in self.steps.running]
+        if not groups.is_full(used + spare + sum(has for has, _ in steps)):
             return
-        largest = max(self._running.values(), key=Sandbox.memory_excess, default=None)
-        excess = largest.memory_excess() if largest is not None else 0
-        if steps and max(steps.values()) > excess:
-            self.steps.end(max(steps, key=steps.__getitem__))
-        elif largest is not None and excess > 0:
+        excesses: list[tuple[int, Sandbox | RunningStep]] = [*steps]
+        excesses += [(sandbox.memory_excess(), sandbox) for sandbox in self._running.values()]
+        excess, largest = max(excesses, key=lambda found: found[0], default=(0, None))
+        if largest is not None and excess > 0:
             largest.end_for_memory()
 
     def _acquire(self) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.host_services import HostServices
 from stoker.runtime.launch import launching
 from stoker.runtime.network import Namespace, Network
+from stoker.runtime.running_step import RunningStep
 from stoker.runtime.sandbox import errors_of
 from stoker.runtime.user_namespace import FIRST_USER, missing_for_namespaces, with_user_namespace
 
@@ -86,18 +87,20 @@ class StepRunner:
         first: Path,
         network: Network,
         groups: Callable[[], CgroupTree],
+        began: Callable[[], None],
         isolation: Isolation = "auto",
     ) -> None:
-        """first: the program of the first process. isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
+        """first: the program of the first process. began: is called when there is a command to look after. isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
         self._state = state
         self._runsc = runsc
         self._first = first
         self._network = network
         self._groups = groups
+        self._began = began
         self._isolation = isolation
         self._obstacle: str | None = None
         self._callers: set[str] = set()
-        self._groups_of_steps: dict[str, Cgroup] = {}
+        self._running: dict[str, RunningStep] = {}
         self._services = HostServices(network, self._callers)
 
     async def close(self) -> None:
@@ -122,15 +125,10 @@ class StepRunner:
             self._obstacle = await self._try()
         return self._obstacle
 
-    def memory_in_use(self) -> dict[str, int]:
-        """Bytes that each of the commands has that run now, by its name. They ask for none in advance."""
-        usages = {name: group.usage() for name, group in self._groups_of_steps.items()}
-        return {name: usage.memory_bytes for name, usage in usages.items() if usage is not None}
-
-    def end(self, name: str) -> None:
-        """Kills a command; its exit code is that of a killed one."""
-        if (group := self._groups_of_steps.get(name)) is not None:
-            group.kill_now()
+    @property
+    def running(self) -> Collection[RunningStep]:
+        """The commands that run now."""
+        return self._running.values()
 
     async def reachable(self, places: Iterable[str]) -> dict[str, str]:
         """Where steps reach these HTTP services (host or host:port), which may be on this machine; those for which that differs."""
@@ -179,7 +177,8 @@ class StepRunner:
         try:
             self._callers.add(str(namespace.address))
             group.create(step.limits)
-            self._groups_of_steps[name] = group
+            self._running[name] = RunningStep(group, step.directory, shutil.disk_usage(self._state).total // 2, line)
+            self._began()
             _write_private(job, json.dumps(self._job(step, name, group, namespace, gvisor=gvisor)))
             program = (sys.executable, "-I", "-S", str(_PROGRAM), str(job))
             code = await stream(private(program), env=_ENV, line=line)
@@ -188,7 +187,7 @@ class StepRunner:
             return code
         finally:
             self._callers.discard(str(namespace.address))
-            self._groups_of_steps.pop(name, None)
+            self._running.pop(name, None)
             await finished(self._clean(step.directory, name, namespace))
 
     def _job(self, step: Step, name: str, group: Cgroup, namespace: Namespace, *, gvisor: bool) -> dict[str, Any]:
