@@ -17,7 +17,7 @@ from stoker.store.database import Database
 
 
 def call(id: str) -> Rows:
-    return tables.calls, [(id, "fu-1", "ap-1", "", "map", 4, False, 1.0)]
+    return tables.calls, [(id, "fu-1", "ap-1", "", "map", 4, False, 1.0, "")]
 
 
 def inputs(call_id: str, count: int, payload: bytes = b"x") -> Rows:
