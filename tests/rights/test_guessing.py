@@ -7,6 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlparse
 
@@ -31,8 +32,10 @@ class Guessed:
         made = json.loads(self.http("/_stoker/tokens", self.own, b"{}")[1])
         self.id, self.secret = made["id"], made["secret"]
 
-    def http(self, path: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, str, Any]:
-        request = urllib.request.Request(self.info["http_url"] + path, body, headers)
+    def http(
+        self, path: str, headers: dict[str, str], body: bytes | None = None, method: str | None = None
+    ) -> tuple[int, str, Any]:
+        request = urllib.request.Request(self.info["http_url"] + path, body, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode(), answer.headers
@@ -56,8 +59,11 @@ async def say_hello(channel: Channel, token_id: str, secret: str) -> str:
 
 
 @pytest.fixture
-def guessed(server: RunningServer) -> Guessed:
-    return Guessed(server)
+def guessed(server: RunningServer) -> Iterator[Guessed]:
+    made = Guessed(server)
+    yield made
+    # Others count the server's tokens.
+    assert made.http(f"/_stoker/tokens/{made.id}", made.own, method="DELETE")[0] in (200, 204)
 
 
 def test_guessing_over_grpc_is_slowed_down(guessed: Guessed) -> None:

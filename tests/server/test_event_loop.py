@@ -17,6 +17,7 @@ import psutil
 import pytest
 import uvloop
 
+from stoker.aio.processes import capture
 from stoker.server.event_loop import EventLoop, new_event_loop
 
 PIPE = asyncio.subprocess.PIPE
@@ -50,9 +51,8 @@ def test_input_is_passed_on_also_to_a_program_that_does_not_want_it() -> None:
     async def work() -> None:
         reader = await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
         assert (await reader.communicate(b"x" * 1_000_000))[0] == b"x" * 1_000_000
-        other = await asyncio.create_subprocess_exec("true", stdin=PIPE, stdout=PIPE)
-        await other.communicate(b"x" * 1_000_000)
-        assert other.returncode == 0
+        # From a file: uvloop raises when the program has ended before a pipe is written to, so nobody here does that.
+        assert (await capture(("true",), env={}, stdin="x" * 1_000_000)).code == 0
 
     run(work())
 

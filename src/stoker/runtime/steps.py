@@ -196,7 +196,7 @@ class StepRunner:
         (step.directory / "upper").chmod(0o755)  # the mode of "/"
         _PLACE.mkdir(parents=True, exist_ok=True)
         config = step_config(
-            (init.INSIDE, *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path
+            (init.INSIDE, init.SINGLE, *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path
         )
         log = step.directory / "runsc.log"
         if gvisor:

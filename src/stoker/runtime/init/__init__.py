@@ -11,6 +11,9 @@ from stoker.errors import FailedPrecondition
 INSIDE = "/__modal/.bin/init"
 """Where it lies in a sandbox. Its arguments are the program to run and that program's own."""
 
+SINGLE = "-1"
+"""Comes before them when output and errors are to be one stream, in the order they were written."""
+
 SOURCE = Path(__file__).with_name("init.c")
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 

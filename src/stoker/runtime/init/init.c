@@ -3,7 +3,8 @@
    - passes on what the program prints. gVisor hands a program's write to a pipe of the host on as far as there is room, and then returns
      a short count even to a writer that is ready to wait; much software takes the rest for written. So the program gets pipes of the
      sandbox's own kernel, which has no such fault, and this process, which can count, carries from there to the host's. A host that does
-     not read holds the program up, and loses nothing;
+     not read holds the program up, and loses nothing. After the option -1 it is a single pipe, which keeps the order of output and
+     errors;
    - reaps orphans, and hands signals on to the program;
    - ends as the program did, after all that others left behind was killed and every byte was passed on.
 
@@ -121,7 +122,7 @@ static long execute(char **arguments, char **environment) {
     return error;
 }
 
-static void begin(char **arguments, char **environment) {
+static void begin(char **arguments, char **environment, int single) {
     int pipes[2][2];
     unsigned long inherited = 0;
     syscall(__NR_rt_sigprocmask, SIG_BLOCK, (long)&all_signals, (long)&inherited, sizeof all_signals, 0);
@@ -136,7 +137,7 @@ static void begin(char **arguments, char **environment) {
     if (program == 0) {
         syscall(__NR_setpgid, 0, 0, 0, 0, 0);
         syscall(__NR_dup3, pipes[0][1], 1, 0, 0, 0);
-        syscall(__NR_dup3, pipes[1][1], 2, 0, 0, 0);
+        syscall(__NR_dup3, pipes[single ? 0 : 1][1], 2, 0, 0, 0);
         syscall(__NR_rt_sigprocmask, SIG_SETMASK, (long)&inherited, 0, sizeof inherited, 0);
         long error = execute(arguments, environment);
         say(arguments[0]);
@@ -239,11 +240,13 @@ static void finish(int signals) {
 
 __attribute__((used, noreturn)) void start(long *stack) {
     char **arguments = (char **)(stack + 1), **environment = arguments + *stack + 1;
-    if (*stack < 2) {
+    const char *option = *stack < 2 ? "" : arguments[1];
+    int single = option[0] == '-' && option[1] == '1' && !option[2];
+    if (*stack < 2 + single) {
         say("Name a program.\n");
         die(CANNOT_EXECUTE);
     }
-    begin(arguments + 1, environment);
+    begin(arguments + 1 + single, environment, single);
     int signals = syscall(__NR_signalfd4, -1, (long)&all_signals, sizeof all_signals, SFD_CLOEXEC | SFD_NONBLOCK, 0);
     int given_up = 0;
     while (status < 0 && !given_up) {
