@@ -12,8 +12,7 @@ from stoker.services.transfer import TransferUrls
 
 def url_for(urls: TransferUrls, method: str, path: str, caller: Caller) -> str:
     """A signed URL that this caller can reach."""
-    host = caller.host or caller.metadata.get("x-modal-host", "")
-    return urls.url(method, path, kind=caller.kind, host=host)
+    return urls.url(method, path, kind=caller.kind, host=caller.host)
 
 
 class BlobServicer:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from stoker import descriptors
 from stoker.config import Settings
 from stoker.datadir import DataDir, ServerInfo
 from stoker.errors import FailedPrecondition
@@ -73,6 +74,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, data, services, cleanup = self.settings, self.data, self._services, self._cleanup
+        descriptors.raise_limit()
         data.create()
         data.lock()
         cleanup.callback(data.unlock)
@@ -92,7 +94,11 @@ class Server:
         address = runtime.host_address()
         if address is not None:
             await serve_containers(services, address, container_port, cleanup)
-        transport = Transport(methods_of(make_servicers(services, call_servicer, self.http_url)), services.tokens)
+        transport = Transport(
+            methods_of(make_servicers(services, call_servicer, self.http_url)),
+            services.tokens,
+            per_address=settings.max_connections_per_address,
+        )
         services.launcher.sockets = transport
         services.checkpoints.connections = transport
         cleanup.push_async_callback(transport.close)

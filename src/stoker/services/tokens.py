@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
 from stoker.ids import new_id
+from stoker.quoting import shown
 from stoker.store import tables
 from stoker.store.database import Database
 
@@ -58,7 +59,7 @@ class Tokens:
         matches = hmac.compare_digest(_hash(token_secret), token.secret_sha256 if token else _hash(""))
         if token is None or not matches:
             raise Unauthenticated(
-                f"The token {token_id!r} is not known to this server, or its secret is wrong. {_HELP}"
+                f"The token {shown(token_id)} is not known to this server, or its secret is wrong. {_HELP}"
             )
         now = time.time()
         if not token.enabled:
