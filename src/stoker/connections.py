@@ -37,6 +37,22 @@ class Kept(Protocol):
         ...
 
 
+class Unread:
+    """Watches whether a peer reads what was sent."""
+
+    def __init__(self, now: float) -> None:
+        self._size = 0  # bytes, when they were last looked at
+        self._since = now
+
+    def seconds(self, transport: asyncio.WriteTransport, now: float) -> float:
+        """For how long something has been there of which the peer took nothing."""
+        size = transport.get_write_buffer_size()
+        if not size or size < self._size:
+            self._since = now
+        self._size = size
+        return now - self._since
+
+
 class Total:
     """Connections of several listeners together."""
 
@@ -96,6 +112,12 @@ class Connections:
             self._timer.cancel()
             self._timer = None
 
+    def warn(self, event: str, **details: object) -> None:
+        """Writes a line to the log, unless there was one a short while ago: what comes from peers may come without end."""
+        if time.monotonic() - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            _log.warning(event, listener=self._name, **details)
+
     def _is_full(self) -> bool:
         mine, total = len(self._all), self._total
         return mine >= self._most or (total is not None and total.count >= total.most and mine >= total.share)
@@ -112,13 +134,13 @@ class Connections:
             connection.turn_away("its place is needed")
         if not idle:
             self._scan_at = now + _RESCAN_SECONDS
-        self._warn(
+        self.warn(
             "no room for more connections", open=len(self._all), made_way=min(len(idle), 1 + len(self._all) // _SHED)
         )
         return bool(idle)
 
     def _refuse(self, connection: Kept, reason: str) -> bool:
-        self._warn("connection turned away", reason=reason, open=len(self._all))
+        self.warn("connection turned away", reason=reason, open=len(self._all))
         connection.turn_away(reason)
         return False
 
@@ -128,13 +150,8 @@ class Connections:
         for connection in self:
             connection.look(loop.time())
         if self._all and descriptors.are_scarce():
-            self._warn("file descriptors are running out", limit=descriptors.limit(), open=len(self._all))
+            self.warn("file descriptors are running out", limit=descriptors.limit(), open=len(self._all))
             self._make_room()
-
-    def _warn(self, event: str, **details: object) -> None:
-        if time.monotonic() - self._logged_at >= _LOG_SECONDS:
-            self._logged_at = time.monotonic()
-            _log.warning(event, listener=self._name, **details)
 
 
 def _is_local(address: str) -> bool:

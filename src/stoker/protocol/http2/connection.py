@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from stoker.budget import Account
+from stoker.connections import Unread
 from stoker.protocol.http2 import frames
 from stoker.protocol.http2.frames import ConnectionFault, FrameReader
 from stoker.protocol.http2.headers import HeaderDecoder, Headers, check_request
@@ -83,8 +84,7 @@ class Connection(asyncio.Protocol):
         self._opened_at = self._idle_since = self._loop.time()
         self._brought = 0  # bytes of requests
         self._checkpoint = (self._opened_at, 0)  # when so many had come
-        self._unread = 0  # bytes, when they were last looked at
-        self._read_at = self._opened_at  # when the peer was last seen to read
+        self._unread = Unread(self._opened_at)
 
     # asyncio.Protocol
 
@@ -167,11 +167,7 @@ class Connection(asyncio.Protocol):
         limits, transport = self.limits, self._transport
         if transport is None:
             return
-        unread = transport.get_write_buffer_size()
-        if not unread or unread < self._unread:
-            self._read_at = now
-        self._unread = unread
-        if now - self._read_at > limits.stall_seconds:
+        if self._unread.seconds(transport, now) > limits.stall_seconds:
             transport.abort()  # nothing said now would be read
         elif transport.is_closing():
             return
