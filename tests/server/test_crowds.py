@@ -1,4 +1,4 @@
-"""A whole server with few files to open, and more connections than it can have."""
+"""A whole server with few files to open, and more connections than it can have; and who may read what it writes."""
 
 from __future__ import annotations
 
@@ -51,3 +51,21 @@ def test_idle_connections_do_not_take_all_the_files(narrow: RunningServer) -> No
     assert "Too many open files" not in log and "Traceback" not in log
     for one in crowd:
         one.close()
+
+
+def test_nobody_else_can_read_what_a_server_keeps(narrow: RunningServer) -> None:
+    files = [path for path in (*narrow.data.iterdir(), *(narrow.data / "logs").iterdir()) if path.is_file()]
+    assert {"stoker.db", "secret.key", "token.json", "server.log"} <= {path.name for path in files}
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []
+
+
+def test_the_documented_backup_can_be_read_by_nobody_else(narrow: RunningServer, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
+    commands = page[page.index("**Backup.**") :].split("\n    stoker down\n")[1].split("    stoker up")[0]
+    script = commands.replace("/var/lib/stoker", str(narrow.data))
+    assert str(narrow.data) in script
+    subprocess.run(["bash", "-ec", "umask 022\n" + script], cwd=tmp_path, check=True, capture_output=True)
+    (archive,) = tmp_path.iterdir()
+    assert archive.stat().st_mode & 0o077 == 0
+    listed = subprocess.run(["tar", "--list", "--file", archive], capture_output=True, text=True, check=True).stdout
+    assert "./secret.key" in listed
