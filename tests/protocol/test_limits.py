@@ -20,6 +20,7 @@ from stoker import connections as connections_module
 from stoker.protocol import intake, listeners, peers
 from stoker.protocol.http2 import connection as connection_module
 from stoker.protocol.http2 import frames, limits
+from stoker.protocol.http2.headers import HeaderDecoder
 from stoker.protocol.rpc import Caller, rpc
 from tests.protocol.peer import SECONDS, TOKEN, Peer, Served, serving
 
@@ -281,6 +282,16 @@ def test_headers_that_unpack_into_more_than_they_are_end_the_connection(block: b
             await peer.close()
 
     run(test)
+
+
+def test_the_header_table_is_resized_at_most_twice_and_long_values_are_cut() -> None:
+    decoder = HeaderDecoder(16 << 10, 256)
+    assert decoder.decode(b"\x20\x3f\xe1\x1f\x40\x01x\x7f\xa1\x1e" + b"v" * 4_000) == {"x": "v" * 256}
+    assert decoder.decode(b"\xbe") == {"x": "v" * 256}
+    with pytest.raises(frames.ConnectionFault):
+        decoder.decode(b"\x20\x20\x20\x82")
+    with pytest.raises(frames.ConnectionFault):
+        decoder.decode(b"\x82\x20")
 
 
 def test_one_peer_with_much_to_do_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

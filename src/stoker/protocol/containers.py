@@ -7,12 +7,14 @@ from modal_proto import api_pb2
 
 from stoker.errors import NotFound, PermissionDenied
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import at_most
 from stoker.services.calls import Calls, Report
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.history import History
 from stoker.services.scheduler import Scheduler
 
 _HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
+_MOST_OUTPUTS = 10_000  # in one request; a container has at most 1,000 inputs
 _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 
 
@@ -77,7 +79,7 @@ class ContainerServicer:
                 started_at=item.input_started_at,
                 created_at=item.output_created_at,
             )
-            for item in request.outputs
+            for item in at_most(request.outputs, _MOST_OUTPUTS, "outputs")
         ]
         await self._calls.report(_task(caller), reports)
         return Empty()

@@ -10,6 +10,7 @@ from modal_proto import api_pb2
 from stoker.errors import Unimplemented
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import cursor
 from stoker.services.images import BUILDING, READY, Image, Images
 from stoker.services.mounts import Mounts
 from stoker.services.secrets import Secrets
@@ -72,7 +73,7 @@ class ImageServicer:
     async def join(
         self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
-        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        after = cursor(request.last_entry_id)
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
         image = self._images.get(request.image_id)
         if image.state == BUILDING or request.include_logs_for_finished or image.state != READY:

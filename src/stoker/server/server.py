@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import time
@@ -110,6 +111,9 @@ class Server:
             await tls.listen(http, transport, cleanup)
         self.url = f"http://{reachable(settings.host)}:{port}"
         data.write_server(ServerInfo(os.getpid(), self.url, self.http_url, self._started_at, runtime.name))
+        # What was loaded stays, and need not be looked through again for garbage: that took a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
         _log.info("ready", url=self.url, http=self.http_url, runtime=runtime.name)
 
     def _resume(self) -> None:

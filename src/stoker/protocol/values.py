@@ -1,0 +1,43 @@
+"""Values that clients send as text or in parts, of which any may be nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from stoker.errors import InvalidArgument
+
+_AT_ONCE = 1_000  # entries of a list that are dealt with before others have their turn
+
+T = TypeVar("T")
+
+
+def cursor(text: str) -> int:
+    """A place in a list, as a client gives back what it was told; the begin for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def seconds(timestamp: Timestamp) -> float:
+    """Since the epoch. Raises InvalidArgument."""
+    try:
+        return timestamp.ToNanoseconds() / 1e9
+    except ValueError as error:
+        raise InvalidArgument(f"This is no time: {error}.") from None
+
+
+def at_most(entries: Sequence[T], most: int, what: str) -> Sequence[T]:
+    """The entries of a list, of which two bytes may be one. Raises InvalidArgument when there are more than anybody needs."""
+    if len(entries) > most:
+        raise InvalidArgument(f"{len(entries)} {what} in one request are too many: it may have {most}.")
+    return entries
+
+
+async def in_turns(entries: Sequence[T]) -> AsyncIterator[T]:
+    """The entries of a list that may be as long as it likes; others have their turn in between."""
+    for number, entry in enumerate(entries, 1):
+        yield entry
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
