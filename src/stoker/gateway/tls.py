@@ -171,19 +171,20 @@ class _Handshake:
 
     def begin(self, make_protocol: MakeProtocol, context: ssl.SSLContext) -> None:
         self._task = asyncio.get_running_loop().create_task(self._shake_hands(make_protocol, context))
+        self._task.add_done_callback(self._over)
 
     async def _shake_hands(self, make_protocol: MakeProtocol, context: ssl.SSLContext) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                make_protocol, self._accepted, ssl=context, ssl_handshake_timeout=_HANDSHAKE
-            )
-        except (OSError, ssl.SSLError, TimeoutError) as error:
-            _log.debug("no handshake", reason=str(error))
+        await asyncio.get_running_loop().connect_accepted_socket(
+            make_protocol, self._accepted, ssl=context, ssl_handshake_timeout=_HANDSHAKE
+        )
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._others.remove(self)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
             self._accepted.close()
-        except asyncio.CancelledError:
-            self._accepted.close()
-        finally:
-            self._others.remove(self)
+        if error is not None and not isinstance(error, (OSError, ssl.SSLError, TimeoutError)):
+            _log.error("handshake failed", exc_info=error)
 
 
 class _Undecided(asyncio.Protocol):

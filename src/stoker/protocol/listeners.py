@@ -13,7 +13,7 @@ from stoker.protocol.peers import Peer
 from stoker.services.waiting import settled
 
 _MOST_CLIENTS = 8_192
-_MOST_OF_CONTAINER = 64  # one for the entrypoint, and one for each process of a pool that makes calls
+_MOST_OF_CONTAINER = 128  # one for the entrypoint, and one for each process of a pool that makes calls
 _SHARE_OF_CONTAINER = 8
 
 
