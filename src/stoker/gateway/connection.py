@@ -22,6 +22,8 @@ _HEAD_SECONDS = 20.0
 _REST_SECONDS = 10.0  # for the rest of a body whose request has been answered
 _LINGER_SECONDS = 2.0  # for the client to read why it was refused
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_TELLING = frozenset((b"host", b"transfer-encoding"))  # whose a request is, and where it ends
+_LENGTHS_OF_TELLING = frozenset(map(len, _TELLING))
 
 
 class _Enough(Exception):
@@ -51,6 +53,7 @@ class Connection(HttpToolsProtocol):
         self._bytes_beside = 0  # since the last byte of a body: its framing, and what is said after it
         self._in_head = True  # also before a first byte
         self._head_size = 0  # of what the parser has read of the head
+        self._telling: list[tuple[bytes, bytes]] = []  # headers of the request
         self._in_body = False
         self._idle_since: float | None = self.loop.time()  # None while there is a request
         self._head_timer: asyncio.TimerHandle | None = None
@@ -139,6 +142,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._in_head, self._head_bytes, self._head_size, self._bytes_beside = True, 0, 0, 0
+        self._telling = []
         if self._head_timer is None:
             self._watch_head()
 
@@ -151,7 +155,10 @@ class Connection(HttpToolsProtocol):
         # Those after a body are no headers, and were checked by nobody.
         if self._in_head:
             self._count(len(name) + len(value) + 4)
-            super().on_header(name, value.rstrip(b" \t"))  # as the parser does it before a value
+            value = value.rstrip(b" \t")  # as the parser does it before a value
+            super().on_header(name, value)
+            if len(name) in _LENGTHS_OF_TELLING and (telling := name.lower()) in _TELLING:
+                self._telling.append((telling, value))
 
     def on_headers_complete(self) -> None:
         if self._reparsing:
@@ -244,12 +251,12 @@ class Connection(HttpToolsProtocol):
     def _check_head(self) -> None:
         """Refuses what could be read in more than one way. Raises _Enough then."""
         version = self.parser.get_http_version()
-        host = host_of(version, self.url, self.headers)
+        host = host_of(version, self.url, self._telling)
         if version not in ("1.0", "1.1"):
             self._refuse(505, "HTTP Version Not Supported", "this port speaks HTTP/1.0 and HTTP/1.1")
         elif host is None:
             self._refuse(400, "Bad Request", "a request names its host once, in the header Host")
-        elif not is_framed_plainly(version, self.headers):
+        elif not is_framed_plainly(version, self._telling):
             self._refuse(501, "Not Implemented", "the one transfer-encoding of requests is chunked, in HTTP/1.1")
         elif len(self.pipeline) >= _MOST_PIPELINED:
             self._is_deaf = True

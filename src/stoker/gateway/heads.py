@@ -29,13 +29,14 @@ _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 def host_of(version: str, url: bytes, headers: HeaderList) -> bytes | None:
     """The host that a request is for; None when it does not say so in the one way it may (RFC 9112, 3.2)."""
     hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version != "1.0") or not all(map(_HOST.fullmatch, hosts)):
+    host = hosts[0] if hosts else b""
+    if len(hosts) > 1 or (not hosts and version != "1.0") or not _HOST.fullmatch(host):
         return None
     if url.startswith((b"/", b"*")):
-        return hosts[0] if hosts else b""
+        return host
     absolute = _ABSOLUTE.match(url)
-    host = absolute[1] if absolute else url  # CONNECT has nothing else
-    return host if _HOST.fullmatch(host) else None
+    named = absolute[1] if absolute else url  # CONNECT has nothing else
+    return named if _HOST.fullmatch(named) else None
 
 
 def is_framed_plainly(version: str, headers: HeaderList) -> bool:
