@@ -17,6 +17,8 @@ from stoker.protocol.http2 import frames
 from stoker.protocol.http2.connection import Connection
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.transport import Transport
+from stoker.services.attempts import Peer as Known
+from stoker.services.identity import ContainerIdentity
 
 Headers = Mapping[str, "str | bytes"]
 TOKEN: Headers = {"x-modal-token-id": "id", "x-modal-token-secret": "secret"}
@@ -25,7 +27,7 @@ _HEAD = struct.Struct(">HBBBI")
 
 
 class OneToken:
-    def authenticate(self, token_id: str, token_secret: str) -> None:
+    def authenticate(self, token_id: str, token_secret: str, peer: Known) -> None:
         if (token_id, token_secret) != ("id", "secret"):
             raise Unauthenticated("That token is wrong.")
 
@@ -124,7 +126,7 @@ class Served:
         assert self._directory is not None
         path = self._directory / task_id
         if not path.exists():
-            await self.transport.listen_container(task_id, path)
+            await self.transport.listen_container(ContainerIdentity(task_id, "fu-1", "ap-1"), path)
         return Peer(*await asyncio.open_unix_connection(str(path)))
 
     @property

@@ -90,10 +90,10 @@ def test_both_generations_of_clients_find_their_fields(state: StateServer, clien
 
     servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
     request = api_pb2.BlobCreateRequest(content_length=3)
-    response = state.run(servicer.create(request, Caller("client", host="stoker.example")))
+    response = state.run(servicer.create(request, Caller(host="stoker.example")))
     assert response.multipart == response.multiparts.items[0] and response.blob_ids == [response.blob_id]
     assert response.multipart.upload_urls[0].startswith(f"http://stoker.example:{state.http_port}/")
-    response = state.run(servicer.create(request, Caller("container", host="ignored")))
+    response = state.run(servicer.create(request, Caller(inside=True, host="ignored")))
     assert response.multipart.completion_url.startswith(f"http://127.0.0.2:{state.container_port}/")
 
 
@@ -132,9 +132,9 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(state: StateServer) -> None
 
 
 def test_aborted_and_silent_uploads_leave_nothing(state: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stoker.gateway import transfer
+    from stoker.gateway import bodies
 
-    monkeypatch.setattr(transfer, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "_SILENCE", 0.3)
     created = state.run(state.blobs.create(5 << 20))
     target = url(state, "PUT", created.part_paths[0]).removeprefix(state.http_url)
     head = f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {5 << 20}\r\n\r\n".encode() + b"x" * (2 << 20)

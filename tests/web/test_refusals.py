@@ -251,7 +251,7 @@ def _web(*answer: dict[str, Any]) -> tuple[WebGateway, list[Any]]:
             lines.append(line)
 
     class Anybody:
-        def admits(self, endpoint: Endpoint, headers: Any) -> bool:
+        def admits(self, endpoint: Endpoint, headers: Any, address: str) -> bool:
             return True
 
     class One:

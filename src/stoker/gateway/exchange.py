@@ -52,6 +52,12 @@ class Exchange:
         return "WEBSOCKET" if self.is_websocket else str(self.scope["method"])
 
     @property
+    def peer(self) -> str:
+        """The address of the client, "" when unknown."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @property
     def path(self) -> str:
         """As the endpoint sees it: without the prefix."""
         return self.scope["path"][len(self.prefix) :] or "/"
@@ -125,7 +131,6 @@ class Exchange:
     def summary(self) -> Message:
         """What the access log says of it."""
         aborted = not self.complete and self._sent != self._length
-        client = self.scope.get("client")
         return {
             "label": self.endpoint.label,
             "method": self.method,
@@ -133,7 +138,7 @@ class Exchange:
             "status": self.status or None,
             "ms": round((time.perf_counter() - self._begun) * 1000, 1),
             "bytes": self._sent,
-            "client": client[0] if client else None,
+            "client": self.peer or None,
             "request_id": self.request_id.decode(),
             **({"call": self.call_id} if self.call_id else {}),
             **({"aborted": True} if aborted else {}),

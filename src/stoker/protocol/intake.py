@@ -11,6 +11,7 @@ from stoker.budget import Turn
 from stoker.errors import InvalidArgument, ResourceExhausted
 from stoker.protocol.http2.stream import Stream
 from stoker.protocol.peers import Peer
+from stoker.protocol.rights import Scope
 from stoker.protocol.rpc import Caller, Method
 
 MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
@@ -36,16 +37,25 @@ class Request:
         "is_over",
         "method",
         "peer",
+        "scope",
         "stream",
         "task",
     )
 
     def __init__(
-        self, stream: Stream, method: Method, caller: Caller, peer: Peer, start: Callable[[Request], None]
+        self,
+        stream: Stream,
+        method: Method,
+        caller: Caller,
+        scope: Scope | None,
+        peer: Peer,
+        start: Callable[[Request], None],
     ) -> None:
+        """scope: what of the RPC the caller may ask for, None for everything."""
         self.stream = stream
         self.method = method
         self.caller = caller
+        self.scope = scope
         self.peer = peer
         self.task: asyncio.Task[None] | None = None  # the call, once it has started
         self.has_begun = False  # the call runs
@@ -99,7 +109,7 @@ class Request:
         compressed, size = PREFIX.unpack_from(self._body)
         if compressed:
             raise InvalidArgument(f"{self.method.name} came compressed, which this server does not read.")
-        most = _MAX_OPEN_MESSAGE if self.method.open else MAX_MESSAGE
+        most = _MAX_OPEN_MESSAGE if self.method.rights.open else MAX_MESSAGE
         if size > most:
             raise InvalidArgument(f"The request is larger than {most >> 10} KiB.")
         self._size = size

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from stoker.errors import FailedPrecondition, PermissionDenied, StokerError, Unimplemented
+from stoker.errors import FailedPrecondition, StokerError, Unimplemented
 from stoker.keepalive import notice_lost_peers
 from stoker.protocol.http2 import frames
 from stoker.protocol.http2.headers import Headers
@@ -24,9 +24,13 @@ from stoker.protocol.intake import PREFIX, Request
 from stoker.protocol.listeners import Listener, client_connections, container_connections, container_total
 from stoker.protocol.peers import Memories, Peer
 from stoker.protocol.replay import ReplayCache
+from stoker.protocol.rights import Scope
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
 from stoker.quoting import shown
+from stoker.services import attempts
+from stoker.services.identity import ContainerIdentity
+from stoker.services.ownership import Ownership
 
 _PATH = f"/{SERVICE.full_name}/"
 _PATIENCE_FOR_REFUSAL = 8  # frames that bring nothing
@@ -34,18 +38,29 @@ _log = structlog.get_logger(__name__)
 
 
 class Authenticator(Protocol):
-    """Checks the token of a client; raises Unauthenticated with the sentence to show."""
+    """Checks the token of a client."""
 
-    def authenticate(self, token_id: str, token_secret: str) -> None: ...
+    def authenticate(self, token_id: str, token_secret: str, peer: attempts.Peer) -> object:
+        """Raises Unauthenticated with the sentence to show."""
+        ...
 
 
 class Transport:
     """Serves `methods`; every other RPC of the service answers UNIMPLEMENTED with one clear sentence."""
 
-    def __init__(self, methods: Mapping[str, Method], authenticator: Authenticator, *, per_address: int = 0) -> None:
-        """per_address: connections that clients at one address of another machine may have, 0 for no limit."""
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        authenticator: Authenticator,
+        ownership: Ownership | None = None,
+        *,
+        per_address: int = 0,
+    ) -> None:
+        """ownership: what the scopes of containers' requests look up; without it whatever has a scope is refused.
+        per_address: connections that clients at one address of another machine may have, 0 for no limit."""
         self._methods = methods
         self._authenticator = authenticator
+        self._ownership = ownership
         self._per_address = per_address
         self._replays = ReplayCache(100_000, 256 << 20)  # values popped from dicts can be large
         self._memories = Memories()
@@ -55,7 +70,7 @@ class Transport:
 
     async def listen(self, host: str, port: int) -> int:
         """Serves clients at host:port (0 picks a free port); returns the port. Raises FailedPrecondition when it is taken."""
-        rpcs = self._rpcs("", self._replays)
+        rpcs = self._rpcs(None, self._replays)
         listener = Listener(rpcs, STRANGER, self._memories.stranger, client_connections(self._per_address))
         try:
             server = await asyncio.get_running_loop().create_server(listener.connection, host, port, backlog=1024)
@@ -76,14 +91,14 @@ class Transport:
         assert self._clients is not None
         return self._clients.connection()
 
-    async def listen_container(self, task_id: str, path: Path) -> None:
-        """Serves the container `task_id` at a unix socket."""
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None:
+        """Serves a container at a unix socket."""
         peer = self._memories.container()
-        connections = container_connections(task_id, self._container_total)
-        rpcs = self._rpcs(task_id, ReplayCache(10_000, 16 << 20))
+        connections = container_connections(container.task_id, self._container_total)
+        rpcs = self._rpcs(container, ReplayCache(10_000, 16 << 20))
         listener = Listener(rpcs, CONTAINER, lambda: peer, connections)
         listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
-        self._containers[task_id] = listener
+        self._containers[container.task_id] = listener
 
     async def quiet(self, task_id: str, timeout: float) -> bool:
         """Waits until the container `task_id` has closed all its connections, at most `timeout` seconds; whether it has."""
@@ -106,8 +121,8 @@ class Transport:
         if self._clients is not None:
             self._clients.close()
 
-    def _rpcs(self, task_id: str, replays: ReplayCache) -> _Rpcs:
-        return _Rpcs(self._methods, replays, self._authenticator, self._memories, task_id)
+    def _rpcs(self, container: ContainerIdentity | None, replays: ReplayCache) -> _Rpcs:
+        return _Rpcs(self._methods, replays, self._authenticator, self._memories, self._ownership, container)
 
 
 class _Rpcs:
@@ -119,19 +134,21 @@ class _Rpcs:
         replays: ReplayCache,
         authenticator: Authenticator,
         memories: Memories,
-        task_id: str,
+        ownership: Ownership | None,
+        container: ContainerIdentity | None,
     ) -> None:
         self._methods = methods
         self._replays = replays
         self._authenticator = authenticator
         self._memories = memories
-        self._task_id = task_id
+        self._ownership = ownership
+        self._container = container
 
     # The streams
 
     def begin(self, stream: Stream, headers: Headers) -> None:
         try:
-            method = self._admit(headers)
+            method, caller, scope = self._admit(stream, headers)
         except StokerError as error:
             _refuse(stream, wire_status(error))
             stream.connection.charge(_PATIENCE_FOR_REFUSAL)
@@ -142,7 +159,7 @@ class _Rpcs:
             stream.connection.charge(_PATIENCE_FOR_REFUSAL)
             return
         peer.calls += 1
-        stream.state = Request(stream, method, self._caller(headers), peer, self._start)
+        stream.state = Request(stream, method, caller, scope, peer, self._start)
 
     def receive(self, stream: Stream, data: bytes, end: bool) -> None:
         request = stream.state
@@ -180,7 +197,7 @@ class _Rpcs:
 
     def _peer(self, stream: Stream, method: Method) -> Peer:
         connection = stream.connection
-        if not (self._task_id or method.open or connection.limits is CLIENT):
+        if not (self._container or method.rights.open or connection.limits is CLIENT):
             connection.owner = self._memories.client()
             connection.trust(CLIENT, connection.owner.outgoing)
         assert isinstance(connection.owner, Peer)
@@ -188,7 +205,8 @@ class _Rpcs:
 
     # The calls
 
-    def _admit(self, headers: Headers) -> Method:
+    def _admit(self, stream: Stream, headers: Headers) -> tuple[Method, Caller, Scope | None]:
+        """What is called, by whom, and what of it that caller may ask for, None for everything."""
         path = headers.get(":path", "")
         name = path.removeprefix(_PATH)
         method = self._methods.get(name)
@@ -196,23 +214,33 @@ class _Rpcs:
             raise Unimplemented(f"{shown(path)} is no RPC of the Modal protocol this server was built for.")
         if method is None:
             raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
-        if self._task_id:
-            if not method.containers:
-                raise PermissionDenied(f"{name} may not be called from inside a container.")
-        elif not method.open:
-            token, secret = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
-            self._authenticator.authenticate(token, secret)
-        return method
+        container = self._container
+        if container is not None and (container.restricted or not headers.get("x-modal-token-id")):
+            return method, self._caller(headers, container), method.rights.admit_container(name, container)
+        # Code in a container that shows a token is a client, like anybody with that token.
+        if container is not None or not method.rights.open:
+            self._authenticate(stream, headers)
+        method.rights.admit_client(name)
+        return method, self._caller(headers, None), None
 
-    def _caller(self, headers: Headers) -> Caller:
-        attempts = (headers.get("x-retry-attempt", "0"), headers.get("x-throttle-retry-attempt", "0"))
+    def _authenticate(self, stream: Stream, headers: Headers) -> None:
+        """Raises Unauthenticated."""
+        token = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
+        connection = stream.connection
+        address = f"container {self._container.task_id}" if self._container is not None else connection.address
+        peer = attempts.Peer(address, "grpc", proven=connection.proven == token)
+        self._authenticator.authenticate(*token, peer)
+        connection.proven = token
+
+    def _caller(self, headers: Headers, container: ContainerIdentity | None) -> Caller:
+        retries = (headers.get("x-retry-attempt", "0"), headers.get("x-throttle-retry-attempt", "0"))
         return Caller(
-            kind="container" if self._task_id else "client",
+            container=container,
+            inside=self._container is not None,
             client_version=headers.get("x-modal-client-version", ""),
-            token_id=headers.get("x-modal-token-id", ""),
-            task_id=self._task_id,
+            token_id=headers.get("x-modal-token-id", "") if container is None else "",
             idempotency_key=headers.get("x-idempotency-key", ""),
-            repeats=attempts != ("0", "0"),
+            repeats=retries != ("0", "0"),
             host=headers.get(":authority", "").rpartition(":")[0] or headers.get("x-modal-host", ""),
         )
 
@@ -222,7 +250,9 @@ class _Rpcs:
         try:
             if request.peer.outgoing.is_crowded and not await stream.turn():
                 return  # the caller is gone, and nothing has begun
-            await work(request, request.message())
+            message = request.message()
+            self._check(request, message)
+            await work(request, message)
         except StokerError as error:
             _refuse(stream, wire_status(error))
         except asyncio.CancelledError:
@@ -235,10 +265,16 @@ class _Rpcs:
         finally:
             self._end(request)
 
+    def _check(self, request: Request, message: Any) -> None:
+        """Raises PermissionDenied when a container asks for what is not its own, NotFound when that does not exist."""
+        if request.scope is not None and request.caller.container is not None:
+            assert self._ownership is not None
+            request.scope.check(message, request.caller.container, self._ownership)
+
     async def _unary(self, request: Request, message: Any) -> None:
         method, caller = request.method, request.caller
         if method.once and caller.idempotency_key:
-            key = (method.name, caller.task_id or caller.token_id, caller.idempotency_key)
+            key = (method.name, caller.name, caller.idempotency_key)
             response = await self._replays.once(key, partial(method.handler, message, caller))
         else:
             response = await method.handler(message, caller)

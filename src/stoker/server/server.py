@@ -98,6 +98,7 @@ class Server:
         transport = Transport(
             methods_of(make_servicers(services, call_servicer, self.http_url)),
             services.tokens,
+            services.ownership,
             per_address=settings.max_connections_per_address,
         )
         services.launcher.sockets = transport

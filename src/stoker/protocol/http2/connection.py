@@ -48,7 +48,7 @@ class Application(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The server side of a connection. `owner` belongs to the application."""
+    """The server side of a connection. `owner` and `proven` belong to the application: who calls, and the token that was shown last, rightly."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._patience = Patience(limits, self._loop.time())
         self.sender = Sender(account, self._finish, self._patience.earn, self._loop)
         self.owner = owner
+        self.proven: object = None
         self.address = ""  # of the peer, "" on a unix socket
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
