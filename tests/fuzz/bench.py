@@ -36,6 +36,12 @@ class Cost:
     )
     memory: int = 0  # bytes by which the server has grown at most
 
+    def add(self, other: Cost) -> None:
+        self.sent += other.sent
+        self.cpu += other.cpu
+        self.still = max(self.still, other.still)
+        self.memory = max(self.memory, other.memory)
+
     def __str__(self) -> str:
         mib = max(self.sent, 1) / MIB
         return (

@@ -16,14 +16,36 @@ from stoker.protocol.rpc import SERVICE
 GREETING = frames.PREFACE + frames.settings({})
 Headers = Sequence[tuple[str, "str | bytes"]]
 _KINDS = (*range(10), 0x0A, 0x77, 0xFF)
+_TEXTS = (
+    b"a",
+    b"/",
+    b"a/",
+    b"../",
+    b"$",
+    b"${a",
+    b"\\",
+    b'"',
+    b"a=b ",
+    b"\n",
+    b" ",
+    b"* ",
+    b"a,",
+    b"<<a\n",
+    "ü".encode(),
+    b"9",
+    b"a\\\n",
+    b"{",
+)
+_PIECE = 16_384  # bytes of a frame
 _NAMES = (":method", ":path", ":scheme", ":authority", "te", "x", "content-length", "connection", "X-Upper", "x\0y", "")
 
 
 class Grammar:
-    def __init__(self, seed: int, words: Sequence[str]) -> None:
-        """words: ids and names that the server knows, so that some messages get further than the first check."""
+    def __init__(self, seed: int, known: Mapping[str, str]) -> None:
+        """known: ids and names that the server knows, by the fields they belong into, so that some messages get further than the first check."""
         self.rng = random.Random(seed)
-        self._words = words
+        self._known = known
+        self._words = list(known.values())
 
     # Bytes
 
@@ -172,6 +194,26 @@ class Grammar:
         entry = self._field(field, 5)[:60]
         return (entry * (15_000 // max(1, len(entry))))[: 15_000 // max(1, len(entry)) * len(entry)]
 
+    def large(self, headers: Headers, method: str, path: Sequence[FieldDescriptor], size: int) -> bytes:
+        """A call whose message of `size` bytes is one list of tiny entries, or one text. path: the fields that lead to it."""
+        last = path[-1]
+        if last.is_repeated:
+            entry = self._field(last, 5)[:60]
+            message = entry * (size // max(1, len(entry)))
+        else:
+            text = self.rng.choice(_TEXTS)
+            message = _tag(last.number, 2) + _sized(text * (size // len(text)))
+        for number, field in reversed([*enumerate(path)]):
+            around = b"".join(
+                self._field(f, 5) for f in field.containing_type.fields if _name(f) in self._known and f != field
+            )
+            message = around + (_tag(field.number, 2) + _sized(message) if number < len(path) - 1 else message)
+        block = Encoder().encode([(":path", f"/{SERVICE.full_name}/{method}"), *headers])
+        body = struct.pack(">BI", 0, len(message)) + message
+        pieces = [body[start : start + _PIECE] for start in range(0, len(body), _PIECE)]
+        said = [frames.frame(frames.DATA, number == len(pieces), 1, piece) for number, piece in enumerate(pieces, 1)]
+        return GREETING + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block) + b"".join(said)
+
     def _field(self, field: FieldDescriptor, depth: int) -> bytes:
         rng, kind = self.rng, field.type
         if rng.random() < 0.03:
@@ -179,7 +221,8 @@ class Grammar:
         if kind == FieldDescriptor.TYPE_MESSAGE:
             return _tag(field.number, 2) + _sized(self.message(field.message_type, depth + 1))
         if kind in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
-            return _tag(field.number, 2) + _sized(self._text())
+            known = self._known.get(_name(field), "").encode() if rng.random() < 0.8 else b""
+            return _tag(field.number, 2) + _sized(known or self._text())
         if kind in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED64):
             return _tag(field.number, 1) + struct.pack(
                 "<d", rng.choice((0.0, 1.5, -1.0, 1e300, float("inf"), float("nan")))
@@ -211,6 +254,19 @@ class Grammar:
 
     def _method(self) -> str:
         return self.rng.choice(list(SERVICE.methods_by_name)) if self.rng.random() < 0.95 else "Nothing"
+
+
+def large_fields(descriptor: Descriptor, depth: int = 0) -> Iterator[list[FieldDescriptor]]:
+    """The ways to all lists and texts in a message, as far as its third level."""
+    for field in descriptor.fields:
+        if field.is_repeated or field.type == FieldDescriptor.TYPE_STRING:
+            yield [field]
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and depth < 2:
+            yield from ([field, *path] for path in large_fields(field.message_type, depth + 1))
+
+
+def _name(field: FieldDescriptor) -> str:
+    return str(field.name).removesuffix("s")
 
 
 def attacks(headers: Headers) -> Iterator[tuple[str, bytes]]:

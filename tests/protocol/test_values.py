@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,7 +13,8 @@ from modal_proto import api_pb2
 from stoker.errors import InvalidArgument
 from stoker.protocol.calls import _payloads
 from stoker.protocol.definitions import parse_definition
-from stoker.protocol.values import at_most, cursor, in_turns, seconds
+from stoker.protocol.scopes import known_blobs
+from stoker.protocol.values import at_most, check_entries, cursor, in_turns, seconds
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,28 @@ def test_a_function_has_so_many_parts() -> None:
     request = api_pb2.FunctionCreateRequest(function=api_pb2.Function(secret_ids=[f"st-{n}" for n in range(2_000)]))
     with pytest.raises(InvalidArgument, match="2000 secrets"):
         parse_definition(request.SerializeToString(), b"")
+
+
+def test_lists_of_what_an_app_is_made_of_are_counted_wherever_they_are() -> None:
+    """A list of nothing but empty entries takes two bytes for each, and far more work."""
+    function = api_pb2.Function(mount_ids=["mo-1"] * 6_000)
+    check_entries(api_pb2.FunctionCreateRequest(function=function))
+    for request in (
+        api_pb2.FunctionCreateRequest(function=api_pb2.Function(secret_ids=[""] * 10_001)),
+        api_pb2.ImageGetOrCreateRequest(image=api_pb2.Image(base_images=[api_pb2.BaseImage()] * 10_001)),
+        api_pb2.FunctionPrecreateRequest(method_definitions={str(n): {} for n in range(10_001)}),
+        api_pb2.FunctionCreateRequest(
+            function_data=api_pb2.FunctionData(
+                ranked_functions=[api_pb2.FunctionData.RankedFunction(function=function)] * 2
+            )
+        ),
+    ):
+        with pytest.raises(InvalidArgument, match="10000 entries"):
+            check_entries(request)
+
+
+def test_a_container_names_few_blobs_in_one_request() -> None:
+    request = api_pb2.FunctionMapRequest(pipelined_inputs=[api_pb2.FunctionPutInputsItem()] * 10_001)
+    container: Any = SimpleNamespace(told=())
+    with pytest.raises(InvalidArgument, match="10000 blobs"):
+        known_blobs("pipelined_inputs", "input", "args_blob_id").check(request, container, cast(Any, None))

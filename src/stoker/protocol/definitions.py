@@ -29,6 +29,7 @@ _LONGEST_TIMEOUT = 86_400.0
 _SHORTEST_DERIVED_START = 60.0
 _UNLIMITED_TIME = 10 * 365 * 86_400.0  # requests to a server may take any time
 _UNLIMITED_REQUESTS = 1_000_000
+_LONGEST_SUFFIX = 64  # characters; a label has no more
 _MOST_PARTS = 1_000  # of each kind that a function may be made of
 
 
@@ -245,7 +246,7 @@ def _web(name: str, method: str, config: Any) -> WebSpec:
         name=name,
         method=method,
         label=config.requested_suffix,
-        dev_suffix=config.ephemeral_suffix or "dev",
+        dev_suffix=config.ephemeral_suffix[:_LONGEST_SUFFIX] or "dev",
         proxies=config.type == api_pb2.WEBHOOK_TYPE_WEB_SERVER,
         needs_token=config.requires_proxy_auth,
         domains=tuple(domain.name.strip().lower().rstrip(".") for domain in config.custom_domains),

@@ -12,7 +12,7 @@ from stoker.images.base import BuildContext, FunctionStep, ImageConfig, ImageSpe
 from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
 from stoker.protocol.rpc import Caller, rpc
-from stoker.protocol.values import cursor
+from stoker.protocol.values import check_entries, cursor
 from stoker.services.images import BUILDING, READY, FunctionRun, Image, Images
 from stoker.services.mounts import Mounts
 from stoker.services.secrets import Secrets
@@ -38,6 +38,7 @@ class ImageServicer:
     async def get_or_create(
         self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
     ) -> api_pb2.ImageGetOrCreateResponse:
+        check_entries(request)
         wire = request.image
         spec = ImageSpec(
             commands=tuple(wire.dockerfile_commands),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stoker.errors import InvalidArgument
 
+_MOST_ENTRIES = 10_000  # of the lists that an app is made of
 _AT_ONCE = 1_000  # entries of a list that are dealt with before others have their turn
 
 T = TypeVar("T")
@@ -33,6 +35,35 @@ def at_most(entries: Sequence[T], most: int, what: str) -> Sequence[T]:
     if len(entries) > most:
         raise InvalidArgument(f"{len(entries)} {what} in one request are too many: it may have {most}.")
     return entries
+
+
+def check_entries(message: Message) -> None:
+    """Raises InvalidArgument when the lists of a message, and of those in it, have more entries than any app is made of."""
+    if _entries(message, _MOST_ENTRIES) > _MOST_ENTRIES:
+        raise InvalidArgument(
+            f"The lists of one {message.DESCRIPTOR.name} have {_MOST_ENTRIES} entries at most, all together."
+        )
+
+
+def _entries(message: Message, most: int) -> int:
+    """How many, or just some number above `most`."""
+    count = 0
+    for field, value in message.ListFields():
+        items: Iterable[Any] = ()
+        if field.is_repeated:
+            count += len(value)
+            items = value.values() if hasattr(value, "values") else value
+        elif field.message_type is not None:
+            items = (value,)
+        if count > most:
+            break
+        for item in items:
+            if not isinstance(item, Message):
+                break  # nor is any other of the list
+            count += _entries(item, most - count)
+            if count > most:
+                break
+    return count
 
 
 async def in_turns(entries: Sequence[T]) -> AsyncIterator[T]:
