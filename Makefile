@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test programs lint types arrows unit faults matrix format docs lock init clean
+.PHONY: help setup demo test programs lint types arrows unit faults fuzz matrix format docs lock init clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ unit: ## Run all tests in two workers (with real sandboxes, so as root)
 
 faults: ## Kill and freeze containers, connections and the server under 10,000 inputs (STOKER_SEED chooses the storm)
 	STOKER_FAULTS=long $(BIN)/pytest tests/faults -k 'kill_server or freeze'
+
+fuzz: ## Send nonsense to the RPC port and to containers' sockets for some minutes (STOKER_SEED chooses which), and print what it costs
+	STOKER_FUZZ_SECONDS=$${STOKER_FUZZ_SECONDS:-15} $(BIN)/pytest tests/fuzz --capture no --timeout 1200
 
 matrix: ## Run a core app with every supported version of the client
 	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix

@@ -67,6 +67,18 @@ class Settings(BaseSettings):
         gt=0,
         description="A web request whose client sends nothing of its unfinished body for this long is ended (408, or its connection closes).",
     )
+    max_web_connections: int = Field(
+        20_000,
+        ge=16,
+        description="Connections over HTTP at a time, at most half of the files that the server may open; who comes when all are taken gets the place "
+        "of one that has no request.",
+    )
+    max_connections_per_address: int = Field(
+        1_000,
+        ge=0,
+        description="Connections at a time from one address of another machine, over gRPC and over HTTP each; 0 for no limit. A proxy or a router "
+        "that many clients are behind is one address.",
+    )
     custom_domains: list[str] = Field(
         default_factory=list,
         description="Domains that web endpoints may have as their own (`custom_domains=[...]` in the app); `*.` in front allows all below one.",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stoker.errors import FailedPrecondition, PermissionDenied
 
@@ -66,6 +66,14 @@ class DataDir:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
+                # Of servers before this one. Whoever copies a file by hand copies its mode as well.
+                for path in (*self.path.glob(f"{self.database.name}*"), *self.path.glob("*.key"), self.server_log):
+                    if path.is_file():
+                        path.chmod(0o600)
+
+    def open_log(self) -> BinaryIO:
+        """The server's log, to be appended to."""
+        return open(self.server_log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
     def lock(self) -> None:
         """Takes the directory for this process. Raises FailedPrecondition that names the holder when another server has it."""

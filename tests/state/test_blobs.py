@@ -132,9 +132,9 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(state: StateServer) -> None
 
 
 def test_aborted_and_silent_uploads_leave_nothing(state: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stoker.gateway import transfer
+    from stoker.gateway import bodies
 
-    monkeypatch.setattr(transfer, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "_SILENCE", 0.3)
     created = state.run(state.blobs.create(5 << 20))
     target = url(state, "PUT", created.part_paths[0]).removeprefix(state.http_url)
     head = f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {5 << 20}\r\n\r\n".encode() + b"x" * (2 << 20)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,22 @@ open('/data/made', 'w').close(); os.chmod('/data/made', 0o750)
 """
     assert run("two", program) == ["works", "0o100600"]
     assert run("fresh", "import os; result = oct(os.stat('/data/made').st_mode)") == "0o100750"
+
+
+def test_set_user_id_bits_do_not_stay(run: Run, volume: modal.Volume, sandboxes: RunningServer) -> None:
+    program = """
+import os, subprocess
+os.makedirs('/data/tools', exist_ok=True)
+subprocess.check_call(['cp', '/usr/bin/id', '/data/tools/id'])
+os.chmod('/data/tools/id', 0o6755)
+result = oct(os.stat('/data/tools/id').st_mode)
+"""
+    assert run("fresh", program) == "0o106755"
+    tool = sandboxes.data / "volumes" / volume.object_id / "tools" / "id"
+    deadline = time.monotonic() + 100
+    while stat.S_IMODE(tool.stat().st_mode) != 0o755:
+        assert time.monotonic() < deadline, oct(tool.stat().st_mode)
+        time.sleep(0.2)
 
 
 def test_a_volume_that_is_deleted_while_it_is_mounted(run: Run, client: Client, sandboxes: RunningServer) -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import json
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from websockets.asyncio.client import connect
 
 from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.gateway import tls
 from stoker.gateway.acme import Acme
-from stoker.gateway.tls import Certificate
+from stoker.gateway.serve import listening_socket
+from stoker.gateway.tls import Certificate, TlsPort
 from tests.conftest import RunningServer, free_port, start_server, stop_server
 from tests.web.certificates import Authority
 from tests.web.conftest import connection_closed, until
@@ -95,6 +99,59 @@ def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secure]:
     running = start_server(tmp_path / "data", "process")
     yield Secure(running, port, authority.root)
     stop_server(running)
+
+
+class _Greeter(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.write(b"hello")
+        transport.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_who_says_nothing_in_the_handshake_keeps_nobody_out(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "_MOST_HANDSHAKES", 5)
+    monkeypatch.setattr(tls, "_RETRY", 0.05)
+    authority = Authority(tmp_path)
+    certificate = Certificate(*authority.issue("localhost"))
+    context = ssl.create_default_context(cafile=str(authority.root))
+
+    class Exhausted:
+        """A listening socket of a process that has no file left, for once."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self.fileno, self._listener, self._tries = listener.fileno, listener, 0
+
+        def accept(self) -> object:
+            self._tries += 1
+            if self._tries == 1:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._listener.accept()
+
+        def close(self) -> None:
+            self._listener.close()
+
+    async def main() -> None:
+        monkeypatch.setattr(tls, "listening_socket", lambda host, port: Exhausted(listening_socket(host, port)))
+        port = TlsPort(certificate.context, http=_Greeter, h2=_Greeter)
+        port.listen("127.0.0.1", number := free_port())
+        crowd = [await asyncio.open_connection("127.0.0.1", number) for _ in range(30)]
+        for _ in range(3):
+            reader, writer = await asyncio.wait_for(
+                asyncio.open_connection("127.0.0.1", number, ssl=context, server_hostname="localhost"), 20
+            )
+            assert await asyncio.wait_for(reader.read(), 20) == b"hello"
+            writer.close()
+        assert len(port._handshakes) <= 5
+        crowd[-1][1].write(b"GET / HTTP/1.1\r\n\r\n")  # no handshake at all
+        port.close()
+        for reader, writer in crowd:
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) is not None  # all of them end
+            writer.close()
+
+    run(main())
 
 
 def test_a_certificate_of_ones_own_and_domains(secure: Secure, tmp_path: Path) -> None:

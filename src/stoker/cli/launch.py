@@ -50,7 +50,7 @@ def launch(data: DataDir, flags: list[str], *, tied: bool) -> Launched:
     extra = ["--ready-fd", str(ready_writer)]
     if lifeline_reader is not None:
         extra += ["--lifeline-fd", str(lifeline_reader)]
-    with data.server_log.open("ab") as log:
+    with data.open_log() as log:
         process = subprocess.Popen(
             [*_stoker(), "up", "--data", str(data.path), *flags, *extra],
             stdin=subprocess.DEVNULL,

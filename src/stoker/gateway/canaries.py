@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument, NotFound
+from stoker.gateway.bodies import json_object
 from stoker.services.apps import App, Apps
 from stoker.services.canaries import Canaries, Canary
 from stoker.services.environments import Environments
@@ -38,9 +39,9 @@ class CanaryRoutes:
     async def start(self, request: Request) -> Response:
         app = self._app(request)
         try:
-            wanted = await request.json()
+            wanted = await json_object(request)
             version, percent = int(wanted["version"]), float(wanted["percent"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise InvalidArgument('The body must be {"version": N, "percent": P}.') from None
         canary = await self._canaries.start(app.id, version, percent)
         return JSONResponse({"app": app.name, "canary": _document(canary)})

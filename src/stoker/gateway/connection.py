@@ -1,5 +1,5 @@
-"""One HTTP/1.1 connection of the gateway: uvicorn's, with bounds on how large the head of a request is and how slowly it may come, bodies
-also of requests that offer another protocol, and a way past uvicorn for requests to an @app.server."""
+"""One HTTP/1.1 connection of the gateway: uvicorn's, with bounds on size and time, bodies also of requests that offer another protocol, and a
+way past uvicorn for requests to an @app.server."""
 
 from __future__ import annotations
 
@@ -10,20 +10,37 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from stoker.gateway.heads import written
-from stoker.gateway.passage import Passage
+from stoker.connections import Connections, Unread
+from stoker.gateway.heads import host_of, is_framed_plainly, own_answer, written
+from stoker.gateway.passage import WEBSOCKET_WITH_BODY, Passage
 from stoker.gateway.server_gateway import ServerGateway
 
 _MOST_HEAD_BYTES = 64 << 10
+_MOST_HEADERS = 200
+_MOST_PIPELINED = 16  # requests that came before the answer to the first was complete; hardly any client sends two
 _HEAD_SECONDS = 20.0
+_REST_SECONDS = 10.0  # for the rest of a body whose request has been answered
+_LINGER_SECONDS = 2.0  # for the client to read why it was refused
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_TELLING = frozenset((b"host", b"transfer-encoding"))  # whose a request is, and where it ends
+_LENGTHS_OF_TELLING = frozenset(map(len, _TELLING))
+
+
+class _Enough(Exception):
+    """Nothing more is read."""
 
 
 class Connection(HttpToolsProtocol):
     """Ends connections whose peer does not get to the end of a request's head."""
 
-    def __init__(self, *arguments: Any, servers: ServerGateway | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, kept: Connections, stall: float, servers: ServerGateway | None = None, **options: Any
+    ) -> None:
+        """kept: notes the connection. stall: seconds for which a client may take nothing of an answer."""
         super().__init__(*arguments, **options)
+        self._kept = kept
+        self._stall = stall
+        self._unread = Unread(self.loop.time())
         self._servers = servers
         self._passage: Passage | None = None  # of the request whose head came last, if it has one
         self._current: Passage | None = None  # the one that has begun and is not over
@@ -31,10 +48,16 @@ class Connection(HttpToolsProtocol):
         self._tunnel = False  # what comes is no HTTP any more
         self._body_to_come = False  # the request offers another protocol, which the parser takes for its end
         self._reparsing = False
+        self._is_deaf = False  # reads no more; what has been read is answered
         self._head_bytes = 0
         self._bytes_beside = 0  # since the last byte of a body: its framing, and what is said after it
         self._in_head = True  # also before a first byte
+        self._head_size = 0  # of what the parser has read of the head
+        self._telling: list[tuple[bytes, bytes]] = []  # headers of the request
+        self._in_body = False
+        self._idle_since: float | None = self.loop.time()  # None while there is a request
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     # What a passage asks
 
@@ -44,14 +67,37 @@ class Connection(HttpToolsProtocol):
     def wants_websocket(self) -> bool:
         return bool(self.parser.should_upgrade()) and self._should_upgrade()
 
+    def announces_body(self) -> bool:
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        return any(length != b"0" for length in lengths) or any(
+            name == b"transfer-encoding" for name, _ in self.headers
+        )
+
+    # What `Connections` asks
+
+    @property
+    def idle_since(self) -> float | None:
+        return self._idle_since
+
+    def look(self, now: float) -> None:
+        if self.transport is not None and self._unread.seconds(self.transport, now) > self._stall:
+            self.transport.abort()
+
+    def turn_away(self, reason: str) -> None:
+        self._is_deaf = True
+        self.transport.close()
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch_head()
+        if self._kept.add(self, self.client[0] if self.client else ""):
+            self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._kept.remove(self)
         self._forget_head()
+        self._forget_rest()
         if self._current is not None:
             self._current.on_client_lost()
         if self._running is not None and not self._running.response_complete:
@@ -64,18 +110,20 @@ class Connection(HttpToolsProtocol):
         if self._tunnel:
             self._pass_bytes(data)
             return
+        if self._is_deaf:
+            return
         self._unset_keepalive_if_required()
         self._head_bytes += len(data) if self._in_head else 0
         self._bytes_beside += 0 if self._in_head else len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
+            if not self._is_deaf:
+                self.send_400_response("Invalid HTTP request received.")
         if self._current is not None and not self.transport.is_closing():
             self._current.on_input_end()
         if max(self._head_bytes if self._in_head else 0, self._bytes_beside) > _MOST_HEAD_BYTES:
-            self._refuse(431, "Request Header Fields Too Large", f"more than {_MOST_HEAD_BYTES >> 10} KiB of headers")
+            self._refuse_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -93,17 +141,24 @@ class Connection(HttpToolsProtocol):
         if self._reparsing:
             return
         super().on_message_begin()
-        self._in_head, self._head_bytes, self._bytes_beside = True, 0, 0
+        self._in_head, self._head_bytes, self._head_size, self._bytes_beside = True, 0, 0, 0
+        self._telling = []
         if self._head_timer is None:
             self._watch_head()
 
     def on_url(self, url: bytes) -> None:
         if not self._reparsing:
+            self._count(len(url))
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # those after a body are no headers, and were checked by nobody
+        # Those after a body are no headers, and were checked by nobody.
+        if self._in_head:
+            self._count(len(name) + len(value) + 4)
+            value = value.rstrip(b" \t")  # as the parser does it before a value
             super().on_header(name, value)
+            if len(name) in _LENGTHS_OF_TELLING and (telling := name.lower()) in _TELLING:
+                self._telling.append((telling, value))
 
     def on_headers_complete(self) -> None:
         if self._reparsing:
@@ -112,9 +167,14 @@ class Connection(HttpToolsProtocol):
         self._forget_head()
         if self.transport.is_closing():
             return  # the request before was the last; nobody would read the answer to this one
+        self._in_body, self._idle_since = True, None
+        self._check_head()
         self._body_to_come = self._offers_other_protocol() and any(name in _FRAMING for name, _ in self.headers)
         passage = self._passage = self._servers.passage(self) if self._servers is not None else None
         if passage is None:
+            if self.wants_websocket() and self.announces_body():
+                self._refuse(400, "Bad Request", WEBSOCKET_WITH_BODY)
+                raise _Enough
             super().on_headers_complete()
             return
         earlier: Any = self.cycle
@@ -139,6 +199,8 @@ class Connection(HttpToolsProtocol):
         cycle: Any = self.cycle
         if self._body_to_come or self.transport.is_closing():
             return
+        self._in_body = False
+        self._forget_rest()
         if not isinstance(cycle, Passage):
             super().on_message_complete()
         elif not cycle.response_complete:
@@ -152,16 +214,21 @@ class Connection(HttpToolsProtocol):
         elif self._is_busy():
             self.transport.close()  # it cannot switch protocols while it carries an answer
         else:
+            self._kept.remove(self)
             super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        if self._is_answering():
-            self.transport.close()  # it would become a part of the answer
-        else:
-            super().send_400_response(msg)
+        self._refuse(400, "Bad Request", msg)
 
     def on_response_complete(self) -> None:
         self._current = None
+        if not self.pipeline:
+            self._idle_since = self.loop.time()
+            if self._is_deaf:
+                self.transport.close()
+            if self._in_body and not self.transport.is_closing():
+                self._forget_rest()
+                self._rest_timer = self.loop.call_later(_REST_SECONDS, self.transport.close)
         super().on_response_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -173,6 +240,31 @@ class Connection(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     # How it is done
+
+    def _count(self, size: int) -> None:
+        """A piece of a head, which may have come all at once. Raises _Enough when it has become too large."""
+        self._head_size += size
+        if self._head_size > _MOST_HEAD_BYTES or len(self.headers) >= _MOST_HEADERS:
+            self._refuse_head()
+            raise _Enough
+
+    def _check_head(self) -> None:
+        """Refuses what could be read in more than one way. Raises _Enough then."""
+        version = self.parser.get_http_version()
+        host = host_of(version, self.url, self._telling)
+        if version not in ("1.0", "1.1"):
+            self._refuse(505, "HTTP Version Not Supported", "this port speaks HTTP/1.0 and HTTP/1.1")
+        elif host is None:
+            self._refuse(400, "Bad Request", "a request names its host once, in the header Host")
+        elif not is_framed_plainly(version, self._telling):
+            self._refuse(501, "Not Implemented", "the one transfer-encoding of requests is chunked, in HTTP/1.1")
+        elif len(self.pipeline) >= _MOST_PIPELINED:
+            self._is_deaf = True
+        else:
+            if not self.url.startswith(b"/"):  # it may name another host than its header, and counts
+                self.headers[:] = [(n, host if n == b"host" else v) for n, v in self.headers]
+            return
+        raise _Enough
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
@@ -230,6 +322,11 @@ class Connection(HttpToolsProtocol):
         running = self._running
         return running is not None and running.response_started and not running.response_complete
 
+    def _forget_rest(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
     def _watch_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._too_slow)
 
@@ -245,13 +342,25 @@ class Connection(HttpToolsProtocol):
         elif self._in_head:
             self._refuse(408, "Request Timeout", f"no complete request within {_HEAD_SECONDS:.0f} seconds")
 
+    def _refuse_head(self) -> None:
+        most = f"{_MOST_HEAD_BYTES >> 10} KiB, or {_MOST_HEADERS}, of headers"
+        self._refuse(431, "Request Header Fields Too Large", f"more than {most}")
+
     def _refuse(self, status: int, phrase: str, sentence: str) -> None:
-        if self.transport is None or self.transport.is_closing():
+        """Answers, and takes no more of what comes."""
+        transport = self.transport
+        if self._is_deaf or transport is None or transport.is_closing():
             return
+        self._is_deaf = True
         if self._is_answering():
-            self.transport.close()
+            transport.close()  # it would become a part of the answer
             return
-        body = sentence.encode()
-        head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        transport.write(own_answer(status, phrase, sentence + "\n", headers, close=True))
+        if transport.can_write_eof():
+            transport.write_eof()
+            # Closed at once, with something unread, the connection would be reset and the answer lost.
+            self._forget_rest()
+            self._rest_timer = self.loop.call_later(_LINGER_SECONDS, transport.close)
+        else:
+            transport.close()

@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from stoker.gateway.heads import HOP_BY_HOP, REQUEST_ID, HeaderList, forwarded, request_id
+from stoker.gateway.heads import REQUEST_ID, HeaderList, answered, are_valid, forwarded, request_id
+from stoker.gateway.relocation import relocated
 from stoker.services.endpoints import Endpoint, Place
 
 Message = dict[str, Any]
@@ -19,6 +20,11 @@ _WEBSOCKET = frozenset(
     b"sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-accept sec-websocket-protocol".split()
 )
 _SET_BY_US = frozenset((b"date", b"x-request-id", b"modal-function-call-id"))
+_MOST_PATH = 500  # characters that the log shows
+
+
+class BadAnswer(Exception):
+    """What an app wants to send is no answer of HTTP. The message says why."""
 
 
 class Exchange:
@@ -67,24 +73,31 @@ class Exchange:
         return [header for header in headers if header[0] not in _WEBSOCKET] if self.is_websocket else headers
 
     async def send(self, message: Message) -> None:
+        """Raises BadAnswer; nothing of the message was sent then."""
         kind = message["type"]
-        if kind == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = self._answer_headers(message.get("headers", ()))
-            length = next((v for n, v in message["headers"] if n == b"content-length"), b"")
-            self._length = int(length) if length.isdigit() else None
-        elif kind == "http.response.body":
+        if kind == "http.response.start" and not self.is_websocket:
+            status, headers = message["status"], self._answer_headers(message.get("headers", ()))
+            if not 200 <= status < 600:
+                raise BadAnswer(f"The app answered with the status {status}.")
+            self._length = _length(headers)
+            self.status, message["headers"] = status, headers
+        elif kind == "http.response.body" and not self.is_websocket:
             self._sent += len(message.get("body", b""))
+            if self._length is not None and self._sent > self._length and self.method != "HEAD":
+                raise BadAnswer(f"The app announced {self._length} bytes and sent more.")
             self.complete = not message.get("more_body", False)
-        elif kind == "websocket.accept":
+        elif kind == "websocket.accept" and self.is_websocket:
+            message["headers"] = self._answer_headers(message.get("headers", ()), dropped=_WEBSOCKET)
+            if message.get("subprotocol") not in (None, "", *self.scope.get("subprotocols", ())):
+                raise BadAnswer("The app chose a subprotocol that the client did not offer.")
             self.status = 101
-            headers = self._answer_headers(message.get("headers", ()))
-            message["headers"] = [(n, v) for n, v in headers if n not in _WEBSOCKET]
-        elif kind == "websocket.close":
+        elif kind == "websocket.close" and self.is_websocket:
             self.status = self.status or 403
             self.complete = True
-        elif kind == "websocket.send":
+        elif kind == "websocket.send" and self.is_websocket:
             self._sent += len(message.get("bytes") or message.get("text") or b"")
+        else:
+            raise BadAnswer(f"The app sent {kind!r}, which has no place here.")
         await self._send(message)
 
     async def refuse(
@@ -117,11 +130,11 @@ class Exchange:
 
     def summary(self) -> Message:
         """What the access log says of it."""
-        aborted = not self.complete and (self._length is None or self._sent < self._length)
+        aborted = not self.complete and self._sent != self._length
         return {
             "label": self.endpoint.label,
             "method": self.method,
-            "path": self.path,
+            "path": self.path[:_MOST_PATH],
             "status": self.status or None,
             "ms": round((time.perf_counter() - self._begun) * 1000, 1),
             "bytes": self._sent,
@@ -131,12 +144,27 @@ class Exchange:
             **({"aborted": True} if aborted else {}),
         }
 
-    def _answer_headers(self, headers: Any) -> HeaderList:
-        kept = [(n.lower(), v) for n, v in headers]
-        kept = [(n, v) for n, v in kept if n not in HOP_BY_HOP and n not in _SET_BY_US]
+    def _answer_headers(self, headers: Any, dropped: frozenset[bytes] = frozenset()) -> HeaderList:
+        """Raises BadAnswer."""
+        kept = answered([(bytes(n).lower(), bytes(v)) for n, v in headers])
+        kept = [(n, v) for n, v in kept if n not in _SET_BY_US and n not in dropped]
+        if not are_valid(kept):
+            raise BadAnswer("The app answered with a header that cannot be, such as one with a line break.")
+        path = self.scope.get("raw_path") or self.scope["path"].encode()
+        kept = relocated(kept, self.prefix.encode(), path, self.headers.get(b"host", b""))
         kept.append((REQUEST_ID, self.request_id))
         if self._closes:
             kept.append((b"connection", b"close"))
         if self.call_id:
             kept.append((b"modal-function-call-id", self.call_id.encode()))
         return kept
+
+
+def _length(headers: HeaderList) -> int | None:
+    """Of the body, as an answer's headers tell it. Raises BadAnswer."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+        raise BadAnswer("The app answered with a content-length that cannot be.")
+    return int(lengths[0])

@@ -19,7 +19,36 @@ _ORIGIN = frozenset((b"x-forwarded-proto", b"x-forwarded-prefix"))
 _THIS_MACHINE = ("127.", "::1")
 _NOT_FORWARDED = HOP_BY_HOP | ANSWERED_HERE
 _NOT_FOR_CONNECTION = frozenset((b"keep-alive", b"close", b"upgrade", b"content-length", b"host"))
+_NAMED_BY_US = frozenset((b"host", REQUEST_ID))
 _VALID_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]*)")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+def host_of(version: str, url: bytes, headers: HeaderList) -> bytes | None:
+    """The host that a request is for; None when it does not say so in the one way it may (RFC 9112, 3.2)."""
+    hosts = [value for name, value in headers if name == b"host"]
+    host = hosts[0] if hosts else b""
+    if len(hosts) > 1 or (not hosts and version != "1.0") or not _HOST.fullmatch(host):
+        return None
+    if url.startswith((b"/", b"*")):
+        return host
+    absolute = _ABSOLUTE.match(url)
+    named = absolute[1] if absolute else url  # CONNECT has nothing else
+    return named if _HOST.fullmatch(named) else None
+
+
+def is_framed_plainly(version: str, headers: HeaderList) -> bool:
+    """Whether everybody who reads a request with these headers finds its end at the same place."""
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    return not codings or (version == "1.1" and codings == [b"chunked"])
+
+
+def are_valid(headers: HeaderList) -> bool:
+    """Whether these headers can be written into a head, and nothing else with them."""
+    return all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
 
 
 def request_id(given: bytes) -> bytes:
@@ -31,7 +60,22 @@ def forwarded(headers: HeaderList) -> HeaderList:
     """What of a request's headers concerns the endpoint. Names are in lower case.
 
     Length and host stay whatever the client says: without its length a body would be read as another request."""
-    dropped = _NOT_FORWARDED
+    return [(name, value) for name, value in _without(headers, _NOT_FORWARDED) if b"_" not in name or not _poses(name)]
+
+
+def _poses(name: bytes) -> bool:
+    """Whether a header's name would be another one's to programs that take - and _ for the same, as CGI and WSGI do."""
+    dashed = name.replace(b"_", b"-")
+    return dashed.startswith((b"x-forwarded-", b"content-")) or dashed in _NOT_FORWARDED or dashed in _NAMED_BY_US
+
+
+def answered(headers: HeaderList) -> HeaderList:
+    """What of an answer's headers concerns the client. Names are in lower case."""
+    return _without(headers, HOP_BY_HOP)
+
+
+def _without(headers: HeaderList, dropped: frozenset[bytes]) -> HeaderList:
+    """The headers but for some, and those that the connection names as its own."""
     for name, value in headers:
         if name == b"connection":
             named = {token.strip().lower() for token in value.split(b",")} - _NOT_FOR_CONNECTION

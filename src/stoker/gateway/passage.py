@@ -15,9 +15,9 @@ import structlog
 from stoker import errors
 from stoker.gateway.admission import NO_TOKEN, refusal
 from stoker.gateway.heads import (
-    HOP_BY_HOP,
     REQUEST_ID,
     HeaderList,
+    answered,
     asking_for,
     forwarded,
     own_answer,
@@ -26,6 +26,7 @@ from stoker.gateway.heads import (
     with_origin,
     written,
 )
+from stoker.gateway.relocation import relocated
 from stoker.gateway.upstream import Upstream
 from stoker.services.endpoints import Place
 from stoker.services.functions import ServerSpec
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3  # to find a container that takes connections
 _HELD = 64 << 10  # bytes of a body that are held until there is a container
+_MOST_PATH = 500  # bytes that the log shows
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+# Whether it comes before the switch of protocols is read differently, and so is what follows.
+WEBSOCKET_WITH_BODY = "A request for a websocket has no body."
 _LOST = "The server in the container closed the connection before it answered; `modal app logs` shows why."
 _log = structlog.get_logger(__name__)
 _DEAF = "The server in the container does not listen on its port any more."
@@ -104,9 +108,8 @@ class Passage:
             self.keep_alive = False
             self._refuse(405, "CONNECT is for proxies; this is a server.")
             return
-        if self.upgrade and self._announces_body():
-            # Whether it comes before the switch of protocols is read differently, and so is what follows.
-            self._refuse(400, "A request for a websocket has no body.")
+        if self.upgrade and self._front.announces_body():
+            self._refuse(400, WEBSOCKET_WITH_BODY)
             return
         try:
             self._find_place()
@@ -156,9 +159,10 @@ class Passage:
     def on_head(self, status: int, phrase: bytes, headers: HeaderList) -> bool:
         self._status = status
         if status == 101:
-            self._out.append(written(b"HTTP/1.1 101 Switching Protocols", [*headers, (REQUEST_ID, self._request_id)]))
+            kept = [*self._relocated(headers), (REQUEST_ID, self._request_id)]
+            self._out.append(written(b"HTTP/1.1 101 Switching Protocols", kept))
             return True
-        kept = [header for header in headers if header[0] not in HOP_BY_HOP and header[0] != REQUEST_ID]
+        kept = [header for header in answered(self._relocated(headers)) if header[0] != REQUEST_ID]
         kept.append((REQUEST_ID, self._request_id))
         bodiless = self._method == b"HEAD" or status in (204, 304)
         if not bodiless and not any(name == b"content-length" for name, _ in kept):
@@ -241,9 +245,6 @@ class Passage:
             self._refuse(408, f"Nothing was received for {limit:g} seconds.")
 
     # Where it goes
-
-    def _announces_body(self) -> bool:
-        return self._chunked or self._named.get(b"content-length", b"0") != b"0"
 
     def _find_place(self) -> None:
         """Raises StokerError when the request cannot be passed on."""
@@ -360,6 +361,9 @@ class Passage:
             headers += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
         return written(b"%b %b HTTP/1.1" % (self._method, self._server_target(prefix)), headers)
 
+    def _relocated(self, headers: HeaderList) -> HeaderList:
+        return relocated(headers, self._place.prefix.encode(), self._path, self._named.get(b"host", b""))
+
     def _server_target(self, prefix: bytes) -> bytes:
         """The target of the request as the server sees it: a path, without the prefix."""
         rest = self._path[len(prefix) :]
@@ -424,7 +428,7 @@ class Passage:
             {
                 "label": self._place.endpoint.label,
                 "method": "WEBSOCKET" if self.upgrade else self._method.decode(),
-                "path": self._path.partition(b"?")[0].decode("latin-1"),
+                "path": self._path.partition(b"?")[0][:_MOST_PATH].decode("latin-1"),
                 "status": self._status or None,
                 "ms": round((time.perf_counter() - self._begun) * 1000, 1),
                 "bytes": self._sent,

@@ -11,18 +11,38 @@ from typing import Any
 
 import uvicorn
 
+from stoker import descriptors
+from stoker.connections import Connections
 from stoker.errors import FailedPrecondition
+from stoker.gateway.answers import BODY_SILENCE
 from stoker.gateway.connection import Connection
 from stoker.gateway.server_gateway import ServerGateway
+from stoker.gateway.websocket import MOST_MESSAGE, WebSocket
 from stoker.keepalive import notice_lost_peers
+
+_MOST = 20_000
 
 
 class HttpServer:
     """Serves one ASGI application from `start` to `stop`. servers: takes requests to an @app.server before the application sees them."""
 
-    def __init__(self, app: Any, servers: ServerGateway | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        servers: ServerGateway | None = None,
+        *,
+        name: str = "http",
+        most: int = _MOST,
+        per_address: int = 0,
+        stall: float = BODY_SILENCE,
+    ) -> None:
+        """name: for the log. most, per_address: connections, in all and from one address (0 for no limit). stall: seconds for which a client
+        may take nothing of an answer."""
         self._app = app
-        self._servers = servers
+        kept = Connections(name, min(most, descriptors.limit() // 2), per_address=per_address)
+        self._websocket = functools.partial(WebSocket, kept=kept, stall=stall)
+        self._connection = functools.partial(Connection, kept=kept, stall=stall, servers=servers)
+        self._kept = kept
         self._server: _Server | None = None
         self._running: asyncio.Task[None] | None = None
         self._sockets: list[socket.socket] = []
@@ -32,13 +52,15 @@ class HttpServer:
         sockets: list[socket.socket] = []
         try:
             for host in hosts:
-                listener = _listen(host, port)
+                listener = listening_socket(host, port)
                 sockets.append(listener)
                 port = listener.getsockname()[1]
-        except BaseException:
+        except OSError as error:
             for listener in sockets:
                 listener.close()
-            raise
+            raise FailedPrecondition(
+                f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Choose another port with --http-port (0 picks a free one)."
+            ) from None
         config = uvicorn.Config(
             self._app,
             lifespan="off",
@@ -46,8 +68,9 @@ class HttpServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
-            http=functools.partial(Connection, servers=self._servers),  # type: ignore[arg-type]
-            ws="websockets-sansio",
+            http=self._connection,  # type: ignore[arg-type]
+            ws=self._websocket,  # type: ignore[arg-type]
+            ws_max_size=MOST_MESSAGE,
             timeout_graceful_shutdown=None,
         )
         self._sockets = sockets
@@ -64,13 +87,13 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """How many are open."""
-        return len(self._server.server_state.connections) if self._server is not None else 0
+        return len(self._kept)
 
     def connection(self) -> asyncio.Protocol:
         """The protocol of a connection that another listener accepted. Only while the server runs."""
         assert self._server is not None
         config, state = self._server.config, self._server.server_state
-        return Connection(config, state, self._server.lifespan.state, servers=self._servers)
+        return self._connection(config, state, self._server.lifespan.state)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Stops taking requests; those that run get `grace` seconds, at least one. No error when it is not running."""
@@ -101,7 +124,8 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket of TCP that listens. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -111,10 +135,8 @@ def _listen(host: str, port: int) -> socket.socket:
         notice_lost_peers(listener)
         listener.bind((host, port))
         listener.listen(2048)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise FailedPrecondition(
-            f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Choose another port with --http-port (0 picks a free one)."
-        ) from None
+        raise
     listener.setblocking(False)
     return listener

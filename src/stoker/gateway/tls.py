@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
+from stoker import descriptors
+from stoker.connections import Connections
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.keepalive import notice_lost_peers
+from stoker.gateway.serve import listening_socket
 
 _HANDSHAKE = 10.0  # seconds
+_MOST_HANDSHAKES = 1_024  # at a time
+_MOST_ACCEPTED = 64  # before anything else has its turn
+_RETRY = 1.0  # seconds until the next try when a connection could not be accepted
 _LOOK_AGAIN = 600.0  # seconds between looks at whether the files of a certificate are new
 _log = structlog.get_logger(__name__)
 
@@ -89,35 +95,96 @@ def _names(cert: Path) -> list[str]:
 
 
 class TlsPort:
-    """http, h2: make the protocol of a connection that speaks HTTP/1.1, or HTTP/2 for gRPC."""
+    """http, h2: make the protocol of a connection that speaks HTTP/1.1, or HTTP/2 for gRPC.
 
-    def __init__(self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol) -> None:
+    It accepts connections by itself: an event loop tells nobody of those that never get through the handshake."""
+
+    def __init__(self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol, per_address: int = 0) -> None:
+        """per_address: handshakes at a time from one address of another machine, 0 for no limit."""
         self._context = context
         self._http = http
         self._h2 = h2
-        self._server: asyncio.Server | None = None
+        self._handshakes = Connections("tls", min(_MOST_HANDSHAKES, descriptors.limit() // 8), per_address=per_address)
+        self._listener: socket.socket | None = None
+        self._retry: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> None:
+    def listen(self, host: str, port: int) -> None:
         """Raises FailedPrecondition when the port is taken, or only for root."""
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: _Undecided(self._http, self._h2),
-                host,
-                port,
-                ssl=self._context,
-                ssl_handshake_timeout=_HANDSHAKE,
-                backlog=1024,
-            )
-            for listening in self._server.sockets:
-                notice_lost_peers(listening)
+            self._listener = listening_socket(host, port)
         except OSError as error:
             raise FailedPrecondition(
                 f"Cannot listen on {host}:{port} for TLS: {error.strerror}. Choose another port with the setting tls_port."
             ) from None
+        self._watch()
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for handshake in self._handshakes:
+            handshake.turn_away("the server stops")
+
+    def _watch(self) -> None:
+        self._retry = None
+        assert self._listener is not None
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(_MOST_ACCEPTED):
+            try:
+                accepted, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no file descriptor is left, most likely
+                self._handshakes.warn("connection not accepted", reason=error.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                self._retry = loop.call_later(_RETRY, self._watch)
+                return
+            accepted.setblocking(False)
+            handshake = _Handshake(accepted, self._handshakes)
+            if self._handshakes.add(handshake, address[0]):
+                handshake.begin(lambda: _Undecided(self._http, self._h2), self._context)
+
+
+class _Handshake:
+    """A connection of which nobody knows yet what it will be."""
+
+    def __init__(self, accepted: socket.socket, others: Connections) -> None:
+        self.idle_since: float | None = asyncio.get_running_loop().time()
+        self._accepted = accepted
+        self._others = others
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self, now: float) -> None: ...
+
+    def turn_away(self, reason: str) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._accepted.close()
+
+    def begin(self, make_protocol: MakeProtocol, context: ssl.SSLContext) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._shake_hands(make_protocol, context))
+        self._task.add_done_callback(self._over)
+
+    async def _shake_hands(self, make_protocol: MakeProtocol, context: ssl.SSLContext) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            make_protocol, self._accepted, ssl=context, ssl_handshake_timeout=_HANDSHAKE
+        )
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._others.remove(self)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            self._accepted.close()
+        if error is not None and not isinstance(error, (OSError, ssl.SSLError, TimeoutError)):
+            _log.error("handshake failed", exc_info=error)
 
 
 class _Undecided(asyncio.Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,6 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError, Unauthenticated
+from stoker.gateway.bodies import json_object, whole
 from stoker.gateway.guard import peer_of
 from stoker.services.token_flows import Flow, TokenFlows
 from stoker.services.tokens import Token, Tokens
@@ -59,7 +59,7 @@ class TokenRoutes:
         return JSONResponse({"tokens": [_document(t) for t in self._tokens.all()]})
 
     async def create(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await json_object(request)
         name, lifetime = body.get("name", ""), body.get("lifetime_seconds")
         if not isinstance(name, str) or not isinstance(lifetime, (int, float, type(None))):
             raise InvalidArgument("A token is asked for by a `name` (text) and `lifetime_seconds` (a number or null).")
@@ -67,7 +67,7 @@ class TokenRoutes:
         return JSONResponse(_document(self._tokens.find(token_id)) | {"secret": secret}, 201, _HEADERS)
 
     async def approve(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await json_object(request)
         flow = self._flows.by_code(str(body.get("code", "")))
         token_id = await self._flows.approve(flow, _name(request.state.token))
         return JSONResponse(_document(self._tokens.find(token_id)), 201)
@@ -125,32 +125,13 @@ def _name(approver: Token) -> str:
     return f"approved by {approver.name or approver.id}"[:64]
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await _body(request) or b"{}")
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise InvalidArgument("The body of this request must be a JSON object.")
-    return body
-
-
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a posted form."""
-    text = (await _body(request)).decode("utf-8", "replace")
+    text = (await whole(request, _MAX_BODY)).decode("utf-8", "replace")
     try:
         return {name: value.strip() for name, value in parse_qsl(text, max_num_fields=10)}
     except ValueError as error:
         raise InvalidArgument(f"This is no form of ours: {error}.") from None
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise InvalidArgument(f"The body of this request is longer than {_MAX_BODY} bytes.")
-    return bytes(body)
 
 
 def _form_page(flow: Flow, problem: str = "", status: int = 200) -> Response:

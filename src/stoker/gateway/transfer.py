@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from stoker.errors import InvalidArgument, Unavailable
+from stoker.errors import InvalidArgument
+from stoker.gateway.bodies import pieces, whole
 from stoker.services.blobs import Blobs
 from stoker.services.network_files import NetworkFiles
 from stoker.services.transfer import PREFIX, UrlSigner
 from stoker.services.volume_files import BlockReader, VolumeFiles
 
-_IDLE_SECONDS = 60.0
 _BYTES = "application/octet-stream"
 _MAX_COMPLETION_BYTES = 8 << 20
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
@@ -48,13 +46,15 @@ class Transfer:
 
     async def put_part(self, request: Request) -> Response:
         self._check(request)
-        md5 = await self._blobs.store_part(request.path_params["blob_id"], request.path_params["index"], _body(request))
+        md5 = await self._blobs.store_part(
+            request.path_params["blob_id"], request.path_params["index"], pieces(request)
+        )
         return Response(status_code=200, headers={"ETag": f'"{md5}"'})
 
     async def complete_blob(self, request: Request) -> Response:
         """The S3 call: a list of part numbers and ETags in XML, answered by the ETag of the whole."""
         self._check(request)
-        text = (await _limited_body(request, _MAX_COMPLETION_BYTES)).decode("ascii", "replace")
+        text = (await whole(request, _MAX_COMPLETION_BYTES)).decode("ascii", "replace")
         parts = sorted((int(number), md5) for number, md5 in _COMPLETED_PART.findall(text))
         if [number for number, _ in parts] != [*range(1, len(parts) + 1)]:
             raise InvalidArgument("The completion of an upload must list its parts from 1 on, each once.")
@@ -81,7 +81,7 @@ class Transfer:
         self._check(request)
         params = request.path_params
         await self._files.store_block(
-            params["volume_id"], params["key"], params["index"], params["digest"], _body(request)
+            params["volume_id"], params["key"], params["index"], params["digest"], pieces(request)
         )
         return PlainTextResponse(params["digest"])
 
@@ -115,29 +115,6 @@ def _content(reader: BlockReader) -> Response:
     if reader.content is not None:
         return Response(reader.content, media_type=_BYTES)
     return StreamingResponse(reader.chunks(), 200, {"Content-Length": str(reader.length)}, media_type=_BYTES)
-
-
-async def _body(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises Unavailable when the client falls silent, ClientDisconnect when it goes."""
-    stream = request.stream().__aiter__()
-    while True:
-        try:
-            with anyio.fail_after(_IDLE_SECONDS):
-                chunk = await stream.__anext__()
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise Unavailable(f"Nothing was received for {_IDLE_SECONDS:.0f} seconds. Send the upload again.") from None
-        yield chunk
-
-
-async def _limited_body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in _body(request):
-        body += chunk
-        if len(body) > limit:
-            raise InvalidArgument(f"The body of this request is longer than {limit} bytes.")
-    return bytes(body)
 
 
 def _wanted(header: str, size: int) -> tuple[int, int] | None:

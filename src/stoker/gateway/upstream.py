@@ -12,6 +12,7 @@ from stoker.gateway.heads import HeaderList
 
 _KEEP_ALIVE = 4.0  # seconds an idle connection is kept; most servers close theirs after 5, and must not do so first
 _CONNECT = 10.0  # seconds
+_MOST_HEAD_BYTES = 256 << 10  # of an answer, with what is said after its body
 
 Address = tuple[str, int]
 
@@ -59,6 +60,7 @@ class Upstream(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._phrase = b""
         self._headers: HeaderList = []
+        self._head_size = 0
         self._tunnel = False
         self._bodiless = False
         self._ends_with_connection = False
@@ -100,6 +102,7 @@ class Upstream(asyncio.Protocol):
         if self._bodiless:
             self._parser = httptools.HttpResponseParser(self)  # the old one may wait for the body that was announced
         self._bodiless = self._complete = self._ends_with_connection = False
+        self._head_size = 0
         self.reused = True
         self._owner.put(self)
 
@@ -167,7 +170,10 @@ class Upstream(asyncio.Protocol):
         self._phrase += phrase
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > _MOST_HEAD_BYTES:
+            raise ValueError("a head that does not end")  # the parser gives up
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

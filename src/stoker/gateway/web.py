@@ -11,7 +11,7 @@ from stoker import errors
 from stoker.gateway.access import AccessLog
 from stoker.gateway.admission import NO_TOKEN, Admission, refusal
 from stoker.gateway.endpoint import FunctionGateway
-from stoker.gateway.exchange import Exchange, Message, Receive, Send
+from stoker.gateway.exchange import BadAnswer, Exchange, Message, Receive, Send
 from stoker.services.endpoints import Endpoints, Place
 from stoker.services.functions import ServerSpec
 
@@ -66,6 +66,8 @@ class WebGateway:
             await exchange.refuse(status, str(error), headers)
         except asyncio.CancelledError:
             raise
+        except BadAnswer as fault:
+            await exchange.refuse(502, str(fault))
         except Exception:
             _log.exception("web request failed", label=place.endpoint.label, request_id=exchange.request_id.decode())
             await exchange.refuse(502, "The answer of the app could not be passed on.")

@@ -14,6 +14,7 @@ from stoker.ids import is_id
 from stoker.protocol import scopes
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import cursor, seconds
 from stoker.services import apps as states
 from stoker.services.apps import App, Apps, Publication
 from stoker.services.deployments import STAGED
@@ -171,7 +172,7 @@ class AppServicer:
             fd=request.file_descriptor,
             search=request.search_text,
         )
-        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        after = cursor(request.last_entry_id)
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
         over = app.state == states.STOPPED
         async for entry in self._logs.follow(request.app_id, after, timeout, wanted, over=over):
@@ -223,8 +224,8 @@ class AppServicer:
 
 
 def _fetch_filter(request: Any) -> LogFilter:
-    since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else 0.0
-    until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else 0.0
+    since = seconds(request.since) if request.HasField("since") else 0.0
+    until = seconds(request.until) if request.HasField("until") else 0.0
     function_id = request.parametrized_function_id or request.function_id
     return LogFilter(function_id, request.task_id, request.source, request.search_text, since, until)
 

@@ -15,8 +15,7 @@ _KNOWN = scopes.known_blobs("blob_id", words="blobs it made or was told of")
 
 def url_for(urls: TransferUrls, method: str, path: str, caller: Caller) -> str:
     """A signed URL that this caller can reach."""
-    host = caller.host or caller.metadata.get("x-modal-host", "")
-    return urls.url(method, path, kind="container" if caller.inside else "client", host=host)
+    return urls.url(method, path, kind="container" if caller.inside else "client", host=caller.host)
 
 
 class BlobServicer:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -15,12 +15,14 @@ from modal_proto import api_pb2
 from stoker.errors import InvalidArgument, Unimplemented
 from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import at_most, cursor
 from stoker.services.call_records import Call, Input, Output
 from stoker.services.calls import Calls
 from stoker.services.functions import Functions
 from stoker.services.streams import Streams
 from stoker.services.webcalls import WebCalls
 
+_MOST_INPUTS = 10_000  # in one request; the client sends some fifty
 _LONGEST_POLL = 55.0
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
@@ -103,7 +105,7 @@ class CallServicer:
         indexes = (request.start_idx, request.end_idx) if request.HasField("start_idx") else None
         found, unfinished = await self._calls.outputs(
             call.id,
-            _cursor(request.last_entry_id),
+            cursor(request.last_entry_id.partition("-")[0]),
             min(request.timeout, _LONGEST_POLL),
             indexes,
             request.max_values if call.kind == "unary" else 0,
@@ -201,12 +203,14 @@ class CallServicer:
             loop.call_later(_KEEP_STREAMS, streams.forget, call.id)
 
 
-def _payloads(items: Iterable[Any]) -> list[tuple[int, bytes]]:
+def _payloads(items: Sequence[Any]) -> list[tuple[int, bytes]]:
     payloads = []
-    for item in items:
+    for item in at_most(items, _MOST_INPUTS, "inputs"):
         if item.input.WhichOneof("args_oneof") is None:
             raise InvalidArgument(f"The input with index {item.idx} came without arguments.")
         payloads.append((item.idx, item.input.SerializeToString()))
+    if len({index for index, _ in payloads}) < len(payloads):
+        raise InvalidArgument("Two inputs came with the same index.")
     return payloads
 
 
@@ -228,11 +232,6 @@ def _output(output: Output) -> Any:
         output_created_at=output.created_at,
         retry_count=0,  # a map drops outputs of attempts it does not know of
     )
-
-
-def _cursor(entry_id: str) -> int:
-    number = entry_id.split("-")[0]
-    return int(number) if number.isdigit() else 0
 
 
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()

@@ -8,6 +8,7 @@ from modal_proto import api_pb2
 from stoker.errors import NotFound
 from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import at_most
 from stoker.services.calls import Calls, Report
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.heartbeats import Heartbeats
@@ -15,6 +16,7 @@ from stoker.services.history import History
 from stoker.services.scheduler import Scheduler
 
 _HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
+_MOST_OUTPUTS = 10_000  # in one request; a container has at most 1,000 inputs
 _OWN_OUTPUTS = scopes.known_blobs("outputs", "result", "data_blob_id", words="inputs it runs")
 _OWN_RESULT = scopes.known_blobs("result", "data_blob_id")
 _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
@@ -85,7 +87,7 @@ class ContainerServicer:
                 started_at=item.input_started_at,
                 created_at=item.output_created_at,
             )
-            for item in request.outputs
+            for item in at_most(request.outputs, _MOST_OUTPUTS, "outputs")
         ]
         await self._calls.report(caller.task_id, reports)
         return Empty()

@@ -17,6 +17,7 @@ from stoker.core.retries import RetryPolicy
 from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument
 from stoker.node import bucket
+from stoker.protocol.values import at_most
 from stoker.runtime.base import Limits
 from stoker.services.functions import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
 
@@ -28,13 +29,23 @@ _LONGEST_TIMEOUT = 86_400.0
 _SHORTEST_DERIVED_START = 60.0
 _UNLIMITED_TIME = 10 * 365 * 86_400.0  # requests to a server may take any time
 _UNLIMITED_REQUESTS = 1_000_000
+_LONGEST_SUFFIX = 64  # characters; a label has no more
+_MOST_PARTS = 1_000  # of each kind that a function may be made of
 
 
 def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
     """Raises InvalidArgument."""
     request = api_pb2.FunctionCreateRequest.FromString(definition)
-    ranked = ranked_functions(request)
+    ranked = at_most(ranked_functions(request), _MOST_PARTS, "kinds of machines")
     function = with_options(ranked[0], binding)
+    for parts, what in (
+        (function.mount_ids, "mounts"),
+        (function.secret_ids, "secrets"),
+        (function.volume_mounts, "volumes"),
+        (function.shared_volume_mounts, "network file systems"),
+        (function.cloud_bucket_mounts, "buckets"),
+    ):
+        at_most(parts, _MOST_PARTS, what)
     gpus = tuple(gpu for f in ranked if (gpu := _gpu(with_options(f, binding).resources.gpu_config)) is not None)
     resources = function.resources
     return FunctionSpec(
@@ -235,7 +246,7 @@ def _web(name: str, method: str, config: Any) -> WebSpec:
         name=name,
         method=method,
         label=config.requested_suffix,
-        dev_suffix=config.ephemeral_suffix or "dev",
+        dev_suffix=config.ephemeral_suffix[:_LONGEST_SUFFIX] or "dev",
         proxies=config.type == api_pb2.WEBHOOK_TYPE_WEB_SERVER,
         needs_token=config.requires_proxy_auth,
         domains=tuple(domain.name.strip().lower().rstrip(".") for domain in config.custom_domains),

@@ -13,6 +13,7 @@ from stoker.protocol import scopes
 from stoker.protocol.definitions import parse_definition
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import check_entries
 from stoker.services.apps import App, Apps
 from stoker.services.deployments import Deployments
 from stoker.services.endpoints import Endpoints
@@ -45,6 +46,7 @@ class FunctionServicer:
     async def precreate(
         self, request: api_pb2.FunctionPrecreateRequest, caller: Caller
     ) -> api_pb2.FunctionPrecreateResponse:
+        check_entries(request)
         self._apps.alive(request.app_id)
         function = await self._functions.precreate(
             request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
@@ -55,6 +57,7 @@ class FunctionServicer:
 
     @rpc("FunctionCreate", once=True)
     async def create(self, request: api_pb2.FunctionCreateRequest, caller: Caller) -> api_pb2.FunctionCreateResponse:
+        check_entries(request)
         self._apps.alive(request.app_id)
         name = request.function.function_name or request.function_data.function_name
         self._endpoints.check(request.app_id, parse_definition(request.SerializeToString(), b""))
@@ -73,6 +76,7 @@ class FunctionServicer:
 
     @rpc("ClassCreate", once=True)
     async def create_class(self, request: api_pb2.ClassCreateRequest, caller: Caller) -> api_pb2.ClassCreateResponse:
+        check_entries(request)
         self._apps.alive(request.app_id)
         class_id = await self._functions.create_class(request.app_id, request.existing_class_id)
         return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
@@ -123,6 +127,7 @@ class FunctionServicer:
     async def bind(
         self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
     ) -> api_pb2.FunctionBindParamsResponse:
+        check_entries(request)
         if not request.serialized_params and not request.HasField("function_options"):
             raise InvalidArgument("FunctionBindParams came without parameters and without options.")
         # What does not change the container must not split the pool.

@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 from stoker.protocol import scopes
 from stoker.protocol.apps import WIRE_STATES
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import seconds
 from stoker.services.apps import Apps
 from stoker.services.deployments import Deployments
 from stoker.services.endings import Ending
@@ -157,8 +158,8 @@ class HistoryServicer:
 
 def _span(request: Any) -> tuple[float, float]:
     """[since, until) of a request, in seconds since the epoch."""
-    until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else time.time()
-    since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else until - _DEFAULT_SPAN
+    until = seconds(request.until) if request.HasField("until") else time.time()
+    since = seconds(request.since) if request.HasField("since") else until - _DEFAULT_SPAN
     return since, until
 
 

@@ -6,8 +6,10 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
+from stoker.errors import InvalidArgument
 from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
+from stoker.quoting import shown
 from stoker.services.environments import Environments
 from stoker.services.image_names import ImageNames
 from stoker.services.images import Images
@@ -60,7 +62,7 @@ class ImageNameServicer:
         """The token of a page is the time of the last publication of the one before."""
         environment_id, tag = self._names.resolve(request.tag, request.environment_name)
         limit = request.max_objects or _PAGE
-        found = self._names.history(environment_id, tag, before=float(request.page_token or 0), limit=limit)
+        found = self._names.history(environment_id, tag, before=_page_time(request.page_token), limit=limit)
         items = [
             api_pb2.ImageTagRevisionsItem(
                 image_id=r.image_id, revision_id=r.id, created_at=r.created_at, published_by=r.published_by
@@ -106,3 +108,10 @@ def _time(seconds: float) -> Timestamp:
     stamp = Timestamp()
     stamp.FromNanoseconds(int(seconds * 1e9))
     return stamp
+
+
+def _page_time(page_token: str) -> float:
+    try:
+        return float(page_token or 0)
+    except ValueError:
+        raise InvalidArgument(f"{shown(page_token)} is no page token of this server.") from None

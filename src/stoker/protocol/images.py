@@ -12,6 +12,7 @@ from stoker.images.base import BuildContext, FunctionStep, ImageConfig, ImageSpe
 from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import check_entries, cursor
 from stoker.services.images import BUILDING, READY, FunctionRun, Image, Images
 from stoker.services.mounts import Mounts
 from stoker.services.secrets import Secrets
@@ -37,6 +38,7 @@ class ImageServicer:
     async def get_or_create(
         self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
     ) -> api_pb2.ImageGetOrCreateResponse:
+        check_entries(request)
         wire = request.image
         spec = ImageSpec(
             commands=tuple(wire.dockerfile_commands),
@@ -84,7 +86,7 @@ class ImageServicer:
     async def join(
         self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
-        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        after = cursor(request.last_entry_id)
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
         image = self._images.get(request.image_id)
         if image.state == BUILDING or request.include_logs_for_finished or image.state != READY:

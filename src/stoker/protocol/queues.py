@@ -8,6 +8,7 @@ from modal_proto import api_pb2
 from stoker.protocol import scopes
 from stoker.protocol.named import get_or_create
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import cursor
 from stoker.services.environments import Environments
 from stoker.services.named import Named
 from stoker.services.queues import Queues
@@ -92,7 +93,7 @@ class QueueServicer:
     async def next_items(
         self, request: api_pb2.QueueNextItemsRequest, caller: Caller
     ) -> api_pb2.QueueNextItemsResponse:
-        after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
+        after = cursor(request.last_entry_id)
         timeout = min(request.item_poll_timeout, _LONGEST_POLL)
         items = await self._queues.items(request.queue_id, request.partition_key, after, timeout)
         return api_pb2.QueueNextItemsResponse(

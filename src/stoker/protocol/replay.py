@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 _KEEP_SECONDS = 600.0  # the client gives up long before
-_KEEP_ANSWERS = 100_000
-_KEEP_BYTES = 256 << 20  # values popped from dicts can be large
 
 
 class ReplayCache:
-    """Remembers answers for ten minutes (the oldest for less when they are large). Failures are not: a repeat may succeed."""
+    """Remembers answers for ten minutes (the oldest for less when they are many or large). Failures are not: a repeat may succeed."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_answers: int, most_bytes: int) -> None:
+        self._most_answers = most_answers
+        self._most_bytes = most_bytes
         self._sizes: dict[Hashable, int] = {}  # of the answers that are there
         self._bytes = 0
         self._answers: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
@@ -45,10 +45,13 @@ class ReplayCache:
 
     def _forget_old(self) -> None:
         oldest_kept = time.monotonic() - _KEEP_SECONDS
-        while self._answers:
+        for _ in range(len(self._answers)):
             key, (made, future) = next(iter(self._answers.items()))
-            crowded = len(self._answers) > _KEEP_ANSWERS or self._bytes > _KEEP_BYTES
-            if not future.done() or (made > oldest_kept and not crowded):
+            if made > oldest_kept and len(self._answers) <= self._most_answers and self._bytes <= self._most_bytes:
                 return
-            del self._answers[key]
-            self._bytes -= self._sizes.pop(key, 0)
+            if future.done():
+                del self._answers[key]
+                self._bytes -= self._sizes.pop(key, 0)
+            else:
+                self._answers[key] = (time.monotonic(), future)  # it counts from its answer on, and holds up no others
+                self._answers.move_to_end(key)

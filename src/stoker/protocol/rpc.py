@@ -5,9 +5,8 @@ The transport (`transport.py`) and the compatibility table are both made from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from modal_proto import api_pb2
@@ -34,7 +33,6 @@ class Caller(NamedTuple):
     """Whether the caller says that it sent this request before."""
     host: str = ""
     """The host name or address by which the caller reached the server, "" when unknown; HTTP URLs handed to it must use a host it can reach."""
-    metadata: Mapping[str, str] = MappingProxyType({})
 
     @property
     def task_id(self) -> str:

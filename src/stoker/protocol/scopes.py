@@ -6,19 +6,21 @@ what needs no id (names, lists), about what hurts others (ending, deleting), and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
 from modal_proto import api_pb2
 
-from stoker.errors import PermissionDenied
+from stoker.errors import InvalidArgument, PermissionDenied
 from stoker.ids import is_id
 from stoker.protocol.rights import Scope
+from stoker.protocol.values import at_most
 from stoker.services.call_records import Call
 from stoker.services.identity import ContainerIdentity
 from stoker.services.ownership import Ownership
 
+_MOST_SECRETS, _MOST_BLOBS = 1_000, 10_000  # that one request can name
 _LOOKS_UP = api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
 _NAMELESS = (
     api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED,
@@ -106,8 +108,8 @@ def of_own_environment(field: str) -> Scope:
     return Scope("of its environment", check, (field,))
 
 
-def _own_secrets(secret_ids: Any, container: ContainerIdentity, ownership: Ownership) -> None:
-    for secret_id in secret_ids:
+def _own_secrets(secret_ids: Sequence[str], container: ContainerIdentity, ownership: Ownership) -> None:
+    for secret_id in dict.fromkeys(at_most(secret_ids, _MOST_SECRETS, "secrets")):
         if ownership.environment_of("secret_id", secret_id) != ownership.home(container):
             raise PermissionDenied("A container can only use secrets of its own environment.")
 
@@ -239,7 +241,9 @@ def known_blobs(*path: str, words: str = "yes") -> Scope:
     could read them, take them for inputs, or have them deleted as used up. path: of fields to the ids."""
 
     def check(request: Any, container: ContainerIdentity, ownership: Ownership) -> None:
-        for blob_id in _values(request, path):
+        for number, blob_id in enumerate(_values(request, path)):
+            if number >= _MOST_BLOBS:
+                raise InvalidArgument(f"One request can name {_MOST_BLOBS} blobs at most.")
             if blob_id and blob_id not in container.told:
                 raise PermissionDenied("A container can only name blobs that it made or was told of.")
 

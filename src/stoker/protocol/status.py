@@ -80,6 +80,8 @@ def wire_status(error: errors.StokerError) -> WireStatus:
 
 def _fitting(text: str) -> str:
     """The text, with what goes on no wire replaced (half of a surrogate pair, as in names of files), and without its middle when too long."""
+    if len(text) > _MOST_TEXT:  # however long it is, the work is not
+        text = text[: _MOST_TEXT // 2] + _CUT + text[-_MOST_TEXT // 2 :]
     text = text.encode("utf-8", "replace").decode()
     shown, half = text, (_MOST_TEXT - len(_CUT)) // 2
     while len(_quoted(shown)) > _MOST_TEXT:

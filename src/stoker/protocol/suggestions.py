@@ -13,6 +13,8 @@ from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 
 _LIKE_ENOUGH = 0.5
+_LONGEST = 300  # characters; no name is as long
+_MOST = 20
 _KIND = api_pb2.ObjectSuggestRequest
 
 
@@ -37,7 +39,10 @@ class SuggestionServicer:
                 for name, function_id in a.function_ids.items()
                 if (self._functions.get(function_id).active.spec.server is not None) == servers
             }
-        for found in difflib.get_close_matches(request.query, names, n=request.limit or 4, cutoff=_LIKE_ENOUGH):
+        if len(request.query) > _LONGEST:
+            return response
+        limit = min(max(request.limit, 0) or 4, _MOST)
+        for found in difflib.get_close_matches(request.query, names, n=limit, cutoff=_LIKE_ENOUGH):
             app_name, object_name = names[found]
             response.suggestions.add(app_name=app_name, object_name=object_name)
         return response

@@ -7,42 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from stoker.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    StokerError,
-    Unimplemented,
-)
+from stoker.errors import FailedPrecondition, StokerError, Unimplemented
 from stoker.keepalive import notice_lost_peers
-from stoker.protocol.http2.connection import Connection, Stream
+from stoker.protocol.http2 import frames
 from stoker.protocol.http2.headers import Headers
+from stoker.protocol.http2.limits import CLIENT, CONTAINER, STRANGER
+from stoker.protocol.http2.stream import Stream
+from stoker.protocol.intake import PREFIX, Request
+from stoker.protocol.listeners import Listener, client_connections, container_connections, container_total
+from stoker.protocol.peers import Memories, Peer
 from stoker.protocol.replay import ReplayCache
 from stoker.protocol.rights import Scope
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
-from stoker.services.attempts import Peer
+from stoker.quoting import shown
+from stoker.services import attempts
 from stoker.services.identity import ContainerIdentity
 from stoker.services.ownership import Ownership
-from stoker.services.waiting import settled
 
-_MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
-_MAX_OPEN_MESSAGE = 64 << 10  # of who has shown no token: whoever reaches the port may send them
-_PREFIX = struct.Struct(">BI")
 _PATH = f"/{SERVICE.full_name}/"
+_PATIENCE_FOR_REFUSAL = 8  # frames that bring nothing
 _log = structlog.get_logger(__name__)
 
 
 class Authenticator(Protocol):
     """Checks the token of a client."""
 
-    def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> object:
+    def authenticate(self, token_id: str, token_secret: str, peer: attempts.Peer) -> object:
         """Raises Unauthenticated with the sentence to show."""
         ...
 
@@ -51,19 +49,29 @@ class Transport:
     """Serves `methods`; every other RPC of the service answers UNIMPLEMENTED with one clear sentence."""
 
     def __init__(
-        self, methods: Mapping[str, Method], authenticator: Authenticator, ownership: Ownership | None = None
+        self,
+        methods: Mapping[str, Method],
+        authenticator: Authenticator,
+        ownership: Ownership | None = None,
+        *,
+        per_address: int = 0,
     ) -> None:
-        """ownership: what the scopes of containers' requests look up; without it whatever has a scope is refused."""
+        """ownership: what the scopes of containers' requests look up; without it whatever has a scope is refused.
+        per_address: connections that clients at one address of another machine may have, 0 for no limit."""
         self._methods = methods
         self._authenticator = authenticator
         self._ownership = ownership
-        self._replays = ReplayCache()
-        self._clients: _Listener | None = None
-        self._containers: dict[str, _Listener] = {}
+        self._per_address = per_address
+        self._replays = ReplayCache(100_000, 256 << 20)  # values popped from dicts can be large
+        self._memories = Memories()
+        self._clients: Listener | None = None
+        self._containers: dict[str, Listener] = {}
+        self._container_total = container_total()
 
     async def listen(self, host: str, port: int) -> int:
         """Serves clients at host:port (0 picks a free port); returns the port. Raises FailedPrecondition when it is taken."""
-        listener = _Listener(self._rpcs(None))
+        rpcs = self._rpcs(None, self._replays)
+        listener = Listener(rpcs, STRANGER, self._memories.stranger, client_connections(self._per_address))
         try:
             server = await asyncio.get_running_loop().create_server(listener.connection, host, port, backlog=1024)
         except OSError as error:
@@ -85,7 +93,10 @@ class Transport:
 
     async def listen_container(self, container: ContainerIdentity, path: Path) -> None:
         """Serves a container at a unix socket."""
-        listener = _Listener(self._rpcs(container))
+        peer = self._memories.container()
+        connections = container_connections(container.task_id, self._container_total)
+        rpcs = self._rpcs(container, ReplayCache(10_000, 16 << 20))
+        listener = Listener(rpcs, CONTAINER, lambda: peer, connections)
         listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
         self._containers[container.task_id] = listener
 
@@ -110,57 +121,8 @@ class Transport:
         if self._clients is not None:
             self._clients.close()
 
-    def _rpcs(self, container: ContainerIdentity | None) -> _Rpcs:
-        return _Rpcs(self._methods, self._replays, self._authenticator, self._ownership, container)
-
-
-class _Listener:
-    """A listening socket and its connections."""
-
-    def __init__(self, rpcs: _Rpcs) -> None:
-        self.server: asyncio.AbstractServer | None = None
-        self.called = False
-        self._rpcs = rpcs
-        self._connections: set[Connection] = set()
-        self._empty: asyncio.Future[None] | None = None
-
-    def connection(self) -> Connection:
-        self.called = True
-        connection = Connection(self._rpcs, self._gone)
-        self._connections.add(connection)
-        return connection
-
-    async def quiet(self, timeout: float) -> bool:
-        if self._connections:
-            self._empty = asyncio.get_running_loop().create_future()
-            await settled(self._empty, timeout)
-        return not self._connections
-
-    def _gone(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        if self._empty is not None and not self._connections and not self._empty.done():
-            self._empty.set_result(None)
-
-    def close(self) -> None:
-        if self.server is not None:
-            self.server.close()
-        for connection in list(self._connections):
-            connection.shut_down()
-            connection.abort()
-
-
-class _Request:
-    """A call on its way in, then under way."""
-
-    __slots__ = ("body", "caller", "method", "scope", "task")
-
-    def __init__(self, method: Method, caller: Caller, scope: Scope | None) -> None:
-        """scope: what of the RPC the caller may ask for, None for everything."""
-        self.method = method
-        self.caller = caller
-        self.scope = scope
-        self.body = bytearray()
-        self.task: asyncio.Task[None] | None = None
+    def _rpcs(self, container: ContainerIdentity | None, replays: ReplayCache) -> _Rpcs:
+        return _Rpcs(self._methods, replays, self._authenticator, self._memories, self._ownership, container)
 
 
 class _Rpcs:
@@ -171,12 +133,14 @@ class _Rpcs:
         methods: Mapping[str, Method],
         replays: ReplayCache,
         authenticator: Authenticator,
+        memories: Memories,
         ownership: Ownership | None,
         container: ContainerIdentity | None,
     ) -> None:
         self._methods = methods
         self._replays = replays
         self._authenticator = authenticator
+        self._memories = memories
         self._ownership = ownership
         self._container = container
 
@@ -184,76 +148,111 @@ class _Rpcs:
 
     def begin(self, stream: Stream, headers: Headers) -> None:
         try:
-            stream.state = self._admit(stream, headers)
+            method, caller, scope = self._admit(stream, headers)
         except StokerError as error:
             _refuse(stream, wire_status(error))
+            stream.connection.charge(_PATIENCE_FOR_REFUSAL)
+            return
+        peer = self._peer(stream, method)
+        if peer.calls >= peer.most_calls:
+            stream.connection.reset(stream, frames.REFUSED_STREAM)
+            stream.connection.charge(_PATIENCE_FOR_REFUSAL)
+            return
+        peer.calls += 1
+        stream.state = Request(stream, method, caller, scope, peer, self._start)
 
     def receive(self, stream: Stream, data: bytes, end: bool) -> None:
         request = stream.state
-        if not isinstance(request, _Request) or stream.closed:
+        if not isinstance(request, Request) or stream.closed:
             return
-        request.body += data
-        most = _MAX_OPEN_MESSAGE if request.method.rights.open else _MAX_MESSAGE
-        if len(request.body) > most + _PREFIX.size:
-            request.body.clear()
-            error = InvalidArgument(f"The request is larger than {most >> 10} KiB.")
+        try:
+            request.add(data, end)
+        except StokerError as error:
+            self._end(request)
             _refuse(stream, wire_status(error))
-        elif end:
-            work = self._stream if request.method.streams else self._unary
-            request.task = asyncio.get_running_loop().create_task(self._guard(stream, request, work))
+            stream.connection.charge(_PATIENCE_FOR_REFUSAL)
 
     def abandon(self, stream: Stream) -> None:
         request = stream.state
-        if not isinstance(request, _Request) or request.task is None:
+        if not isinstance(request, Request):
             return
-        if request.method.waits or request.method.streams:
+        if request.task is None:
+            self._end(request)
+        elif request.method.waits or request.method.streams:
             request.task.cancel()
+            if not request.has_begun:
+                self._end(request)
+
+    def _start(self, request: Request) -> None:
+        work = self._stream if request.method.streams else self._unary
+        request.task = asyncio.get_running_loop().create_task(self._guard(request, work))
+
+    def _end(self, request: Request) -> None:
+        """The request is dealt with, whatever became of it."""
+        if not request.is_over:
+            request.is_over = True
+            request.stream.state = None  # or only the garbage collector would find them
+            request.release()
+            request.peer.calls -= 1
+
+    def _peer(self, stream: Stream, method: Method) -> Peer:
+        connection = stream.connection
+        if not (self._container or method.rights.open or connection.limits is CLIENT):
+            connection.owner = self._memories.client()
+            connection.trust(CLIENT, connection.owner.outgoing)
+        assert isinstance(connection.owner, Peer)
+        return connection.owner
 
     # The calls
 
-    def _admit(self, stream: Stream, headers: Headers) -> _Request:
+    def _admit(self, stream: Stream, headers: Headers) -> tuple[Method, Caller, Scope | None]:
+        """What is called, by whom, and what of it that caller may ask for, None for everything."""
         path = headers.get(":path", "")
         name = path.removeprefix(_PATH)
         method = self._methods.get(name)
         if not path.startswith(_PATH) or (method is None and name not in SERVICE.methods_by_name):
-            raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
+            raise Unimplemented(f"{shown(path)} is no RPC of the Modal protocol this server was built for.")
         if method is None:
             raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
         container = self._container
         if container is not None and (container.restricted or not headers.get("x-modal-token-id")):
-            return _Request(method, self._caller(headers, container), method.rights.admit_container(name, container))
+            return method, self._caller(headers, container), method.rights.admit_container(name, container)
         # Code in a container that shows a token is a client, like anybody with that token.
         if container is not None or not method.rights.open:
             self._authenticate(stream, headers)
         method.rights.admit_client(name)
-        return _Request(method, self._caller(headers, None), None)
+        return method, self._caller(headers, None), None
 
     def _authenticate(self, stream: Stream, headers: Headers) -> None:
         """Raises Unauthenticated."""
         token = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
         connection = stream.connection
-        address = f"container {self._container.task_id}" if self._container is not None else connection.peer
-        self._authenticator.authenticate(*token, Peer(address, "grpc", proven=connection.proven == token))
+        address = f"container {self._container.task_id}" if self._container is not None else connection.address
+        peer = attempts.Peer(address, "grpc", proven=connection.proven == token)
+        self._authenticator.authenticate(*token, peer)
         connection.proven = token
 
     def _caller(self, headers: Headers, container: ContainerIdentity | None) -> Caller:
+        retries = (headers.get("x-retry-attempt", "0"), headers.get("x-throttle-retry-attempt", "0"))
         return Caller(
             container=container,
             inside=self._container is not None,
             client_version=headers.get("x-modal-client-version", ""),
             token_id=headers.get("x-modal-token-id", "") if container is None else "",
             idempotency_key=headers.get("x-idempotency-key", ""),
-            repeats=headers.get("x-retry-attempt", "0") != "0",
-            host=headers.get(":authority", "").rpartition(":")[0],
-            metadata=headers,
+            repeats=retries != ("0", "0"),
+            host=headers.get(":authority", "").rpartition(":")[0] or headers.get("x-modal-host", ""),
         )
 
-    async def _guard(self, stream: Stream, request: _Request, work: Callable[[Stream, _Request, Any], Any]) -> None:
+    async def _guard(self, request: Request, work: Callable[[Request, Any], Any]) -> None:
         """Runs a call; whatever goes wrong becomes a status."""
+        stream, request.has_begun = request.stream, True
         try:
-            message = _message(request)
+            if request.peer.outgoing.is_crowded and not await stream.turn():
+                return  # the caller is gone, and nothing has begun
+            message = request.message()
             self._check(request, message)
-            await work(stream, request, message)
+            await work(request, message)
         except StokerError as error:
             _refuse(stream, wire_status(error))
         except asyncio.CancelledError:
@@ -263,23 +262,29 @@ class _Rpcs:
         except Exception as error:
             _log.exception("rpc failed", rpc=request.method.name)
             _refuse(stream, _defect(request.method.name, error))
+        finally:
+            self._end(request)
 
-    def _check(self, request: _Request, message: Any) -> None:
+    def _check(self, request: Request, message: Any) -> None:
         """Raises PermissionDenied when a container asks for what is not its own, NotFound when that does not exist."""
         if request.scope is not None and request.caller.container is not None:
             assert self._ownership is not None
             request.scope.check(message, request.caller.container, self._ownership)
 
-    async def _unary(self, stream: Stream, request: _Request, message: Any) -> None:
+    async def _unary(self, request: Request, message: Any) -> None:
         method, caller = request.method, request.caller
         if method.once and caller.idempotency_key:
             key = (method.name, caller.name, caller.idempotency_key)
-            response = await self._replays.once(key, lambda: method.handler(message, caller))
+            response = await self._replays.once(key, partial(method.handler, message, caller))
         else:
             response = await method.handler(message, caller)
-        stream.answer(_HEAD, _framed(response), _OK)
+        data = _framed(response)
+        if not request.stream.answer_now(_HEAD, data, _OK):
+            del response, message
+            await request.stream.answer(_HEAD, data, _OK)
 
-    async def _stream(self, stream: Stream, request: _Request, message: Any) -> None:
+    async def _stream(self, request: Request, message: Any) -> None:
+        stream = request.stream
         stream.send_head(_HEAD)
         async with contextlib.aclosing(request.method.handler(message, request.caller)) as responses:
             async for response in responses:
@@ -287,25 +292,9 @@ class _Rpcs:
         stream.send_end(_OK)
 
 
-def _message(request: _Request) -> Any:
-    """The request as a protobuf message. Raises InvalidArgument."""
-    name, body = request.method.name, request.body
-    if len(body) < _PREFIX.size:
-        raise InvalidArgument(f"{name} came without a message.")
-    compressed, size = _PREFIX.unpack_from(body)
-    if compressed:
-        raise InvalidArgument(f"{name} came compressed, which this server does not read.")
-    if size != len(body) - _PREFIX.size:
-        raise InvalidArgument(f"{name} announced {size} bytes and brought {len(body) - _PREFIX.size}.")
-    try:
-        return request.method.request_type.FromString(bytes(memoryview(body)[_PREFIX.size :]))
-    except Exception as error:
-        raise InvalidArgument(f"{name} brought bytes that are no {request.method.request_type.__name__}.") from error
-
-
 def _framed(message: Any) -> bytes:
     data: bytes = message.SerializeToString()
-    return _PREFIX.pack(0, len(data)) + data
+    return PREFIX.pack(0, len(data)) + data
 
 
 def _refuse(stream: Stream, status: WireStatus) -> None:

@@ -13,6 +13,7 @@ from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
 from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
+from stoker.protocol.values import in_turns
 from stoker.services.environments import Environments
 from stoker.services.transfer import TransferUrls
 from stoker.services.volume_files import FilePlan, VolumeFiles
@@ -131,7 +132,7 @@ class VolumeServicer:
 
     @rpc("VolumePutFiles", once=True, containers=scopes.ANYTHING)
     async def put_files(self, request: api_pb2.VolumePutFilesRequest, caller: Caller) -> Empty:
-        files = [(f.filename, f.sha256_hex, _mode(f)) for f in request.files]
+        files = [(f.filename, f.sha256_hex, _mode(f)) async for f in in_turns(request.files)]
         overwrite = not request.disallow_overwrite_existing_files
         await self._files.put_contents(request.volume_id, files, overwrite=overwrite)
         return Empty()
@@ -142,10 +143,12 @@ class VolumeServicer:
     ) -> api_pb2.VolumePutFiles2Response:
         plans = [
             FilePlan(f.path, f.size, _mode(f), tuple(block.contents_sha256.hex() for block in f.blocks))
-            for f in request.files
+            async for f in in_turns(request.files)
         ]
         overwrite = not request.disallow_overwrite_existing_files
-        sent = any(block.put_response for file in request.files for block in file.blocks)
+        sent = False
+        async for file in in_turns(request.files):
+            sent = sent or any(block.put_response for block in file.blocks)
         missing = await self._files.put(request.volume_id, plans, overwrite=overwrite, sent=sent)
         return api_pb2.VolumePutFiles2Response(
             missing_blocks=[

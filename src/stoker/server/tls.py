@@ -60,8 +60,13 @@ class Tls:
             elif self._acme is not None:
                 self._certificate.load()
             if self._port is None:
-                port = TlsPort(self._certificate.context, http=http.connection, h2=grpc.connection)
-                await port.listen(self._settings.host, self._settings.tls_port)
+                port = TlsPort(
+                    self._certificate.context,
+                    http=http.connection,
+                    h2=grpc.connection,
+                    per_address=self._settings.max_connections_per_address,
+                )
+                port.listen(self._settings.host, self._settings.tls_port)
                 cleanup.callback(port.close)
                 self._port = port
 

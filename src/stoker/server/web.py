@@ -27,6 +27,8 @@ from stoker.gateway.transfer import Transfer
 from stoker.gateway.web import WebGateway
 from stoker.server.services import Services
 
+_MOST_OF_CONTAINERS, _MOST_OF_CONTAINER = 8_192, 256  # connections over HTTP; the client loads some 20 parts at once
+
 
 async def serve_web(
     services: Services,
@@ -66,7 +68,13 @@ async def serve_web(
         admission=admission,
         log=log,
     )
-    server = HttpServer(web, servers)
+    server = HttpServer(
+        web,
+        servers,
+        most=s.settings.max_web_connections,
+        per_address=s.settings.max_connections_per_address,
+        stall=s.settings.web_silence_seconds,
+    )
     s.metrics.watch("stoker_http_connections", "Open HTTP connections.", lambda: server.connections)
     s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: log.open)
     s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
@@ -101,7 +109,9 @@ def make_application(
 
 async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:
     """What sandboxes reach over HTTP: signed URLs only, on the address that the runtime gave."""
-    await _serve(HttpServer(make_container_gateway(transfer=_transfer(services))), host, port, cleanup)
+    gateway = make_container_gateway(transfer=_transfer(services))
+    server = HttpServer(gateway, name="http for containers", most=_MOST_OF_CONTAINERS, per_address=_MOST_OF_CONTAINER)
+    await _serve(server, host, port, cleanup)
 
 
 def _transfer(services: Services) -> Transfer:

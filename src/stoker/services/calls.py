@@ -117,7 +117,7 @@ class Calls:
         request gives the call made then, also by an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
-        known = self._known(call_id) if key and repeated else None
+        known = self._known(call_id) if key and (repeated or call_id in self._calls) else None
         if known is not None:
             return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)

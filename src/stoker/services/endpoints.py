@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
+from stoker.quoting import shown
 from stoker.services.apps import DETACHED, DETACHED_DISCONNECTED, EPHEMERAL, App, Apps
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions, FunctionSpec, ServerSpec, WebSpec
@@ -183,7 +184,7 @@ class Endpoints:
         owners = self._by_name.get(label)
         if not owners:
             raise NotFound(
-                f"No running app has the web label {label!r}. `modal app list` shows which apps run; `modal deploy` prints their URLs."
+                f"No running app has the web label {shown(label)}. `modal app list` shows which apps run; `modal deploy` prints their URLs."
             )
         return owners[-1]
 

@@ -38,6 +38,7 @@ from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
+from stoker.services.special_bits import SpecialBits
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -109,6 +110,7 @@ class ContainerLauncher:
         self._restore_turns = RestoreTurns(self._processors.count)
         self._snapshot_apps = snapshot_apps
         self._reseed = reseed
+        self._special_bits = SpecialBits()
         self._data_dir = data_dir
         self._min_free_bytes = min_free_bytes
         self._leases: dict[str, Granted] = {}
@@ -158,6 +160,7 @@ class ContainerLauncher:
             task.prepared = self._spares.gave(task.id)
         if task.snapshot is not None and task.snapshot.restores:
             await self._restore_turns.begin(task.id)
+        self._special_bits.mounted(task.id, [v.root or v.directory for v in volumes if not v.read_only])
         container = await self._node.start(request, lambda fd, text: self._write(task, fd, text))
         self._containers[task.id] = container
         if task.snapshot is not None and task.snapshot.restores:
@@ -176,6 +179,7 @@ class ContainerLauncher:
         self._containers.pop(task.id, None)
         self._restore_turns.end(task.id)
         self._bases.gone(task.id)
+        self._special_bits.left(task.id)
         task.called = self._checkpoints.has_called(task)
         try:
             await self.sockets.close_container(task.id)
@@ -242,6 +246,7 @@ class ContainerLauncher:
 
     async def close(self) -> None:
         await self._spares.close()
+        await self._special_bits.close()
         if self._writes:
             await asyncio.wait(self._writes)
 

@@ -154,7 +154,7 @@ class Secrets:
         """The environment variables of several secrets, later ones first in rank; for the node alone. Raises NotFound."""
         values: dict[str, str] = {}
         now, used = time.time(), []
-        for secret_id in secret_ids:
+        for secret_id in reversed(dict.fromkeys(reversed(secret_ids))):  # each once, where it comes last
             row = self._row(secret_id)
             values |= self._unseal(row)
             if (row.last_used_at or 0.0) < now - _USE_RESOLUTION:

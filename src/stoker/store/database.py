@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -77,6 +78,7 @@ class Database:
                 "which also needs `pip install 'stoker[postgresql]'`."
             ) from None
         if engine.dialect.name == "sqlite":
+            _make_private(engine.url.database)
             _tune_sqlite(engine, synchronous)
         with _connected(engine) as connection:
             config = AlembicConfig()
@@ -285,6 +287,13 @@ def _resolve(jobs: list[_Job]) -> None:
             job.done.set_exception(job.error)
         else:
             job.done.set_result(job.result)
+
+
+def _make_private(path: str | None) -> None:
+    """A new database is its owner's alone to read; SQLite gives the files beside it the same mode."""
+    if path and path != ":memory:":
+        with contextlib.suppress(OSError):  # SQLite says better what is wrong
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _tune_sqlite(engine: sa.Engine, synchronous: str) -> None:

@@ -2,5 +2,8 @@
 
 Why our own: most of the server's time per call went into the general HTTP/2 stacks (0.35 to 0.40 ms of CPU per call with grpclib and with
 grpcio, against about 0.1 ms here). What gRPC needs of HTTP/2 is small: no priorities, no push, and the answers' headers are constant bytes.
-Header decompression is left to the `hpack` library.
+Header compression (`headers`) is our own, too, with the tables of the `hpack` library.
+
+Peers may be hostile, so everything has a bound, and `limits` says which: work per byte received, bytes in memory, streams, and time.
+A request's bytes are taken in by its own window, which the application opens when there is memory for the rest.
 """

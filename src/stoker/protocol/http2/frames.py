@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -21,6 +20,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 
 _HEAD = struct.Struct(">HBBBI")  # length (high 16, low 8 bits), type, flags, stream
 
+Frame = tuple[int, int, int, bytes]  # type, flags, stream, payload
+
 
 class ConnectionFault(Exception):
     """The peer broke the protocol: the connection ends with this error code."""
@@ -30,7 +31,10 @@ class ConnectionFault(Exception):
         self.code = code
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+MAX_WINDOW = 0x7FFFFFFF
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """One frame as bytes."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
@@ -62,35 +66,44 @@ def unpad(flags: int, payload: bytes) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into (kind, flags, stream, payload). Raises ConnectionFault."""
+    """Cuts a stream of bytes into frames."""
 
     def __init__(self, max_frame_size: int) -> None:
-        self._max_frame_size = max_frame_size
+        self.max_frame_size = max_frame_size
+        self.greeted = False
+        """Whether the connection preface has come."""
         self._buffer = bytearray()
-        self._greeted = False
+        self._position = 0
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-        buffer = self._buffer
-        buffer += data
-        position, size = 0, len(buffer)
-        if not self._greeted:
+    @property
+    def has_part(self) -> bool:
+        """Whether bytes wait for more, or to be read."""
+        return self._position < len(self._buffer)
+
+    def add(self, data: bytes) -> None:
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
+        self._buffer += data
+
+    def next(self) -> Frame | None:
+        """The next frame that is complete. Raises ConnectionFault."""
+        buffer, position = self._buffer, self._position
+        if not self.greeted:
             if not PREFACE.startswith(buffer[: len(PREFACE)]):
                 raise ConnectionFault(PROTOCOL_ERROR, "this port speaks gRPC (HTTP/2 with prior knowledge) only")
-            if size < len(PREFACE):
-                return
-            self._greeted = True
-            position = len(PREFACE)
-        try:
-            while size - position >= 9:
-                high, low, kind, flags, stream = _HEAD.unpack_from(buffer, position)
-                length = high << 8 | low
-                if length > self._max_frame_size:
-                    raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-                end = position + 9 + length
-                if end > size:
-                    return
-                payload = bytes(buffer[position + 9 : end])
-                position = end
-                yield kind, flags, stream & 0x7FFFFFFF, payload
-        finally:
-            del buffer[:position]
+            if len(buffer) < len(PREFACE):
+                return None
+            self.greeted = True
+            position = self._position = len(PREFACE)
+        if len(buffer) - position < 9:
+            return None
+        high, low, kind, flags, stream = _HEAD.unpack_from(buffer, position)
+        length = high << 8 | low
+        if length > self.max_frame_size:
+            raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+        end = position + 9 + length
+        if end > len(buffer):
+            return None
+        self._position = end
+        return kind, flags, stream & 0x7FFFFFFF, bytes(buffer[position + 9 : end])
