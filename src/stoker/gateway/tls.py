@@ -88,10 +88,17 @@ def _names(cert: Path) -> list[str]:
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
 
 
+class Closed(asyncio.Protocol):
+    """Ends a connection at once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.close()
+
+
 class TlsPort:
     """http, h2: make the protocol of a connection that speaks HTTP/1.1, or HTTP/2 for gRPC."""
 
-    def __init__(self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol) -> None:
+    def __init__(self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol = Closed) -> None:
         self._context = context
         self._http = http
         self._h2 = h2

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,12 +58,13 @@ class RunscRuntime:
         runsc: Path,
         tini: Path,
         gateway_port: int,
+        redirects: Mapping[int, int] | None = None,
         pool_size: int = 8,
         huge_pages: bool = True,
         hurry: bool = True,
         build_isolation: Isolation = "auto",
     ) -> None:
-        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
+        """gateway_port, redirects: see `firewall.table`. huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
@@ -72,7 +73,7 @@ class RunscRuntime:
         self._hurry = hurry
         self._kernel = KernelSettings()
         tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
-        self._network = Network(tag, gateway_port, pool_size)
+        self._network = Network(tag, gateway_port, pool_size, redirects=redirects)
         self._cgroup_name = f"stoker-{tag}"
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from stoker.gateway.access import AccessLog
@@ -27,30 +28,51 @@ from stoker.gateway.web import WebGateway
 from stoker.server.services import Services
 
 
+class WebParts:
+    """What answers for web endpoints, at the gateway of clients and at that of containers. is_stopping: whether containers take nothing new."""
+
+    def __init__(self, services: Services, cleanup: AsyncExitStack, is_stopping: Callable[[], bool]) -> None:
+        s = services
+        self.endpoints = s.endpoints
+        self.log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
+        cleanup.callback(self.log.flush)
+        self.admission = Admission(
+            s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
+        )
+        self.servers = ServerGateway(
+            endpoints=s.endpoints,
+            servers=s.servers,
+            admission=self.admission,
+            log=self.log,
+            is_stopping=is_stopping,
+            body_silence=s.settings.web_silence_seconds,
+        )
+        cleanup.push_async_callback(self.servers.close)
+        self.functions = FunctionGateway(
+            s.web_calls,
+            redirect_after=s.settings.web_redirect_seconds,
+            is_stopping=is_stopping,
+            body_silence=s.settings.web_silence_seconds,
+        )
+
+    def before(self, other: Starlette) -> HttpServer:
+        """A server of all web endpoints, and of what `other` answers."""
+        web = WebGateway(
+            other, endpoints=self.endpoints, functions=self.functions, admission=self.admission, log=self.log
+        )
+        return HttpServer(web, self.servers)
+
+
 async def serve_web(
     services: Services,
+    parts: WebParts,
     status: Callable[[], Awaitable[dict[str, Any]]],
     port: int,
     cleanup: AsyncExitStack,
     routes: Sequence[BaseRoute] = (),
-    is_stopping: Callable[[], bool] = lambda: False,
 ) -> HttpServer:
-    """The gateway of clients and browsers, on `settings.host`. routes: of other parts. is_stopping: whether containers take nothing new."""
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts."""
     s = services
-    log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
-    cleanup.callback(log.flush)
-    admission = Admission(
-        s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
-    )
-    servers = ServerGateway(
-        endpoints=s.endpoints,
-        servers=s.servers,
-        admission=admission,
-        log=log,
-        is_stopping=is_stopping,
-        body_silence=s.settings.web_silence_seconds,
-    )
-    cleanup.push_async_callback(servers.close)
     own = [
         *routes,
         *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
@@ -72,31 +94,25 @@ async def serve_web(
             authenticate=s.tokens.authenticate,
         ).routes(),
     ]
-    web = WebGateway(
+    server = parts.before(
         make_gateway(
             transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
-        ),
-        endpoints=s.endpoints,
-        functions=FunctionGateway(
-            s.web_calls,
-            redirect_after=s.settings.web_redirect_seconds,
-            is_stopping=is_stopping,
-            body_silence=s.settings.web_silence_seconds,
-        ),
-        admission=admission,
-        log=log,
+        )
     )
-    server = HttpServer(web, servers)
     s.metrics.watch("stoker_http_connections", "Open HTTP connections.", lambda: server.connections)
-    s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: log.open)
+    s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: parts.log.open)
     s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
     await _serve(server, s.settings.host, port, cleanup)
     return server
 
 
-async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:
-    """What sandboxes reach over HTTP: signed URLs only, on the address that the runtime gave."""
-    await _serve(HttpServer(make_container_gateway(transfer=_transfer(services))), host, port, cleanup)
+async def serve_containers(
+    services: Services, parts: WebParts, host: str, port: int, cleanup: AsyncExitStack
+) -> HttpServer:
+    """What sandboxes reach over HTTP, on the address that the runtime gave: web endpoints and signed URLs."""
+    server = parts.before(make_container_gateway(transfer=_transfer(services)))
+    await _serve(server, host, port, cleanup)
+    return server
 
 
 def _transfer(services: Services) -> Transfer:
