@@ -8,7 +8,6 @@ domains of its own besides, of those that the server may serve.
 from __future__ import annotations
 
 import hashlib
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import structlog
 
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.services.apps import DETACHED, DETACHED_DISCONNECTED, EPHEMERAL, App, Apps
-from stoker.services.environments import Environments
+from stoker.services.environments import Environments, slug
 from stoker.services.functions import Functions, FunctionSpec, ServerSpec, WebSpec
 
 PATH_PREFIX = "/w/"
@@ -219,9 +218,9 @@ class Endpoints:
         wanted = target.label if isinstance(target, WebSpec) else ""
         dev_suffix = target.dev_suffix if isinstance(target, WebSpec) else "dev"
         app_name = app.name or app.description
-        owner = "-".join(filter(None, (_slug(self._workspace), _slug(environment.web_suffix))))
-        own = _slug(wanted or f"{app_name}-{target.name}")
-        label = f"{owner}--{own}" + (f"-{_slug(dev_suffix)}" if app.state in _LIVES_WITH_CLIENT else "")
+        owner = "-".join(filter(None, (slug(self._workspace), slug(environment.web_suffix))))
+        own = slug(wanted or f"{app_name}-{target.name}")
+        label = f"{owner}--{own}" + (f"-{slug(dev_suffix)}" if app.state in _LIVES_WITH_CLIENT else "")
         if len(label) <= _LONGEST_LABEL:
             return label
         digest = hashlib.sha256(label.encode()).hexdigest()[:6]
@@ -242,7 +241,3 @@ def _same(app: App, other: App) -> bool:
         return True
     name = app.name or app.description
     return app.environment_id == other.environment_id and name == other.name
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
