@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 from tests.conftest import RunningServer, free_port, start_server, stop_server
 from tests.web.certificates import Authority
-from tests.web.conftest import MIB, Web
+from tests.web.conftest import MIB, Web, until
 from tests.web.test_sessions import ask, start_sessions
 
 
@@ -43,6 +43,36 @@ def test_servers(sandboxes: RunningServer) -> None:
     answers = {token: {ask(servers, token).status for _ in range(3)} for token in (first, second, third)}
     assert set.union(*answers.values()) == {200}
     assert sum(int(f["containers"]) for f in servers.status()["functions"] if f["name"] == "Sticky") == 2
+    _keys_stay_with_their_containers(sandboxes, servers)
+
+
+def _keys_stay_with_their_containers(sandboxes: RunningServer, servers: Web) -> None:
+    def keep(containers: int) -> None:
+        scale = f"modal.Server.from_name('server', 'Open').update_autoscaler(min_containers={containers})"
+        sandboxes.python(f"import modal; {scale}")
+
+    def containers() -> dict[str, str]:
+        ids = {f["id"] for f in servers.status()["functions"] if f["name"] == "Open"}
+        return {c["id"]: c["state"] for c in servers.status()["containers"] if c["function"] in ids}
+
+    def placed(header: str, count: int) -> dict[str, str]:
+        keys = [f"user-{n}" for n in range(count)]
+        return {key: servers.get("open", "/", **{header: key}).headers["x-task"] for key in keys}
+
+    # Forty keys, of which some belong to each container, whatever its id.
+    keep(3)
+    until(lambda: list(containers().values()).count("running") == 3)
+    first = placed("Modal-Routing-Affinity-Key", 40)
+    assert set(first.values()) == set(containers())
+    assert placed("Modal-Routing-Affinity-Key", 40) == placed("Modal-Session-ID", 40) == first
+    sandboxes.modal("container", "stop", "--yes", first["user-0"])
+    until(lambda: first["user-0"] not in containers() and list(containers().values()).count("running") == 3)
+    after = placed("Modal-Routing-Affinity-Key", 40)
+    (new,) = set(containers()) - set(first.values())
+    # The keys of the container that is gone went to all others, and the new one took some of each; the rest stayed.
+    assert all(after[key] in (task, new) for key, task in first.items() if task != first["user-0"])
+    assert any(after[key] == task for key, task in first.items())
+    keep(0)
 
 
 @pytest.mark.timeout(600)  # four starts of the server

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3  # to find a container that takes connections
 _HELD = 64 << 10  # bytes of a body that are held until there is a container
+_AFFINITY = (b"modal-routing-affinity-key", b"modal-session-id")  # requests with the same key go to the same container
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 _LOST = "The server in the container closed the connection before it answered; `modal app logs` shows why."
 _log = structlog.get_logger(__name__)
@@ -247,7 +248,8 @@ class Passage:
         """Raises StokerError when the request cannot be passed on."""
         if self._is_admitted():
             self._gate.check_open()
-            self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target))
+            affinity = next(filter(None, map(self._named.get, _AFFINITY)), b"")
+            self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target, affinity))
 
     def _is_admitted(self) -> bool:
         """Answers with a refusal when not."""
