@@ -15,7 +15,7 @@ import pytest
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec
 from stoker.images.builder import LayeredImageBuilder
 from stoker.runtime.runsc import RunscRuntime
-from stoker.runtime.runsc_binary import find_runsc, find_tini
+from stoker.runtime.runsc_binary import find_runsc
 from stoker.runtime.steps import Isolation, Step
 
 BUILDER_VERSION = "2026.10"
@@ -31,10 +31,10 @@ needs_buildah = pytest.mark.skipif(
 class Workshop:
     """The builder with a running loop and a runtime for its steps, and short ways to use it."""
 
-    def __init__(self, data: Path, isolation: Isolation = "auto") -> None:
+    def __init__(self, data: Path, isolation: Isolation = "auto", memory: int | None = None) -> None:
         self.data = data
         self.loop = asyncio.new_event_loop()
-        self.runtime = self.run(_runtime(data / "run", isolation))
+        self.runtime = self.run(_runtime(data / "run", isolation, memory))
         self.builder = LayeredImageBuilder(data, self.runtime.steps)
         self.log: list[str] = []
         self._number = 0
@@ -108,10 +108,10 @@ class Workshop:
         return found.read_text()
 
 
-async def _runtime(state: Path, isolation: Isolation) -> RunscRuntime:
+async def _runtime(state: Path, isolation: Isolation, memory: int | None) -> RunscRuntime:
     port = 47000 + os.getpid() % 500
     runtime = RunscRuntime(
-        state, runsc=find_runsc(), tini=find_tini(), gateway_port=port, pool_size=2, build_isolation=isolation
+        state, runsc=find_runsc(), gateway_port=port, pool_size=2, build_isolation=isolation, memory=memory
     )
     await runtime.open()
     return runtime

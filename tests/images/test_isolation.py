@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import io
 import os
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -350,6 +351,37 @@ os._exit(0)
 """
     workshop.build(["FROM base", *python(program)], base=base)
     assert "stopped\n" in workshop.log
+
+
+def test_a_step_that_takes_all_memory_ends(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, memory=700 << 20)
+    try:
+        greedy = "RUN python3 -c 'held = [bytes(1 << 20) + b\"x\" for _ in range(4000)]'"
+        for context in (BuildContext(), CONFINED):
+            with pytest.raises(ImageBuildFailed, match=r"exit code 137.*\n.*more memory than there is"):
+                shop.build([PYTHON_BASE, greedy], context=context)
+        image_id, _ = shop.build([PYTHON_BASE, "RUN echo fine > /fine"])
+        assert shop.text(image_id, "/fine") == "fine\n"
+    finally:
+        shop.close()
+
+
+@WAYS
+def test_a_step_cannot_fill_the_disk_of_the_server(
+    workshop: Workshop, base: str, monkeypatch: pytest.MonkeyPatch, context: BuildContext
+) -> None:
+    free = shutil.disk_usage(workshop.data).free
+    monkeypatch.setattr(workshop.runtime._patrol, "_reserve", free - (100 << 20))
+    program = """
+import os, time
+with open("/large", "wb") as file:
+    for _ in range(600):
+        file.write(os.urandom(1 << 20))
+        os.fsync(file.fileno())
+        time.sleep(0.02)
+"""
+    with pytest.raises(ImageBuildFailed, match="The step was ended because it was writing while only"):
+        workshop.build(["FROM base", *python(program)], base=base, context=context)
 
 
 def test_all_that_a_build_without_namespaces_does(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Program:
 
     id = "ta-1"
     address = None
-    signal = usage = open_files = None
+    signal = usage = open_files = stuck = None
     killed = False
 
     def __init__(self, during: Callable[[], None]) -> None:

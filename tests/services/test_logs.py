@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from stoker.errors import Unavailable
 from stoker.services import logs as logs_service
 from stoker.services.logs import LogFilter, Logs
 from stoker.store.database import Database
@@ -83,6 +84,107 @@ def test_entries_that_are_being_stored_are_found(tmp_path: Path) -> None:
         found.append([entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)])
         assert found == [["first\n", "second\n"]] * 2
         await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_prints_faster_than_the_database_stores_is_held_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold(connection: sa.Connection) -> None:
+            held.set()
+            assert go_on.wait(10)
+
+        holding = asyncio.ensure_future(database.write(hold))
+        await asyncio.to_thread(held.wait, 10)
+        written = 0
+        while (room := logs.room()) is None:
+            logs.write("ap-1", 1, "x" * 65_536)
+            written += 65_536
+            await asyncio.sleep(0)
+        assert written <= 5 << 20, "the memory of the server is the limit"
+        await asyncio.sleep(0.3)
+        assert not room.done()
+        go_on.set()
+        await asyncio.wait_for(room, 10)
+        assert logs.room() is None
+        await holding
+        await logs.close()
+        assert sum(len(e.data) for e in logs.fetch("ap-1", LogFilter(), 1_000)) == written
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_follower_who_is_too_slow_for_what_is_in_memory_misses_nothing(tmp_path: Path, over: bool) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        logs.write("ap-1", 1, "the first\n")
+        first = logs.fetch("ap-1", LogFilter(), 1)[0].seq
+        for number in range(7_000):
+            logs.write("ap-1", 1, f"{number}\n")
+            logs.write("ap-2", 1, "another's\n")
+            if number % 1_000 == 0:
+                await asyncio.sleep(0.25)  # some are stored, some not yet
+        logs.finish("ap-1")
+        if over:
+            await logs.close()
+            logs = Logs(database)
+        seen = [
+            entry.data if entry else None async for entry in logs.follow("ap-1", first, 5.0, LogFilter(), over=over)
+        ]
+        assert seen == [*(f"{number}\n" for number in range(7_000)), None]
+        await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_entries_do_not_pile_up_in_memory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        for _ in range(1_000):
+            logs.write("ap-1", 1, "x" * 65_536)
+            if (room := logs.room()) is not None:
+                await room
+        assert sum(len(e.data) for e in logs._apps["ap-1"].entries) <= 8 << 20
+        await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_could_not_be_stored_is_counted_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs_service, "_PATIENCE", (3, 0.01))
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        insert, refused = database.insert, 0
+
+        async def refuse(*_: object) -> None:
+            nonlocal refused
+            refused += 1
+            raise Unavailable("The database is away.")
+
+        monkeypatch.setattr(database, "insert", refuse)
+        logs.write("ap-1", 1, "x" * 1_000)
+        await logs._save(tries=3)
+        assert refused == 3, "it is not tried again"
+        monkeypatch.setattr(database, "insert", insert)
+        logs.write("ap-1", 1, "later\n")
+        await logs.close()
+        assert [e.data for e in Logs(database).fetch("ap-1", LogFilter(), 10)] == [
+            "later\n",
+            "[1000 characters of output before this line were lost: The database is away.]\n",
+        ]
         await database.close()
 
     asyncio.run(scenario())

@@ -43,10 +43,12 @@ def test_servers(sandboxes: RunningServer) -> None:
     answers = {token: {ask(servers, token).status for _ in range(3)} for token in (first, second, third)}
     assert set.union(*answers.values()) == {200}
     assert sum(int(f["containers"]) for f in servers.status()["functions"] if f["name"] == "Sticky") == 2
-    _keys_stay_with_their_containers(sandboxes, servers)
 
 
-def _keys_stay_with_their_containers(sandboxes: RunningServer, servers: Web) -> None:
+def test_keys_stay_with_their_containers(sandboxes: RunningServer) -> None:
+    sandboxes.modal("deploy", "server.py", timeout=280)
+    servers = Web(sandboxes, "server")
+
     def keep(containers: int) -> None:
         scale = f"modal.Server.from_name('server', 'Open').update_autoscaler(min_containers={containers})"
         sandboxes.python(f"import modal; {scale}")
@@ -61,12 +63,12 @@ def _keys_stay_with_their_containers(sandboxes: RunningServer, servers: Web) -> 
 
     # Forty keys, of which some belong to each container, whatever its id.
     keep(3)
-    until(lambda: list(containers().values()).count("running") == 3)
+    until(lambda: list(containers().values()).count("running") == 3, 200)
     first = placed("Modal-Routing-Affinity-Key", 40)
     assert set(first.values()) == set(containers())
     assert placed("Modal-Routing-Affinity-Key", 40) == placed("Modal-Session-ID", 40) == first
     sandboxes.modal("container", "stop", "--yes", first["user-0"])
-    until(lambda: first["user-0"] not in containers() and list(containers().values()).count("running") == 3)
+    until(lambda: first["user-0"] not in containers() and list(containers().values()).count("running") == 3, 200)
     after = placed("Modal-Routing-Affinity-Key", 40)
     (new,) = set(containers()) - set(first.values())
     # The keys of the container that is gone went to all others, and the new one took some of each; the rest stayed.

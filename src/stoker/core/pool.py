@@ -51,7 +51,7 @@ class PooledContainer:
     polling: int = 0  # how many inputs the open poll may take; 0: no open poll
     idle_since: float = 0.0
     served: int = 0  # inputs given so far
-    factor: int = 1  # made from the id, odd
+    factor: int = field(init=False)  # made from the id, odd: what keys are multiplied with, see `_drawn_to`
 
     def __post_init__(self) -> None:
         self.factor = _number(self.id.encode()) | 1

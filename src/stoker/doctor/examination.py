@@ -18,7 +18,6 @@ _FOR_SANDBOXES = (
     kernel.FORWARDING,
     programs.KEYRING,
     sandbox.RUNSC,
-    sandbox.TINI,
     programs.IPROUTE,
     programs.NFTABLES,
     programs.BUILDAH,

@@ -11,33 +11,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument
-from stoker.gateway.app import Authenticate
 from stoker.services.image_storage import ImageStorage
 from stoker.services.images import Images
-from stoker.services.transfer import PREFIX
 
 
 class ImageRoutes:
-    def __init__(self, *, images: Images, storage: ImageStorage, authenticate: Authenticate) -> None:
+    def __init__(self, *, images: Images, storage: ImageStorage) -> None:
         self._images = images
         self._storage = storage
-        self._check = authenticate
 
     def routes(self) -> list[Route]:
-        path = PREFIX + "/images/unused"
+        path = "/images/unused"
         return [
             Route(path, self.show, methods=["GET"]),
             Route(path, self.free, methods=["DELETE"]),
-            Route(PREFIX + "/builds", self.builds, methods=["GET"]),
-            Route(PREFIX + "/builds/{image}", self.cancel, methods=["DELETE"]),
+            Route("/builds", self.builds, methods=["GET"]),
+            Route("/builds/{image}", self.cancel, methods=["DELETE"]),
         ]
 
     async def builds(self, request: Request) -> Response:
-        self._authenticated(request)
         return JSONResponse({"builds": builds_document(self._images)})
 
     async def cancel(self, request: Request) -> Response:
-        self._authenticated(request)
         image_id = request.path_params["image"]
         await self._images.cancel(image_id)
         return JSONResponse({"image": image_id})
@@ -50,7 +45,6 @@ class ImageRoutes:
         return JSONResponse(await self._collect(request, dry_run=False))
 
     async def _collect(self, request: Request, *, dry_run: bool) -> list[dict[str, Any]]:
-        self._authenticated(request)
         try:
             days = float(request.query_params.get("days", "30"))
         except ValueError:
@@ -58,9 +52,6 @@ class ImageRoutes:
         if not 0 <= days < math.inf:
             raise InvalidArgument("`days` must be a number from 0 on.")
         return [asdict(item) for item in await self._storage.free(days * 86_400, dry_run=dry_run)]
-
-    def _authenticated(self, request: Request) -> None:
-        self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
 
 
 def builds_document(images: Images) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.protocol import scopes
 from stoker.protocol.definitions import parse_definition
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
@@ -50,7 +51,7 @@ class FunctionServicer:
             request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
         )
         return api_pb2.FunctionPrecreateResponse(
-            function_id=function.id, handle_metadata=self._metadata[caller.kind].of_function(function)
+            function_id=function.id, handle_metadata=self._metadata[caller.audience].of_function(function)
         )
 
     @rpc("FunctionCreate", once=True)
@@ -61,11 +62,11 @@ class FunctionServicer:
         function = await self._functions.define(
             request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
         )
-        data = self._metadata[caller.kind].function_data(function)
+        data = self._metadata[caller.audience].function_data(function)
         response = api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function_data=data,
-            handle_metadata=self._metadata[caller.kind].of_function(function),
+            handle_metadata=self._metadata[caller.audience].of_function(function),
         )
         response.function.CopyFrom(data.ranked_functions[0].function)
         definition = function.latest
@@ -79,7 +80,7 @@ class FunctionServicer:
         class_id = await self._functions.create_class(request.app_id, request.existing_class_id)
         return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
 
-    @rpc("FunctionGet")
+    @rpc("FunctionGet", containers=scopes.ANY_ENVIRONMENT)
     async def get(self, request: api_pb2.FunctionGetRequest, caller: Caller) -> api_pb2.FunctionGetResponse:
         app = self._app(request.app_name, request.environment_name)
         function_id = app.function_ids.get(request.object_tag)
@@ -96,21 +97,21 @@ class FunctionServicer:
         function = self._functions.get(function_id)
         return api_pb2.FunctionGetResponse(
             function_id=function.id,
-            handle_metadata=self._metadata[caller.kind].of_function(function),
-            function=self._metadata[caller.kind].function_data(function),
+            handle_metadata=self._metadata[caller.audience].of_function(function),
+            function=self._metadata[caller.audience].function_data(function),
         )
 
-    @rpc("FunctionGetById")
+    @rpc("FunctionGetById", containers=scopes.ANYTHING)
     async def get_by_id(
         self, request: api_pb2.FunctionGetByIdRequest, caller: Caller
     ) -> api_pb2.FunctionGetByIdResponse:
         function = self._functions.get(request.function_id)
         return api_pb2.FunctionGetByIdResponse(
-            function=self._metadata[caller.kind].function_data(function),
-            handle_metadata=self._metadata[caller.kind].of_function(function),
+            function=self._metadata[caller.audience].function_data(function),
+            handle_metadata=self._metadata[caller.audience].of_function(function),
         )
 
-    @rpc("ClassGet")
+    @rpc("ClassGet", containers=scopes.ANY_ENVIRONMENT)
     async def get_class(self, request: api_pb2.ClassGetRequest, caller: Caller) -> api_pb2.ClassGetResponse:
         app = self._app(request.app_name, request.environment_name)
         class_id = app.class_ids.get(request.object_tag)
@@ -119,10 +120,10 @@ class FunctionServicer:
             raise NotFound(f"The app {app.name!r} has no class {request.object_tag!r}. It has: {known}.")
         pinned = await self._pinned(app, f"{request.object_tag}.*", request.app_version)
         return api_pb2.ClassGetResponse(
-            class_id=class_id, handle_metadata=self._metadata[caller.kind].of_class(app, request.object_tag, pinned)
+            class_id=class_id, handle_metadata=self._metadata[caller.audience].of_class(app, request.object_tag, pinned)
         )
 
-    @rpc("FunctionBindParams", once=True)
+    @rpc("FunctionBindParams", once=True, containers=scopes.OPTIONS_WITH_OWN_SECRETS)
     async def bind(
         self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
     ) -> api_pb2.FunctionBindParamsResponse:
@@ -134,10 +135,10 @@ class FunctionServicer:
             binding.function_options.CopyFrom(request.function_options)
         function = await self._functions.bind(request.function_id, binding.SerializeToString(deterministic=True))
         return api_pb2.FunctionBindParamsResponse(
-            bound_function_id=function.id, handle_metadata=self._metadata[caller.kind].of_function(function)
+            bound_function_id=function.id, handle_metadata=self._metadata[caller.audience].of_function(function)
         )
 
-    @rpc("FunctionUpdateSchedulingParams")
+    @rpc("FunctionUpdateSchedulingParams", containers=scopes.FUNCTION_OF_OWN_ENVIRONMENT)
     async def update_scaling(
         self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
@@ -163,7 +164,7 @@ class FunctionServicer:
         self._scheduler.rescale(function.id)
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=_scaling(function.scaling))
 
-    @rpc("FunctionGetSchedulingParams")
+    @rpc("FunctionGetSchedulingParams", containers=scopes.ANYTHING)
     async def get_scaling(
         self, request: api_pb2.FunctionGetSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionGetSchedulingParamsResponse:
@@ -172,7 +173,7 @@ class FunctionServicer:
         response.autoscaler_configuration.settings.CopyFrom(_scaling(function.scaling))
         return response
 
-    @rpc("FunctionGetCurrentStats")
+    @rpc("FunctionGetCurrentStats", containers=scopes.ANYTHING)
     async def stats(self, request: api_pb2.FunctionGetCurrentStatsRequest, caller: Caller) -> api_pb2.FunctionStats:
         self._functions.get(request.function_id)
         runner = self._scheduler.runner(request.function_id)

@@ -9,6 +9,7 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
 from stoker.images.base import BuildContext, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
+from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.images import BUILDING, READY, FunctionRun, Image, Images
@@ -32,7 +33,7 @@ class ImageServicer:
         self._mounts = mounts
         self._secrets = secrets
 
-    @rpc("ImageGetOrCreate")
+    @rpc("ImageGetOrCreate", containers=scopes.IMAGE_WITH_OWN_SECRETS)
     async def get_or_create(
         self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
     ) -> api_pb2.ImageGetOrCreateResponse:
@@ -48,7 +49,7 @@ class ImageServicer:
             function=_function_step(wire),
         )
 
-        confined = caller.kind == "container"
+        confined = caller.container is not None
 
         async def make_context(spec: ImageSpec) -> BuildContext:
             auth = None
@@ -72,13 +73,14 @@ class ImageServicer:
             confined=confined,
             function=_function_run(request),
         )
+        caller.tell(image.id)
         response = api_pb2.ImageGetOrCreateResponse(image_id=image.id)
         if image.state == READY:
             response.result.status = _SUCCESS
             response.metadata.CopyFrom(_metadata(image.config))
         return response
 
-    @rpc("ImageJoinStreaming")
+    @rpc("ImageJoinStreaming", containers=scopes.ASKED_IMAGE)
     async def join(
         self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
@@ -92,7 +94,7 @@ class ImageServicer:
         if image.state != BUILDING:
             yield _ended(image)
 
-    @rpc("ImageFromId")
+    @rpc("ImageFromId", containers=scopes.ANYTHING)
     async def from_id(self, request: api_pb2.ImageFromIdRequest, caller: Caller) -> api_pb2.ImageFromIdResponse:
         config = self._images.config(request.image_id)
         return api_pb2.ImageFromIdResponse(image_id=request.image_id, metadata=_metadata(config))

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stoker.runtime import init
 from stoker.runtime.base import ContainerSpec
-
-TINI = "/__modal/.bin/tini"
-"""Where the first process lives inside: it reaps orphans and hands signals on to the user's process."""
 
 _CAPABILITIES = [
     f"CAP_{name}"
@@ -49,19 +47,17 @@ def make_bundle(
     spec: ContainerSpec,
     *,
     root: Path,
-    tini: Path,
+    first: Path,
     namespace: Path,
     hostname: str,
     devices: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`config.json` for `spec` with "/" at `root` and the network namespace at `namespace`.
-
-    /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
+    """`config.json` for `spec` with "/" at `root`, the program of the first process at `first` and the network namespace at `namespace`."""
     mounts = [
         *_system_mounts(),
         *(_bind(mount.source, mount.target, mount.read_only, mount.direct) for mount in spec.mounts),
         # Last, so that a mount at /__modal does not hide it.
-        _bind(tini, TINI, read_only=True),
+        _bind(first, init.INSIDE, read_only=True),
     ]
     return {
         "ociVersion": "1.0.2",
@@ -70,11 +66,11 @@ def make_bundle(
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": [TINI, "--", *spec.argv],
+            "args": [init.INSIDE, *spec.argv],
             "env": _environment(spec.env),
             "cwd": spec.workdir or "/",
             "capabilities": _capabilities(),
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _OPEN_FILES, "hard": _OPEN_FILES}],
+            "rlimits": [_rlimit("NOFILE", _OPEN_FILES), _rlimit("NPROC", spec.limits.tasks)],
             "noNewPrivileges": True,
         },
         "mounts": mounts,
@@ -143,6 +139,10 @@ def _linux(namespace: Path) -> dict[str, Any]:
         "maskedPaths": _MASKED,
         "readonlyPaths": _READ_ONLY,
     }
+
+
+def _rlimit(name: str, most: int) -> dict[str, Any]:
+    return {"type": f"RLIMIT_{name}", "soft": most, "hard": most}
 
 
 def _bind(source: Path, target: str, read_only: bool, direct: bool = False) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import structlog
 
 from stoker.cancelling import within
 from stoker.runtime.addresses import GATEWAY
+from stoker.runtime.firewall import DENIED
 from stoker.runtime.network import Network
 
 _CONNECT_SECONDS = 10.0
@@ -35,7 +36,7 @@ class HostServices:
         """Where steps reach the HTTP service `place` (host or host:port): the same, unless it is on this machine."""
         host, _, port = place.partition(":")
         number = int(port) if port.isdecimal() else 80
-        if not await asyncio.to_thread(_is_here, host):
+        if not await asyncio.to_thread(is_here, host):
             return place
         key = f"{host}:{number}"
         if key not in self._relays:
@@ -96,11 +97,18 @@ def _port_of(server: asyncio.Server) -> int:
     return port
 
 
-def _is_here(host: str) -> bool:
-    """Whether the name or address is this machine. Blocks."""
+def is_here(host: str) -> bool:
+    """Whether the name or address is this machine, or answers to it alone, as a cloud's metadata service does. Blocks."""
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
     except OSError:
         return False
-    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
-    return any(ipaddress.ip_address(address).is_loopback or address in own for address in found)
+    own = {address.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for address in addresses}
+    return any(address in own or _is_special(ipaddress.ip_address(address)) for address in found)
+
+
+def _is_special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return _is_special(address.ipv4_mapped)
+    denied = address.version == 4 and any(address in ipaddress.ip_network(network) for network in DENIED)
+    return denied or address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast

@@ -25,6 +25,7 @@ _PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 28, 1 << 2
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_IDMAP, _RESOLVE_IN_ROOT = 1, 4, 0x100000, 0x10
+_IN_MODIFY = 0x2
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
@@ -112,6 +113,18 @@ def user_namespace(first: int, count: int) -> int:
         os.waitpid(child, 0)
 
 
+def watch_changes(path: Path) -> int:
+    """A descriptor that can be read, without waiting, whenever the file was changed (inotify). Raises OSError."""
+    descriptor: int = _libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    _check(min(0, descriptor))
+    try:
+        _check(min(0, _libc().inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(_IN_MODIFY))))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def mount_points() -> list[str]:
     """All of them, the latest last."""
     # The kernel writes space, tab, newline and backslash in a path as \ooo, and other bytes as they are.
@@ -135,8 +148,8 @@ def filesystem_of(path: Path) -> str:
     return kind
 
 
-def kill_and_wait(pid: int) -> None:
-    """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it). No error when it is gone."""
+def kill_and_wait(pid: int, seconds: float = 10.0) -> None:
+    """Sends SIGKILL and blocks until the process is dead (also when nobody reaps it), at most for so long. No error when it is gone."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -146,7 +159,7 @@ def kill_and_wait(pid: int) -> None:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        poll.poll(10_000)
+        poll.poll(max(1, int(seconds * 1000)))
     finally:
         os.close(descriptor)
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from stoker.cancelling import finished
+from stoker.cancelling import finished, within
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.runtime import firewall, linux
 from stoker.runtime.addresses import GATEWAY, Block, Resolvers
 
 _NAMESPACES = Path("/run/netns")
 _GATEWAY_MAC = "02:00:ac:15:00:01"
+_SECONDS = 120.0  # for commands that take some milliseconds
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,11 @@ async def _run(*command: str, text: str = "", check: bool = True) -> str:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-    output, errors = await process.communicate()
+    try:
+        output, errors = await within(process.communicate(), _SECONDS)
+    except TimeoutError:
+        process.kill()
+        raise FailedPrecondition(f"`{' '.join(command)}` did not end within {_SECONDS:.0f} s.") from None
     if check and process.returncode:
         reason = re.sub(r"\s+", " ", errors.decode(errors="replace")).strip()
         raise FailedPrecondition(f"The network for sandboxes could not be set up: `{' '.join(command)}` said: {reason}")

@@ -89,7 +89,8 @@ class _Step:
         root = self._overlay(below, self._clone(job["directory"]))
         try:
             self._prepare(root)
-            return subprocess.call([*job["command"], f"--bundle={self._bundle(root)}", job["name"]])
+            code = subprocess.call([*job["command"], f"--bundle={self._bundle(root)}", job["name"]])
+            return code if code >= 0 else 128 - code
         finally:
             in_root(root, lambda: remove_empty(self._made), owner=self._owner)
 

@@ -11,23 +11,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio.to_thread
 
+from stoker import oom
 from stoker.aio.processes import private, stream
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition
 from stoker.ids import new_id
+from stoker.runtime import init
 from stoker.runtime.base import Limits
-from stoker.runtime.bundle import TINI, step_config, system_files
-from stoker.runtime.cgroups import CgroupTree
+from stoker.runtime.bundle import step_config, system_files
+from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.host_services import HostServices
 from stoker.runtime.launch import launching
 from stoker.runtime.network import Namespace, Network
+from stoker.runtime.running_step import RunningStep
 from stoker.runtime.sandbox import errors_of
 from stoker.runtime.user_namespace import FIRST_USER, missing_for_namespaces, with_user_namespace
 
@@ -81,20 +84,23 @@ class StepRunner:
         state: Path,
         *,
         runsc: Path,
-        tini: Path,
+        first: Path,
         network: Network,
         groups: Callable[[], CgroupTree],
+        began: Callable[[], None],
         isolation: Isolation = "auto",
     ) -> None:
-        """isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
+        """first: the program of the first process. began: is called when there is a command to look after. isolation: of commands that need not run in gVisor; "auto" is "namespaces" where this machine can do that."""
         self._state = state
         self._runsc = runsc
-        self._tini = tini
+        self._first = first
         self._network = network
         self._groups = groups
+        self._began = began
         self._isolation = isolation
         self._obstacle: str | None = None
         self._callers: set[str] = set()
+        self._running: dict[str, RunningStep] = {}
         self._services = HostServices(network, self._callers)
 
     async def close(self) -> None:
@@ -118,6 +124,11 @@ class StepRunner:
         if self._obstacle is None:
             self._obstacle = await self._try()
         return self._obstacle
+
+    @property
+    def running(self) -> Collection[RunningStep]:
+        """The commands that run now."""
+        return self._running.values()
 
     async def reachable(self, places: Iterable[str]) -> dict[str, str]:
         """Where steps reach these HTTP services (host or host:port), which may be on this machine; those for which that differs."""
@@ -147,7 +158,9 @@ class StepRunner:
         layer.mkdir(parents=True)
         said: list[str] = []
         try:
-            step = Step(directory, (layer,), (TINI, "--version"), {}, network=False)
+            # A static program, which needs nothing of the root that it runs in.
+            program = StepMount("/probe", (self._runsc,))
+            step = Step(directory, (layer,), ("/probe", "--version"), {}, mounts=(program,), network=False)
             if code := await self._run(step, said.append, gvisor=False):
                 return f"A first command ended with {code}: {' '.join(said)}"
         except FailedPrecondition as error:
@@ -164,31 +177,35 @@ class StepRunner:
         try:
             self._callers.add(str(namespace.address))
             group.create(step.limits)
-            _write_private(job, json.dumps(self._job(step, name, namespace, gvisor=gvisor)))
-            program: tuple[str, ...] = (sys.executable, "-I", "-S", str(_PROGRAM), str(job))
-            if gvisor:
-                program = launching(group.joins, program)
+            self._running[name] = RunningStep(group, step.directory, shutil.disk_usage(self._state).total // 2, line)
+            self._began()
+            _write_private(job, json.dumps(self._job(step, name, group, namespace, gvisor=gvisor)))
+            program = (sys.executable, "-I", "-S", str(_PROGRAM), str(job))
             code = await stream(private(program), env=_ENV, line=line)
             if reason := _failure(code, step.directory):
                 raise FailedPrecondition(f"The step could not be started: {reason}")
             return code
         finally:
             self._callers.discard(str(namespace.address))
+            self._running.pop(name, None)
             await finished(self._clean(step.directory, name, namespace))
 
-    def _job(self, step: Step, name: str, namespace: Namespace, *, gvisor: bool) -> dict[str, Any]:
+    def _job(self, step: Step, name: str, group: Cgroup, namespace: Namespace, *, gvisor: bool) -> dict[str, Any]:
         for part in ("upper", "overlay", "scratch"):
             (step.directory / part).mkdir(exist_ok=True)
         (step.directory / "upper").chmod(0o755)  # the mode of "/"
         _PLACE.mkdir(parents=True, exist_ok=True)
-        config = step_config((TINI, "--", *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path)
+        config = step_config(
+            (init.INSIDE, *step.argv), step.env, step.cwd, hostname=_HOSTNAME, namespace=namespace.path
+        )
         log = step.directory / "runsc.log"
         if gvisor:
-            command = (str(self._runsc), *_gvisor_flags(step.directory, log), "run")
+            runsc = (str(self._runsc), *_gvisor_flags(step.directory, log), "run")
+            command = launching(runsc, joins=group.joins, oom_score=oom.BUILDS)
         else:
             command = ("runc", f"--root={_PLACE}/state", f"--log={log}", "--log-format=json", "run")
             config = with_user_namespace(config, cgroup=f"/{self._groups().name}/{name}/step", limits=step.limits)
-        mounts = (*step.mounts, *self._system_mounts(step.directory, namespace), StepMount(TINI, (self._tini,)))
+        mounts = (*step.mounts, *self._system_mounts(step.directory, namespace), StepMount(init.INSIDE, (self._first,)))
         return {
             "place": str(_PLACE),
             "directory": str(step.directory),

@@ -48,7 +48,7 @@ def with_user_namespace(config: Mapping[str, Any], *, cgroup: str, limits: Limit
             "gidMappings": mapping,
             "namespaces": [*linux["namespaces"], {"type": "user"}, {"type": "cgroup"}],
             "cgroupsPath": cgroup,
-            "resources": {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": limits.pids}},
+            "resources": {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": limits.tasks}},
             "seccomp": seccomp_profile(),
         },
     }

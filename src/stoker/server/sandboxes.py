@@ -27,15 +27,18 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
 
 async def _sandboxes(settings: Settings, data: DataDir, ports: Ports) -> tuple[Runtime, ImageBuilder]:
     from stoker.images.builder import LayeredImageBuilder
+    from stoker.runtime.memory import ceiling
     from stoker.runtime.runsc import RunscRuntime
-    from stoker.runtime.runsc_binary import find_runsc, find_tini
+    from stoker.runtime.runsc_binary import find_runsc
 
     runtime = RunscRuntime(
         data.run / "runsc",
         runsc=find_runsc(settings.runsc_path),
-        tini=find_tini(),
         gateway_port=ports.containers,
         redirects=ports.redirects,
+        memory=ceiling(settings.memory_reserve_mib << 20),
+        disk=int(settings.container_disk_gib * (1 << 30)) or None,
+        disk_reserve=settings.min_free_disk_mib << 20,
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
         build_isolation=settings.build_isolation,

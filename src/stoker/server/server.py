@@ -95,7 +95,8 @@ class Server:
         if address is not None:
             gateway = await serve_containers(services, parts, address, ports.containers, cleanup)
             inside = Inside(gateway, address, ports.containers_tls) if ports.containers_tls else None
-        transport = Transport(methods_of(make_servicers(services, call_servicer, self.http_url)), services.tokens)
+        methods = methods_of(make_servicers(services, call_servicer, self.http_url))
+        transport = Transport(methods, services.tokens, services.ownership)
         services.launcher.sockets = transport
         services.checkpoints.connections = transport
         cleanup.push_async_callback(transport.close)

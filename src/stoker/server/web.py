@@ -37,7 +37,11 @@ class WebParts:
         self.log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
         cleanup.callback(self.log.flush)
         self.admission = Admission(
-            s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
+            s.servers,
+            lambda key, secret, app_id, peer: s.proxy_tokens.check(
+                key, secret, s.apps.get(app_id).environment_id, peer
+            ),
+            s.attempts,
         )
         self.servers = ServerGateway(
             endpoints=s.endpoints,
@@ -71,39 +75,39 @@ async def serve_web(
     cleanup: AsyncExitStack,
     routes: Sequence[BaseRoute] = (),
 ) -> HttpServer:
-    """The gateway of clients and browsers, on `settings.host`. routes: of other parts."""
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts, open to everybody."""
     s = services
-    own = [
-        *routes,
-        *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
-        *CanaryRoutes(
-            canaries=s.canaries, apps=s.apps, environments=s.environments, authenticate=s.tokens.authenticate
-        ).routes(),
-        *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
-        *ImageRoutes(images=s.images, storage=s.image_storage, authenticate=s.tokens.authenticate).routes(),
-        *SnapshotRoutes(
-            snapshots=s.snapshots,
-            authenticate=s.tokens.authenticate,
-            names=partial(_names, s),
-        ).routes(),
-        *FunctionRoutes(
-            apps=s.apps,
-            functions=s.functions,
-            environments=s.environments,
-            history=s.history,
-            authenticate=s.tokens.authenticate,
-        ).routes(),
-    ]
-    server = parts.before(
-        make_gateway(
-            transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
-        )
-    )
+    server = parts.before(make_application(s, status, routes))
     s.metrics.watch("stoker_http_connections", "Open HTTP connections.", lambda: server.connections)
     s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: parts.log.open)
     s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
     await _serve(server, s.settings.host, port, cleanup)
     return server
+
+
+def make_application(
+    services: Services, status: Callable[[], Awaitable[dict[str, Any]]], routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """What the gateway answers besides web endpoints. routes: of other parts, open to everybody."""
+    s = services
+    tokens = TokenRoutes(tokens=s.tokens, flows=s.token_flows)
+    return make_gateway(
+        transfer=_transfer(s),
+        status=status,
+        authenticate=s.tokens.authenticate,
+        metrics=s.metrics.text,
+        administration=[
+            *tokens.administration(),
+            *CanaryRoutes(canaries=s.canaries, apps=s.apps, environments=s.environments).routes(),
+            *TrafficRoutes(traffic=s.traffic).routes(),
+            *ImageRoutes(images=s.images, storage=s.image_storage).routes(),
+            *SnapshotRoutes(snapshots=s.snapshots, names=partial(_names, s)).routes(),
+            *FunctionRoutes(
+                apps=s.apps, functions=s.functions, environments=s.environments, history=s.history
+            ).routes(),
+        ],
+        open_routes=[*routes, *tokens.pages()],
+    )
 
 
 async def serve_containers(

@@ -86,6 +86,7 @@ class FunctionSpec:
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     startup_timeout: float = 300.0
     network: bool = True
+    restricted: bool = False  # its containers may ask the server for nothing but what running their inputs takes
     memory_snapshot: bool = False
     gpu_snapshot: bool = False  # with the memory of its GPUs
     schedule: Schedule | None = None

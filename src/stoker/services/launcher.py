@@ -27,6 +27,7 @@ from stoker.services.bases import Bases
 from stoker.services.buckets import Buckets
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
+from stoker.services.identity import ContainerIdentity
 from stoker.services.images import Images
 from stoker.services.logs import INFO, Logs
 from stoker.services.metrics import Metrics
@@ -48,7 +49,7 @@ _log = structlog.get_logger(__name__)
 class Sockets(Protocol):
     """Serves a container through its own socket; implemented by `protocol/transport.py`."""
 
-    async def listen_container(self, task_id: str, path: Path) -> None: ...
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None: ...
 
     async def close_container(self, task_id: str) -> None: ...
 
@@ -146,7 +147,7 @@ class ContainerLauncher:
         if task.snapshot is None and not request.keep:
             task.snapshot = self._bases.choose(request)
             request = replace(request, base=task.snapshot.directory if task.snapshot else None)
-        await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
+        await self.sockets.listen_container(_identity(task, definition), self._node.socket_path(task.id))
         self._record(
             sa.insert(tables.tasks).values(
                 id=task.id, app_id=task.app_id, function_id=task.function_id, enqueued_at=task.enqueued_at
@@ -311,8 +312,9 @@ class ContainerLauncher:
             return VolumeDir(volume_id, root, mount_path, read_only)
         return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
-    def _write(self, task: Task, fd: int, text: str) -> None:
+    def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
         self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+        return self._logs.room()
 
     def _record(self, statement: sa.Executable) -> None:
         """History is written beside the work, never before it."""
@@ -324,6 +326,12 @@ class ContainerLauncher:
         job = asyncio.ensure_future(write())
         self._writes.add(job)
         job.add_done_callback(self._writes.discard)
+
+
+def _identity(task: Task, definition: Definition) -> ContainerIdentity:
+    spec = definition.spec
+    volume_ids = frozenset(volume.volume_id for volume in spec.volumes)
+    return ContainerIdentity(task.id, task.function_id, task.app_id, spec.restricted, volume_ids)
 
 
 def _thread_settings(cpu_milli: int) -> dict[str, str]:
