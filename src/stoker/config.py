@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         "NORMAL", description="NORMAL survives a killed server, FULL also a power cut (SQLite's `synchronous`)."
     )
     image_builder_version: str = Field(
-        "", description="Image builder version told to clients; empty picks the newest each client knows."
+        "",
+        description="Image builder version told to clients. Empty: 2025.06, or the newest that each client knows in data directories from before "
+        "there was a choice (docs/images.md). What clients set for the workspace or an environment ranks above it.",
     )
     runsc_path: str = Field("", description="Path of the runsc binary; empty looks in the usual places.")
     registry_mirrors: dict[str, str] = Field(

@@ -52,6 +52,7 @@ class DataDir:
         self.signing_key = path / "signing.key"
         self.token_file = path / "token.json"
         self.server_file = path / "server.json"
+        self.container_port_file = path / "container-port.json"
         self.lock_file = path / "server.lock"
         self._lock: int | None = None
 
@@ -145,6 +146,16 @@ class DataDir:
         """(id, secret) of the local administrator, or None before the first start of a server."""
         document = self._read(self.token_file)
         return None if document is None else (str(document["id"]), str(document["secret"]))
+
+    def write_container_port(self, port: int) -> None:
+        """Remembers on which port sandboxes reach the server, for its next start."""
+        _write_private(self.container_port_file, {"port": port})
+
+    def read_container_port(self) -> int | None:
+        """The port that sandboxes reached at the last start, or None before the first."""
+        document = self._read(self.container_port_file)
+        port = None if document is None else document.get("port")
+        return port if isinstance(port, int) and 0 < port < 1 << 16 else None
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         with self._explained():

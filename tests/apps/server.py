@@ -44,7 +44,8 @@ async def serve(reader, writer):
                 writer.write(b"z" * (1 << 20))
                 await writer.drain()
             continue
-        writer.write(f"HTTP/1.1 200 OK\\r\\ncontent-length: {len(body)}\\r\\nx-answered-by: app\\r\\n\\r\\n".encode() + body)
+        writer.write(f"HTTP/1.1 200 OK\\r\\ncontent-length: {len(body)}\\r\\nx-answered-by: app\\r\\n"
+                     f"x-task: {os.environ['MODAL_TASK_ID']}\\r\\n\\r\\n".encode() + body)
 
 async def main():
     server = await asyncio.start_server(serve, "0.0.0.0", PORT)

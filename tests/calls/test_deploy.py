@@ -35,6 +35,23 @@ def shop(server: RunningServer, tmp_path: Path) -> Iterator[RunningServer]:
     server.modal("app", "stop", "--yes", "shop", check=False)
 
 
+def test_apps_may_have_python_3_10(server: RunningServer, tmp_path: Path) -> None:
+    program = tmp_path / "older.py"
+    program.write_text(
+        "import modal\n"
+        "app = modal.App('older')\n"
+        "for image in (\n"
+        "    modal.Image.debian_slim(python_version='3.10'),\n"
+        "    modal.Image.from_registry('ubuntu:22.04', add_python='3.10'),\n"
+        "):\n"
+        "    @app.function(image=image, serialized=True, name=f'f{len(app.registered_functions)}')\n"
+        "    def f():\n"
+        "        pass\n"
+    )
+    server.modal("deploy", str(program))
+    server.modal("app", "stop", "--yes", "older")
+
+
 def test_lookups(shop: RunningServer) -> None:
     code = """
 call = F("version").spawn()

@@ -229,3 +229,55 @@ def test_a_full_batch_goes_at_once() -> None:
     assert pool.add(1.0, [PooledInput(f"in-{i}", "fc") for i in range(3)]) == [
         Deliver("ta-1", (("in-0", 0), ("in-1", 0)))
     ]
+
+
+class Affinity:
+    """A pool of ready containers, whose inputs end as soon as they began unless a test holds them."""
+
+    def __init__(self, containers: int, slots: int = 1) -> None:
+        self.pool = Pool(PoolSettings(max_concurrent_inputs=slots))
+        self.count = 0
+        for number in range(containers):
+            self.add(f"ta-{number}")
+
+    def add(self, container: str) -> None:
+        self.pool.launch(0.0, container, "de")
+        self.pool.poll(0.0, container, 1)
+
+    def hold(self, key: str) -> tuple[str | None, str]:
+        self.count += 1
+        return self.pool.take(0.0, PooledInput(f"sr-{self.count}", ""), key.encode()), f"sr-{self.count}"
+
+    def take(self, key: str) -> str:
+        container, input_id = self.hold(key)
+        assert container is not None
+        self.pool.succeed(0.0, container, input_id)
+        return container
+
+
+def test_the_same_key_goes_to_the_same_container() -> None:
+    pool, keys = Affinity(8), [f"user-{n}" for n in range(800)]
+    first = {key: pool.take(key) for key in keys}
+    assert {key: pool.take(key) for key in reversed(keys)} == first
+    assert len(first) == 800 and min(list(first.values()).count(f"ta-{n}") for n in range(8)) > 60
+    # One container more takes keys and moves none between the others.
+    pool.add("ta-8")
+    more = {key: pool.take(key) for key in keys}
+    assert {key for key in keys if more[key] != first[key]} == {key for key in keys if more[key] == "ta-8"}
+    assert 40 < list(more.values()).count("ta-8") < 160
+    # One fewer sends its keys to all others.
+    pool.pool.remove(0.0, "ta-3", "gone")
+    less = {key: pool.take(key) for key in keys}
+    moved = [key for key in keys if less[key] != more[key]]
+    assert {more[key] for key in moved} == {"ta-3"} and len({less[key] for key in moved}) > 5
+
+
+def test_a_full_container_passes_its_keys_on() -> None:
+    pool = Affinity(3)
+    places = [pool.hold("user") for _ in range(4)]
+    assert {container for container, _ in places[:3]} == {"ta-0", "ta-1", "ta-2"}
+    assert places[3][0] is None
+    second = places[1]
+    assert second[0] is not None
+    pool.pool.succeed(0.0, second[0], second[1])
+    assert pool.hold("user")[0] == second[0]

@@ -40,7 +40,7 @@ class OneContainer:
     def task(self, task_id: str) -> Any:
         return self.tasks.get(task_id)
 
-    def take(self, item: PooledInput) -> Any:
+    def take(self, item: PooledInput, affinity: bytes = b"") -> Any:
         return self.alive if self.serves.is_set() else None
 
     def add(self, function_id: str, inputs: list[PooledInput]) -> None:

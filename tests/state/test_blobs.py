@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import os
@@ -20,7 +21,7 @@ from modal_proto import api_pb2
 from starlette.datastructures import URL
 from starlette.requests import Request
 
-from stoker.errors import NotFound, PermissionDenied, Unavailable
+from stoker.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from stoker.services import blobs as blobs_module
 from stoker.services.transfer import UrlSigner
 from stoker.store import tables
@@ -95,6 +96,75 @@ def test_both_generations_of_clients_find_their_fields(state: StateServer, clien
     assert response.multipart.upload_urls[0].startswith(f"http://stoker.example:{state.http_port}/")
     response = state.run(servicer.create(request, Caller(inside=True, host="ignored")))
     assert response.multipart.completion_url.startswith(f"http://127.0.0.2:{state.container_port}/")
+
+
+@pytest.mark.parametrize("kind", ["LIBMODAL", "LIBMODAL_JS", "LIBMODAL_GO"])
+def test_clients_without_uploads_in_parts_get_one_url(state: StateServer, kind: str) -> None:
+    answer = create(state, 10, kind)
+    assert not answer.HasField("multipart") and answer.upload_url.startswith(f"{state.http_url}/")
+    inside = create(state, 10, kind, inside=True)
+    assert inside.upload_url.startswith(f"http://127.0.0.2:{state.container_port}/")
+    # What is too large for one request they refuse themselves, at the sight of parts.
+    assert create(state, 1 << 30, kind).upload_url
+    assert create(state, (1 << 30) + 1, kind).HasField("multipart")
+    assert create(state, 10, "CLIENT").HasField("multipart")
+    with pytest.raises(InvalidArgument):
+        create(state, -1, kind)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 10, b"abc" * 3_000_000], ids=["empty", "ten", "9MB"])
+def test_a_blob_goes_in_one_request(state: StateServer, stub: Any, data: bytes) -> None:
+    answer = create(state, len(data), "LIBMODAL_JS")
+    headers = {"Content-MD5": base64_md5(data), "Content-Type": "application/octet-stream"}
+    for _ in range(2):  # a repeat, after a lost answer, succeeds as well
+        status, _, got = fetch(state, "PUT", answer.upload_url, data=data, headers=headers)
+        assert status == 200 and got["ETag"] == f'"{hashlib.md5(data).hexdigest()}"'
+    assert download(answer.blob_id, stub) == data
+    assert not staged(state)
+
+
+def test_a_wrong_upload_in_one_request_is_refused_and_leaves_nothing(state: StateServer) -> None:
+    answer = create(state, 10, "LIBMODAL_GO")
+    wanted = base64_md5(b"x" * 10)
+
+    def put(data: bytes, md5: str = wanted) -> tuple[int, str]:
+        status, body, _ = fetch(state, "PUT", answer.upload_url, data=data, headers={"Content-MD5": md5})
+        return status, body.decode()
+
+    for data in (b"", b"x" * 9, b"x" * 11):
+        assert put(data)[0] == 400
+    status, text = put(b"y" * 10)
+    assert status == 400 and "Content-MD5 you specified did not match what we received" in text
+    for md5 in ("nonsense", "eHh4", "é"):
+        status, text = put(b"x" * 10, md5)
+        assert status == 400 and "Content-MD5 must be" in text
+    assert not staged(state)
+    with pytest.raises(NotFound):
+        state.blobs.download_path(answer.blob_id)
+    assert put(b"x" * 10) == (200, "")
+    # What is complete stays as it is.
+    assert put(b"y" * 10, base64_md5(b"y" * 10))[0] == 409
+    assert put(b"x" * 11, "")[0] == 400
+    assert state.run(state.blobs.read(answer.blob_id)) == b"x" * 10
+    # The URL of a large blob is never given, and would not serve.
+    large = state.run(state.blobs.create((1 << 30) + 1)).blob_id
+    status, body, _ = fetch(state, "PUT", url(state, "PUT", f"/_stoker/blobs/{large}"), data=b"x")
+    assert status == 400 and b"in parts" in body
+    assert fetch(state, "PUT", url(state, "GET", f"/_stoker/blobs/{answer.blob_id}"), data=b"x" * 10)[0] == 403
+
+
+def create(state: StateServer, size: int, kind: str, inside: bool = False) -> Any:
+    from stoker.protocol.blobs import BlobServicer
+    from stoker.protocol.rpc import Caller
+
+    servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
+    client_type = str(api_pb2.ClientType.Value(f"CLIENT_TYPE_{kind}"))
+    request = api_pb2.BlobCreateRequest(content_length=size)
+    return state.run(servicer.create(request, Caller(inside=inside, client_type=client_type)))
+
+
+def base64_md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data).digest()).decode()
 
 
 def test_incomplete_and_unknown_blobs_are_not_found(state: StateServer) -> None:

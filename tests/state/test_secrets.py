@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import asdict
+from pathlib import Path
 
 import modal
 import pytest
 from modal.client import Client
 
 from stoker.errors import FailedPrecondition, NotFound
+from stoker.services.environments import Environment, Environments
 from stoker.services.secrets import Secrets
+from stoker.store import tables
+from stoker.store.database import Database
 
 from .conftest import StateServer
 
@@ -118,8 +124,51 @@ def test_environment_settings(state: StateServer, client: Client) -> None:
     assert state.environments.image_builder_version(environment, "1.6.4") == "2024.10"
     main = state.environments.resolve("")
     versions = [state.environments.image_builder_version(main, v) for v in ("1.6.4", "1.5.4", "2.0.0", "")]
-    assert versions == ["2026.10", "2025.06", "2026.10", "2026.10"]
+    assert versions == ["2025.06"] * 4, "with which apps may still ask for Python 3.10"
+    state.run(state.environments.set_image_builder_version("2026.10"))
+    assert state.environments.image_builder_version(main, "1.6.4") == "2026.10"
+    assert state.environments.image_builder_version(environment, "1.6.4") == "2024.10"
+    state.run(state.environments.set_image_builder_version(""))
     with pytest.raises(modal.exception.InvalidError, match="not an image builder version"):
         modal.environments.update_environment("new", new_image_builder_version="9", client=client)
     state.run(state.environments.load())
     assert state.environments.resolve("new") == environment
+
+
+@pytest.mark.anyio
+async def test_an_earlier_workspace_keeps_the_newest_builder_and_its_suffixes(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'db'}")
+    try:
+        rows = [Environment(f"en-{name}", name, "", "", 1.0) for name in ("main", "dev")]
+        await database.insert(tables.environments, [asdict(row) for row in rows])
+        environments = Environments(database=database, default="main")
+        await environments.load()
+        main = environments.default()
+        versions = [environments.image_builder_version(main, version) for version in ("1.6.4", "1.5.4", "2.0.0", "")]
+        assert versions == ["2026.10", "2025.06", "2026.10", "2026.10"]
+        assert [e.web_suffix for e in environments.all()] == ["", ""]
+        assert (await environments.create("new")).web_suffix == "new"
+        assert (await environments.update("dev", image_builder_version="2024.10")).web_suffix == ""
+    finally:
+        await database.close()
+
+
+def test_web_suffixes_tell_environments_apart(state: StateServer, client: Client) -> None:
+    environments = modal.Environment.objects
+    names = ("Staging", "staging", "staging_2", "x" * 64, "a--b", "a_b")
+    for name in names:
+        environments.create(name, client=client)
+    try:
+        listed = json.loads(state.modal("environment", "list", "--json").stdout)
+        suffixes = {row["name"]: row["web_suffix"] for row in listed}
+        made = ["", "staging", "staging-2", "staging-2-2", "x" * 24, "a-b", "a-b-2"]
+        assert [suffixes[name] for name in ("main", *names)] == made
+        state.modal("environment", "update", "staging", "--set-web-suffix", "preview")
+        assert state.environments.resolve("staging").web_suffix == "preview"
+        for taken in ("preview", "", "-", "a--b"):
+            with pytest.raises(modal.exception.AlreadyExistsError, match="told apart"):
+                modal.environments.update_environment("Staging", new_web_suffix=taken, client=client)
+        modal.environments.update_environment("a_b", new_web_suffix="a-b-2-", client=client)
+    finally:
+        for name in names:
+            environments.delete(name, client=client)

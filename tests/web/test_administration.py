@@ -18,9 +18,11 @@ from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.guard import Guard
+from stoker.server.addresses import Ports
 from stoker.server.sandboxes import open_runtime
 from stoker.server.services import Services
-from stoker.server.web import make_application
+from stoker.server.web import WebParts, make_application, serve_containers
+from tests.conftest import free_port
 
 _OPEN = {
     "/healthz": 200,
@@ -69,12 +71,8 @@ def filled(path: str) -> str:
 
 def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> None:
     async def main() -> None:
-        settings, data = Settings(data=tmp_path, runtime="process"), DataDir(tmp_path)
-        data.create()
         async with AsyncExitStack() as cleanup:
-            services = Services(settings, data, cleanup)
-            runtime, builder = await open_runtime(settings, data, 0)
-            await services.open(gateway_port=1, container_port=1, runtime=runtime, builder=builder)
+            services = await opened(tmp_path, cleanup)
             app = make_application(services, _nothing)
             found = list(walk(list(app.routes)))
             assert {path for path, _ in found} >= set(_OPEN)
@@ -100,6 +98,15 @@ def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> None:
             assert await ask(app, "GET", "/_stoker/status", kind="websocket") == 1008
 
     asyncio.run(main())
+
+
+async def opened(directory: Path, cleanup: AsyncExitStack) -> Services:
+    settings, data, ports = Settings(data=directory, runtime="process"), DataDir(directory), Ports(clients=1)
+    data.create()
+    services = Services(settings, data, cleanup)
+    runtime, builder = await open_runtime(settings, data, ports)
+    await services.open(ports=ports, runtime=runtime, builder=builder)
+    return services
 
 
 async def _nothing() -> dict[str, Any]:
@@ -146,7 +153,48 @@ def test_a_new_route_is_closed_though_it_checks_nothing() -> None:
     asyncio.run(main())
 
 
-def test_containers_reach_signed_transfers_alone() -> None:
+def test_containers_reach_web_endpoints_and_nothing_else_of_what_clients_reach(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as cleanup:
+            services = await opened(tmp_path, cleanup)
+            parts = WebParts(services, cleanup, lambda: False)
+            port = free_port()
+            await serve_containers(services, parts, "127.0.0.1", port, cleanup)
+            assert services.new_token is not None
+            token = dict(zip(("Modal-Token-Id", "Modal-Token-Secret"), services.new_token, strict=True))
+
+            async def answer(method: str, target: str, host: str = "172.21.0.1") -> tuple[int, str]:
+                head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": host, **token}.items())
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(f"{method} {target} HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode())
+                text = (await reader.read()).decode()
+                writer.close()
+                return int(text.split()[1]), text
+
+            # Whoever shows a token is answered as everybody: these routes are not there.
+            for path, method in walk(list(make_application(services, _nothing).routes)):
+                expected = 403 if _OPEN.get(path) == 403 else 404
+                for host in ("172.21.0.1", "localhost", "127.0.0.1:7691"):
+                    assert (await answer(method, filled(path), host))[0] == expected, f"{method} {path} of {host}"
+            for target in (
+                "/w/../_stoker/status",
+                "/w//_stoker/status",
+                "//_stoker/status",
+                "http://localhost/_stoker/status",
+            ):
+                assert (await answer("GET", target))[0] == 404, target
+            # Web endpoints are looked for, by a path and by a name.
+            for target, host in (
+                ("/w/local--a-b/_stoker/status", "172.21.0.1"),
+                ("/_stoker/status", "local--a-b.localhost"),
+            ):
+                status, text = await answer("GET", target, host)
+                assert status == 404 and "No running app has the web label 'local--a-b'" in text
+
+    asyncio.run(main())
+
+
+def test_containers_reach_signed_transfers_alone_besides_web_endpoints() -> None:
     nothing: Any = None
     from stoker.gateway.transfer import Transfer
 

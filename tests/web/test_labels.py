@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import start_server, stop_server
+from tests.conftest import RunningServer, start_server, stop_server
 from tests.web.conftest import Answer, Web
 
 _APP = """
@@ -107,3 +107,25 @@ def test_labels(own: Web, tmp_path: Path) -> None:
     server.modal("app", "stop", "first", "--yes", check=False)
     assert answer("local--api").status == 404
     assert "/w/local--api" in deploy("second", "api")
+
+
+def test_the_same_app_in_two_environments(server: RunningServer, tmp_path: Path) -> None:
+    web = Web(server, "twice")
+    program = tmp_path / "app_file.py"
+    look = "import modal; print(modal.Function.from_name('twice', 'f', environment_name='Second').get_web_url())"
+    server.modal("environment", "create", "Second")
+    try:
+        for environment in ("main", "Second"):
+            program.write_text(_APP.format(name="twice", label="", function="f", says=environment.encode()))
+            server.modal("deploy", str(program), "--env", environment)
+        assert web.ask("GET", "/w/local--twice-f/").text == "main"
+        assert web.ask("GET", "/w/local-second--twice-f/").text == "Second"
+        # A new suffix counts for what is deployed already.
+        server.modal("environment", "update", "Second", "--set-web-suffix", "b")
+        assert server.python(look).stdout.strip().endswith("/w/local-b--twice-f")
+        assert web.ask("GET", "/w/local-b--twice-f/").text == "Second"
+        assert web.ask("GET", "/w/local-second--twice-f/").status == 404
+    finally:
+        server.modal("environment", "delete", "Second", "--yes", check=False)
+        server.modal("app", "stop", "twice", "--yes", check=False)
+    assert web.ask("GET", "/w/local-b--twice-f/").status == 404

@@ -7,6 +7,7 @@ inputs by a *poll*; it has at most one open poll. An input is finished once: lat
 from __future__ import annotations
 
 import enum
+import hashlib
 import heapq
 from collections import deque
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from stoker.core.retries import RetryPolicy
 
 MAX_LOST_ATTEMPTS = 3
 """An input whose container died this often while running it is given up: it is likely what kills the container."""
+
+_64_BITS = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class PooledContainer:
     polling: int = 0  # how many inputs the open poll may take; 0: no open poll
     idle_since: float = 0.0
     served: int = 0  # inputs given so far
+    factor: int = field(init=False)  # made from the id, odd: what keys are multiplied with, see `_drawn_to`
+
+    def __post_init__(self) -> None:
+        self.factor = _number(self.id.encode()) | 1
 
 
 @dataclass(slots=True)
@@ -139,15 +146,15 @@ class Pool:
             self.waiting.append(item.id)
         return self._deliver(now)
 
-    def take(self, now: float, item: PooledInput) -> str | None:
+    def take(self, now: float, item: PooledInput, affinity: bytes = b"") -> str | None:
         """Runs an input at once in a ready container with room, whether or not it polls. None, and nothing has changed, when there is no such
-        container, or when others wait already."""
+        container, or when others wait already. affinity: inputs with the same one go to the same container, as far as possible."""
         if self.waiting:
             return None
         roomy = [c for c in self.containers.values() if c.state is ContainerState.READY and self._room(c) > 0]
         if not roomy:
             return None
-        container = self._choose(roomy)
+        container = _drawn_to(affinity, roomy) if affinity else self._choose(roomy)
         item.waiting_since = now
         self.inputs[item.id] = item
         self._begin(now, container, item.id)
@@ -412,3 +419,14 @@ class Pool:
     def _drop_gone_waiting(self) -> None:
         if any(input_id not in self.inputs for input_id in self.waiting):
             self.waiting = deque(i for i in self.waiting if i in self.inputs)
+
+
+def _drawn_to(affinity: bytes, containers: Iterable[PooledContainer]) -> PooledContainer:
+    """Rendezvous hashing: every key has an order of its own of all containers, and the first one here is it. So a container that is full or gone
+    sends its keys to all others evenly, and a new one takes its share from each."""
+    key = _number(affinity)
+    return max(containers, key=lambda c: key * c.factor & _64_BITS)  # a hash for each container, of one multiplication
+
+
+def _number(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")

@@ -1,4 +1,5 @@
-"""The HTTP applications: one for clients, closed but for what is declared open, and one with nothing but signed transfers for containers."""
+"""The HTTP applications behind web endpoints: one for clients, closed but for what is declared open, and one with nothing but signed transfers for
+containers."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def make_gateway(
 
 
 def make_container_gateway(*, transfer: Transfer) -> Starlette:
-    """What containers reach: URLs that the server signed for them, nothing else."""
+    """What containers reach besides web endpoints: URLs that the server signed for them, nothing else."""
     return Starlette(routes=transfer.routes(), exception_handlers=_HANDLERS)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3  # to find a container that takes connections
 _HELD = 64 << 10  # bytes of a body that are held until there is a container
 _MOST_PATH = 500  # bytes that the log shows
+_AFFINITY = (b"modal-routing-affinity-key", b"modal-session-id")  # requests with the same key go to the same container
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 # Whether it comes before the switch of protocols is read differently, and so is what follows.
 WEBSOCKET_WITH_BODY = "A request for a websocket has no body."
@@ -250,7 +251,8 @@ class Passage:
         """Raises StokerError when the request cannot be passed on."""
         if self._is_admitted():
             self._gate.check_open()
-            self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target))
+            affinity = next(filter(None, map(self._named.get, _AFFINITY)), b"")
+            self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target, affinity))
 
     def _is_admitted(self) -> bool:
         """Answers with a refusal when not."""

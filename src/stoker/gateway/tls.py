@@ -94,12 +94,21 @@ def _names(cert: Path) -> list[str]:
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
 
 
+class Closed(asyncio.Protocol):
+    """Ends a connection at once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.close()
+
+
 class TlsPort:
     """http, h2: make the protocol of a connection that speaks HTTP/1.1, or HTTP/2 for gRPC.
 
     It accepts connections by itself: an event loop tells nobody of those that never get through the handshake."""
 
-    def __init__(self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol, per_address: int = 0) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, http: MakeProtocol, h2: MakeProtocol = Closed, per_address: int = 0
+    ) -> None:
         """per_address: handshakes at a time from one address of another machine, 0 for no limit."""
         self._context = context
         self._http = http

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 from starlette.requests import Request
@@ -37,12 +38,20 @@ class Transfer:
         block = volume + "/files/{inode:int}/{start:int}-{end:int}/{how}/{name}"
         return [
             Route(blob, self.get_blob, methods=["GET"]),
+            Route(blob, self.put_blob, methods=["PUT"]),
             Route(blob + "/parts/{index:int}", self.put_part, methods=["PUT"]),
             Route(blob + "/complete", self.complete_blob, methods=["POST"]),
             Route(volume + "/uploads/{key}/{index:int}/{digest}", self.put_block, methods=["PUT"]),
             Route(block, self.get_block, methods=["GET"]),
             Route(PREFIX + "/nfs/{nfs_id}/{inode:int}/{size:int}/{name}", self.get_network_file, methods=["GET"]),
         ]
+
+    async def put_blob(self, request: Request) -> Response:
+        """A whole blob, for clients that know no uploads in parts."""
+        self._check(request)
+        expected = _md5_of(request.headers.get("content-md5", ""))
+        md5 = await self._blobs.store_whole(request.path_params["blob_id"], pieces(request), expected)
+        return Response(status_code=200, headers={"ETag": f'"{md5}"'})
 
     async def put_part(self, request: Request) -> Response:
         self._check(request)
@@ -115,6 +124,17 @@ def _content(reader: BlockReader) -> Response:
     if reader.content is not None:
         return Response(reader.content, media_type=_BYTES)
     return StreamingResponse(reader.chunks(), 200, {"Content-Length": str(reader.length)}, media_type=_BYTES)
+
+
+def _md5_of(header: str) -> str:
+    """The MD5 (hexadecimal) of a Content-MD5 header; "" for none. Raises InvalidArgument."""
+    try:
+        digest = base64.b64decode(header, validate=True)
+    except ValueError:
+        digest = b"?"
+    if len(digest) not in (0, 16):
+        raise InvalidArgument("The header Content-MD5 must be an MD5 of 16 bytes in base64.")
+    return digest.hex()
 
 
 def _wanted(header: str, size: int) -> tuple[int, int] | None:

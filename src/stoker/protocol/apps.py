@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -18,6 +18,7 @@ from stoker.protocol.values import cursor, seconds
 from stoker.services import apps as states
 from stoker.services.apps import App, Apps, Publication
 from stoker.services.deployments import STAGED
+from stoker.services.endpoints import Audience
 from stoker.services.environments import Environments
 from stoker.services.images import Images
 from stoker.services.logs import LogEntry, LogFilter, Logs
@@ -44,7 +45,7 @@ class AppServicer:
         environments: Environments,
         images: Images,
         logs: Logs,
-        metadata: Metadata,
+        metadata: Mapping[Audience, Metadata],
         scheduler: Scheduler,
         page_url: str,
     ) -> None:
@@ -102,7 +103,7 @@ class AppServicer:
 
     @rpc("AppGetLayout", containers=scopes.ANYTHING)
     async def layout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller) -> api_pb2.AppGetLayoutResponse:
-        return api_pb2.AppGetLayoutResponse(app_layout=self._metadata.layout(request.app_id))
+        return api_pb2.AppGetLayoutResponse(app_layout=self._metadata[caller.audience].layout(request.app_id))
 
     @rpc("AppPublish", once=True)
     async def publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:

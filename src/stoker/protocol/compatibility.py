@@ -67,6 +67,8 @@ _HEAD = """\
 Made from the code by `make docs`; do not edit. The protocol is the one of the `modal` client {version}.
 
 {offered} of {total} RPCs are offered, {cloud} only make sense in Modal's cloud, {missing} are not offered yet.
+The clients in JavaScript (tested from 0.5 on) and Go (which sends the same requests, and is not tested) call functions, too. An argument that they
+send may have up to 1 GiB, as with Modal.
 An RPC that is not offered answers `UNIMPLEMENTED` with one sentence, which the client shows.
 
 The last three columns say who may call: a client with a token, code in a container, and code in a container of a function with

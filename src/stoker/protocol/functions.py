@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import check_entries
 from stoker.services.apps import App, Apps
 from stoker.services.deployments import Deployments
-from stoker.services.endpoints import Endpoints
+from stoker.services.endpoints import Audience, Endpoints
 from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 from stoker.services.scheduler import Scheduler
@@ -29,7 +30,7 @@ class FunctionServicer:
         functions: Functions,
         apps: Apps,
         environments: Environments,
-        metadata: Metadata,
+        metadata: Mapping[Audience, Metadata],
         endpoints: Endpoints,
         scheduler: Scheduler,
         deployments: Deployments,
@@ -52,7 +53,7 @@ class FunctionServicer:
             request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
         )
         return api_pb2.FunctionPrecreateResponse(
-            function_id=function.id, handle_metadata=self._metadata.of_function(function)
+            function_id=function.id, handle_metadata=self._metadata[caller.audience].of_function(function)
         )
 
     @rpc("FunctionCreate", once=True)
@@ -64,9 +65,11 @@ class FunctionServicer:
         function = await self._functions.define(
             request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
         )
-        data = self._metadata.function_data(function)
+        data = self._metadata[caller.audience].function_data(function)
         response = api_pb2.FunctionCreateResponse(
-            function_id=function.id, function_data=data, handle_metadata=self._metadata.of_function(function)
+            function_id=function.id,
+            function_data=data,
+            handle_metadata=self._metadata[caller.audience].of_function(function),
         )
         response.function.CopyFrom(data.ranked_functions[0].function)
         definition = function.latest
@@ -98,8 +101,8 @@ class FunctionServicer:
         function = self._functions.get(function_id)
         return api_pb2.FunctionGetResponse(
             function_id=function.id,
-            handle_metadata=self._metadata.of_function(function),
-            function=self._metadata.function_data(function),
+            handle_metadata=self._metadata[caller.audience].of_function(function),
+            function=self._metadata[caller.audience].function_data(function),
         )
 
     @rpc("FunctionGetById", containers=scopes.ANYTHING)
@@ -108,7 +111,8 @@ class FunctionServicer:
     ) -> api_pb2.FunctionGetByIdResponse:
         function = self._functions.get(request.function_id)
         return api_pb2.FunctionGetByIdResponse(
-            function=self._metadata.function_data(function), handle_metadata=self._metadata.of_function(function)
+            function=self._metadata[caller.audience].function_data(function),
+            handle_metadata=self._metadata[caller.audience].of_function(function),
         )
 
     @rpc("ClassGet", containers=scopes.ANY_ENVIRONMENT)
@@ -120,7 +124,7 @@ class FunctionServicer:
             raise NotFound(f"The app {app.name!r} has no class {request.object_tag!r}. It has: {known}.")
         pinned = await self._pinned(app, f"{request.object_tag}.*", request.app_version)
         return api_pb2.ClassGetResponse(
-            class_id=class_id, handle_metadata=self._metadata.of_class(app, request.object_tag, pinned)
+            class_id=class_id, handle_metadata=self._metadata[caller.audience].of_class(app, request.object_tag, pinned)
         )
 
     @rpc("FunctionBindParams", once=True, containers=scopes.OPTIONS_WITH_OWN_SECRETS)
@@ -136,7 +140,7 @@ class FunctionServicer:
             binding.function_options.CopyFrom(request.function_options)
         function = await self._functions.bind(request.function_id, binding.SerializeToString(deterministic=True))
         return api_pb2.FunctionBindParamsResponse(
-            bound_function_id=function.id, handle_metadata=self._metadata.of_function(function)
+            bound_function_id=function.id, handle_metadata=self._metadata[caller.audience].of_function(function)
         )
 
     @rpc("FunctionUpdateSchedulingParams", containers=scopes.FUNCTION_OF_OWN_ENVIRONMENT)

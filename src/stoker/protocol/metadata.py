@@ -9,8 +9,8 @@ from modal_proto import api_pb2
 
 from stoker.protocol.definitions import ranked_functions, web_specs
 from stoker.services.apps import App, Apps
-from stoker.services.endpoints import Endpoints
-from stoker.services.functions import Function, Functions
+from stoker.services.endpoints import Audience, Endpoints
+from stoker.services.functions import Function, Functions, ServerSpec, WebSpec
 from stoker.services.volumes import Volumes
 
 _INLINE_BYTES = 2 << 20
@@ -18,11 +18,16 @@ _INLINE_BYTES_SPAWNED = 1 << 20  # the client's own 8 KiB would send most spawne
 
 
 class Metadata:
-    def __init__(self, apps: Apps, functions: Functions, volumes: Volumes, endpoints: Endpoints) -> None:
+    """For one kind of caller: clients and containers reach web endpoints by different URLs."""
+
+    def __init__(
+        self, apps: Apps, functions: Functions, volumes: Volumes, endpoints: Endpoints, audience: Audience
+    ) -> None:
         self._apps = apps
         self._functions = functions
         self._volumes = volumes
         self._endpoints = endpoints
+        self._audience = audience
 
     def of_function(self, function: Function) -> Any:
         """FunctionHandleMetadata, from the newest definition or, before there is one, from what precreation said."""
@@ -37,7 +42,7 @@ class Metadata:
         if definition is not None:
             metadata.class_parameter_info.CopyFrom(source.class_parameter_info)
             if definition.spec.server is not None:
-                metadata._experimental_flash_urls.append(self._endpoints.url(function.app_id, definition.spec.server))
+                metadata._experimental_flash_urls.append(self._url(function, definition.spec.server))
         urls = self._urls(function, source)
         metadata.web_url = urls.get("", "")
         for name, method in source.method_definitions.items():
@@ -107,7 +112,10 @@ class Metadata:
 
     def _urls(self, function: Function, source: Any) -> dict[str, str]:
         """The URLs of a Function (or of its FunctionPrecreateRequest), by method."""
-        return {web.method: self._endpoints.url(function.app_id, web) for web in web_specs(source)}
+        return {web.method: self._url(function, web) for web in web_specs(source)}
+
+    def _url(self, function: Function, target: WebSpec | ServerSpec) -> str:
+        return self._endpoints.url(function.app_id, target, self._audience)
 
     def _show_urls(self, wire: Any, urls: Mapping[str, str], function: Function) -> None:
         wire.web_url = urls.get("", "")
@@ -121,11 +129,11 @@ class Metadata:
                 continue
             shown = wire.method_definitions[web.method] if web.method else wire
             del shown.custom_domain_info[:]
-            for url in self._endpoints.domain_urls(function.app_id, web):
+            for url in self._endpoints.domain_urls(function.app_id, web, self._audience):
                 shown.custom_domain_info.add(url=url)
         if definition.spec.server is not None:
             del wire.flash_service_urls[:]
-            wire.flash_service_urls.append(self._endpoints.url(function.app_id, definition.spec.server))
+            wire.flash_service_urls.append(self._url(function, definition.spec.server))
 
 
 def _data_of(definition: Any, name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from modal_proto import api_pb2
 
 from stoker.protocol.rights import Rights, Scope
+from stoker.services.endpoints import Audience
 from stoker.services.identity import ContainerIdentity
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
@@ -26,6 +27,8 @@ class Caller(NamedTuple):
     """None for a client."""
     inside: bool = False
     """Whether the call comes from inside a container, also that of a client there: HTTP URLs handed to it must be reachable from there."""
+    client_type: str = ""
+    """A number of api_pb2.ClientType, as the caller names it."""
     client_version: str = ""
     token_id: str = ""
     idempotency_key: str = ""
@@ -38,6 +41,10 @@ class Caller(NamedTuple):
     def task_id(self) -> str:
         """Of the calling container, "" for a client."""
         return self.container.task_id if self.container is not None else ""
+
+    @property
+    def audience(self) -> Audience:
+        return "container" if self.inside else "client"
 
     @property
     def name(self) -> str:

@@ -237,6 +237,7 @@ class _Rpcs:
         return Caller(
             container=container,
             inside=self._container is not None,
+            client_type=headers.get("x-modal-client-type", ""),
             client_version=headers.get("x-modal-client-version", ""),
             token_id=headers.get("x-modal-token-id", "") if container is None else "",
             idempotency_key=headers.get("x-idempotency-key", ""),

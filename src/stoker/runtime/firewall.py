@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -22,21 +22,27 @@ DENIED = (
 
 
 def table(
-    name: str, *, prefix: str, block: IPv4Network, gateway_port: int, resolvers: Sequence[str], redirect: str | None
+    name: str,
+    *,
+    prefix: str,
+    block: IPv4Network,
+    gateway_port: int,
+    resolvers: Sequence[str],
+    resolver: str | None,
+    redirects: Mapping[int, int],
 ) -> str:
-    """The nft script that (re)creates table `name`. Interfaces of this server's sandboxes are called `prefix`*.
+    """The nft script that (re)creates table `name`. Interfaces of this server's sandboxes are called `prefix`*. They reach one port of the
+    host: `gateway_port` of the gateway's address. resolver: what answers on port 53 of that address. redirects: by a port of any
+    of the host's addresses, the port of the gateway's address to which sandboxes come who connect to it.
 
     Rules for others' traffic end in `accept`, which in nftables only ends this table's chain: other firewalls still decide."""
     ours = f'iifname "{prefix}*"'
     towards = f'oifname "{prefix}*"'
     names = "".join(f"    ip daddr {server} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for server in resolvers)
-    redirection = ""
-    if redirect is not None:
-        redirection = f"""
-  chain names {{
-    type nat hook prerouting priority dstnat; policy accept;
-    {ours} ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {redirect}
-  }}"""
+    led = [f"fib daddr type local tcp dport {port} dnat ip to {GATEWAY}:{to}" for port, to in redirects.items()]
+    if resolver is not None:
+        led.append(f"ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}")
+    leading = "".join(f"    {ours} {rule}\n" for rule in led)
     return f"""
 table inet {name} {{}}
 delete table inet {name}
@@ -67,7 +73,10 @@ table inet {name} {{
   chain outwards {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {block} oifname != "{prefix}*" masquerade
-  }}{redirection}
+  }}
+  chain inwards {{
+    type nat hook prerouting priority dstnat; policy accept;
+{leading}  }}
 }}
 """
 

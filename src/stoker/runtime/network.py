@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -41,13 +42,22 @@ class Namespace:
 
 
 class Network:
-    """All network state of one server. `tag` (6 hexadecimal digits) names everything it creates. `resolvers`: the host's by default."""
+    """All network state of one server. `tag` (6 hexadecimal digits) names everything it creates. `resolvers`: the host's by default. `gateway_port`,
+    `redirects`: see `firewall.table`."""
 
-    def __init__(self, tag: str, gateway_port: int, pool_size: int, resolvers: Resolvers | None = None) -> None:
+    def __init__(
+        self,
+        tag: str,
+        gateway_port: int,
+        pool_size: int,
+        resolvers: Resolvers | None = None,
+        redirects: Mapping[int, int] | None = None,
+    ) -> None:
         self._tag = tag
         self._prefix = f"sk{tag}"
         self._table = f"stoker_{tag}"
         self._gateway_port = gateway_port
+        self._redirects = dict(redirects or {})
         self._pool_size = max(1, pool_size)
         self._pool: deque[Namespace] = deque()
         self._refilling: asyncio.Task[None] | None = None
@@ -176,7 +186,8 @@ class Network:
             block=block.network,
             gateway_port=self._gateway_port,
             resolvers=[] if self.resolvers.redirect else self.resolvers.seen,
-            redirect=self.resolvers.redirect,
+            resolver=self.resolvers.redirect,
+            redirects=self._redirects,
         )
 
     async def _sweep(self) -> None:

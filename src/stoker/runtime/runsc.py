@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class RunscRuntime:
         *,
         runsc: Path,
         gateway_port: int,
+        redirects: Mapping[int, int] | None = None,
         memory: int | None = None,
         disk: int | None = None,
         disk_reserve: int = 0,
@@ -74,9 +75,9 @@ class RunscRuntime:
         hurry: bool = True,
         build_isolation: Isolation = "auto",
     ) -> None:
-        """memory: bytes that all containers together may have; None for what `ceiling` says of this machine. disk: bytes that a container may write as
-        its own unless its limits say otherwise; None for a quarter of the disk. disk_reserve: bytes that stay free there. huge_pages, hurry: whether the kernel
-        may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
+        """gateway_port, redirects: see `firewall.table`. memory: bytes that all containers together may have; None for what `ceiling` says of this
+        machine. disk: bytes that a container may write as its own unless its limits say otherwise; None for a quarter of the disk. disk_reserve: bytes
+        that stay free there. huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
@@ -91,7 +92,7 @@ class RunscRuntime:
         self._hurry = hurry
         self._kernel = KernelSettings()
         tag = hashlib.sha256(os.fsencode(self._state)).hexdigest()[:6]
-        self._network = Network(tag, gateway_port, pool_size)
+        self._network = Network(tag, gateway_port, pool_size, redirects=redirects)
         self._cgroup_name = f"stoker-{tag}"
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()

@@ -32,6 +32,12 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
         services.canaries.publish(app)
         services.schedules.publish(app)
 
+    def web_suffix_changed(environment_id: str) -> None:
+        for app in apps.all(environment_id):
+            if not app.is_over:
+                endpoints.publish(app)
+
+    services.environments.on_web_suffix = web_suffix_changed
     scheduler.route = services.canaries.route
     services.canaries.on_end = scheduler.retire
     apps.on_publish = published

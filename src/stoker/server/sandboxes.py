@@ -6,13 +6,14 @@ from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.images.base import ImageBuilder
 from stoker.runtime.base import Runtime
+from stoker.server.addresses import Ports
 
 
-async def open_runtime(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
-    """`container_port` is where containers reach the server over HTTP. The runtime is not open yet: the node opens it."""
+async def open_runtime(settings: Settings, data: DataDir, ports: Ports) -> tuple[Runtime, ImageBuilder]:
+    """The runtime is not open yet: the node opens it."""
     if settings.runtime == "process":
         return await _processes(settings, data)
-    return await _sandboxes(settings, data, container_port)
+    return await _sandboxes(settings, data, ports)
 
 
 async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageBuilder]:
@@ -24,7 +25,7 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
     return ProcessRuntime(data.run / "process"), images
 
 
-async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
+async def _sandboxes(settings: Settings, data: DataDir, ports: Ports) -> tuple[Runtime, ImageBuilder]:
     from stoker.images.builder import LayeredImageBuilder
     from stoker.runtime.memory import ceiling
     from stoker.runtime.runsc import RunscRuntime
@@ -33,7 +34,8 @@ async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> 
     runtime = RunscRuntime(
         data.run / "runsc",
         runsc=find_runsc(settings.runsc_path),
-        gateway_port=container_port,
+        gateway_port=ports.containers,
+        redirects=ports.redirects,
         memory=ceiling(settings.memory_reserve_mib << 20),
         disk=int(settings.container_disk_gib * (1 << 30)) or None,
         disk_reserve=settings.min_free_disk_mib << 20,

@@ -17,14 +17,14 @@ from stoker.datadir import DataDir, ServerInfo
 from stoker.errors import FailedPrecondition
 from stoker.protocol.rpc import methods_of
 from stoker.protocol.transport import Transport
-from stoker.server.addresses import any_port, gateway_port, reachable
+from stoker.server.addresses import Ports, reachable
 from stoker.server.events import connect
 from stoker.server.sandboxes import open_runtime
 from stoker.server.servicers import make_call_servicer, make_servicers
 from stoker.server.services import Services
 from stoker.server.status import status
-from stoker.server.tls import Tls
-from stoker.server.web import serve_containers, serve_web
+from stoker.server.tls import Inside, Tls
+from stoker.server.web import WebParts, serve_containers, serve_web
 
 _log = structlog.get_logger(__name__)
 
@@ -81,20 +81,23 @@ class Server:
         cleanup.callback(data.unlock)
         self._check_disk()
         tls = Tls(settings, data) if settings.secure else None
-        http_port, container_port = gateway_port(settings), any_port()
-        runtime, builder = await open_runtime(settings, data, container_port)
-        await services.open(gateway_port=http_port, container_port=container_port, runtime=runtime, builder=builder)
+        ports = Ports.choose(settings, data)
+        runtime, builder = await open_runtime(settings, data, ports)
+        await services.open(ports=ports, runtime=runtime, builder=builder)
         call_servicer = make_call_servicer(services)
         connect(services, call_servicer)
         if tls is not None:
             services.urls.secure_base = tls.base_for
             services.endpoints.is_servers_own = tls.is_challenge
         routes = tls.routes() if tls is not None else ()
-        http = await serve_web(services, self.status, http_port, cleanup, routes, lambda: self._draining)
-        self.http_url = f"http://{reachable(settings.host)}:{http_port}"
+        parts = WebParts(services, cleanup, lambda: self._draining)
+        http = await serve_web(services, parts, self.status, ports.clients, cleanup, routes)
+        self.http_url = f"http://{reachable(settings.host)}:{ports.clients}"
+        inside: Inside | None = None
         address = runtime.host_address()
         if address is not None:
-            await serve_containers(services, address, container_port, cleanup)
+            gateway = await serve_containers(services, parts, address, ports.containers, cleanup)
+            inside = Inside(gateway, address, ports.containers_tls) if ports.containers_tls else None
         transport = Transport(
             methods_of(make_servicers(services, call_servicer, self.http_url)),
             services.tokens,
@@ -109,7 +112,7 @@ class Server:
         self._resume()
         port = await transport.listen(settings.host, settings.port)
         if tls is not None:
-            await tls.listen(http, transport, cleanup)
+            await tls.listen(http, transport, cleanup, inside)
         self.url = f"http://{reachable(settings.host)}:{port}"
         data.write_server(ServerInfo(os.getpid(), self.url, self.http_url, self._started_at, runtime.name))
         # What was loaded stays, and need not be looked through again for garbage: that took a tenth of a second each time.

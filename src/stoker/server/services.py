@@ -18,7 +18,7 @@ from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
-from stoker.server.addresses import reachable
+from stoker.server.addresses import Ports, reachable
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
@@ -28,7 +28,7 @@ from stoker.services.canaries import Canaries
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
-from stoker.services.endpoints import Endpoints, domain_for
+from stoker.services.endpoints import Audience, Endpoints, domain_for
 from stoker.services.environments import Environments
 from stoker.services.function_builds import FunctionBuilds
 from stoker.services.functions import Functions
@@ -74,12 +74,14 @@ class Services:
         self._cleanup = cleanup
         self.new_token: tuple[str, str] | None = None
 
-    async def open(self, *, gateway_port: int, container_port: int, runtime: Runtime, builder: ImageBuilder) -> None:
+    async def open(self, *, ports: Ports, runtime: Runtime, builder: ImageBuilder) -> None:
         """Raises StokerError with the sentence for the user; the caller closes `cleanup` then."""
         self._database()
         await self._who_may_call()
-        await self._named_state(gateway_port, container_port, runtime)
-        await self._apps(gateway_port, builder)
+        address = runtime.host_address()
+        container_base = f"http://{address}:{ports.containers}" if address else ""
+        await self._named_state(ports, container_base)
+        await self._apps(ports, container_base, builder)
         await self._containers(runtime, builder)
         self._calls()
         self._chores()
@@ -119,15 +121,14 @@ class Services:
         await self._blob_store.check()
         self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments, attempts=self.attempts)
 
-    async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
+    async def _named_state(self, ports: Ports, container_base: str) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.signer = UrlSigner(load_or_create_key(data.signing_key))
-        address = runtime.host_address()
         self.urls = TransferUrls(
             signer=self.signer,
             client_host=reachable(settings.host),
-            client_port=gateway_port,
-            container_base=f"http://{address}:{container_port}" if address else "",
+            client_port=ports.clients,
+            container_base=container_base,
         )
         contents = Contents(data.files)
         self.logs = Logs(database)
@@ -164,7 +165,7 @@ class Services:
         upkeep.start()
         self._cleanup.push_async_callback(upkeep.close)
 
-    async def _apps(self, gateway_port: int, builder: ImageBuilder) -> None:
+    async def _apps(self, ports: Ports, container_base: str, builder: ImageBuilder) -> None:
         settings, database = self.settings, self.database
         self.wire = ModalWire()
         self.wire.predictive = settings.predictive_scaling
@@ -179,16 +180,19 @@ class Services:
         self.endpoints = Endpoints(
             workspace=settings.workspace,
             host=reachable(settings.host),
-            port=settings.tls_port if settings.secure else gateway_port,
+            port=settings.tls_port if settings.secure else ports.clients,
             secure=settings.secure,
             custom_domains=settings.custom_domains,
             domain=await asyncio.to_thread(domain_for, settings.host, settings.web_domain),
             apps=self.apps,
             functions=self.functions,
             environments=self.environments,
+            container_base=container_base,
         )
-        self.metadata = Metadata(self.apps, self.functions, self.volumes, self.endpoints)
-        self.wire.metadata = self.metadata
+        audiences: tuple[Audience, ...] = ("client", "container")
+        nouns = (self.apps, self.functions, self.volumes, self.endpoints)
+        self.metadata = {audience: Metadata(*nouns, audience) for audience in audiences}
+        self.wire.metadata = self.metadata["container"]
         self.deployments = Deployments(database=database, apps=self.apps, functions=self.functions)
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments

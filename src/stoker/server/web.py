@@ -30,53 +30,64 @@ from stoker.server.services import Services
 _MOST_OF_CONTAINERS, _MOST_OF_CONTAINER = 8_192, 256  # connections over HTTP; the client loads some 20 parts at once
 
 
-async def serve_web(
-    services: Services,
-    status: Callable[[], Awaitable[dict[str, Any]]],
-    port: int,
-    cleanup: AsyncExitStack,
-    routes: Sequence[BaseRoute] = (),
-    is_stopping: Callable[[], bool] = lambda: False,
-) -> HttpServer:
-    """The gateway of clients and browsers, on `settings.host`. routes: of other parts, open to everybody. is_stopping: whether containers take nothing new."""
-    s = services
-    log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
-    cleanup.callback(log.flush)
-    admission = Admission(
-        s.servers,
-        lambda key, secret, app_id, peer: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id, peer),
-        s.attempts,
-    )
-    servers = ServerGateway(
-        endpoints=s.endpoints,
-        servers=s.servers,
-        admission=admission,
-        log=log,
-        is_stopping=is_stopping,
-        body_silence=s.settings.web_silence_seconds,
-    )
-    cleanup.push_async_callback(servers.close)
-    web = WebGateway(
-        make_application(s, status, routes),
-        endpoints=s.endpoints,
-        functions=FunctionGateway(
+class WebParts:
+    """What answers for web endpoints, at the gateway of clients and at that of containers. is_stopping: whether containers take nothing new."""
+
+    def __init__(self, services: Services, cleanup: AsyncExitStack, is_stopping: Callable[[], bool]) -> None:
+        s = services
+        self.endpoints = s.endpoints
+        self.log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
+        cleanup.callback(self.log.flush)
+        self.admission = Admission(
+            s.servers,
+            lambda key, secret, app_id, peer: s.proxy_tokens.check(
+                key, secret, s.apps.get(app_id).environment_id, peer
+            ),
+            s.attempts,
+        )
+        self.servers = ServerGateway(
+            endpoints=s.endpoints,
+            servers=s.servers,
+            admission=self.admission,
+            log=self.log,
+            is_stopping=is_stopping,
+            body_silence=s.settings.web_silence_seconds,
+        )
+        cleanup.push_async_callback(self.servers.close)
+        self._silence = s.settings.web_silence_seconds
+        self.functions = FunctionGateway(
             s.web_calls,
             redirect_after=s.settings.web_redirect_seconds,
             is_stopping=is_stopping,
             body_silence=s.settings.web_silence_seconds,
-        ),
-        admission=admission,
-        log=log,
-    )
-    server = HttpServer(
-        web,
-        servers,
+        )
+
+    def before(self, other: Starlette, *, name: str, most: int, per_address: int) -> HttpServer:
+        """A server of all web endpoints, and of what `other` answers. For the others see HttpServer."""
+        web = WebGateway(
+            other, endpoints=self.endpoints, functions=self.functions, admission=self.admission, log=self.log
+        )
+        return HttpServer(web, self.servers, name=name, most=most, per_address=per_address, stall=self._silence)
+
+
+async def serve_web(
+    services: Services,
+    parts: WebParts,
+    status: Callable[[], Awaitable[dict[str, Any]]],
+    port: int,
+    cleanup: AsyncExitStack,
+    routes: Sequence[BaseRoute] = (),
+) -> HttpServer:
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts, open to everybody."""
+    s = services
+    server = parts.before(
+        make_application(s, status, routes),
+        name="http",
         most=s.settings.max_web_connections,
         per_address=s.settings.max_connections_per_address,
-        stall=s.settings.web_silence_seconds,
     )
     s.metrics.watch("stoker_http_connections", "Open HTTP connections.", lambda: server.connections)
-    s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: log.open)
+    s.metrics.watch("stoker_http_open_requests", "Web requests under way.", lambda: parts.log.open)
     s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
     await _serve(server, s.settings.host, port, cleanup)
     return server
@@ -107,11 +118,14 @@ def make_application(
     )
 
 
-async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:
-    """What sandboxes reach over HTTP: signed URLs only, on the address that the runtime gave."""
+async def serve_containers(
+    services: Services, parts: WebParts, host: str, port: int, cleanup: AsyncExitStack
+) -> HttpServer:
+    """What sandboxes reach over HTTP, on the address that the runtime gave: web endpoints and signed URLs."""
     gateway = make_container_gateway(transfer=_transfer(services))
-    server = HttpServer(gateway, name="http for containers", most=_MOST_OF_CONTAINERS, per_address=_MOST_OF_CONTAINER)
+    server = parts.before(gateway, name="http for containers", most=_MOST_OF_CONTAINERS, per_address=_MOST_OF_CONTAINER)
     await _serve(server, host, port, cleanup)
+    return server
 
 
 def _transfer(services: Services) -> Transfer:

@@ -30,12 +30,15 @@ _MD5 = re.compile(r"^[0-9a-f]{32}$")
 
 @dataclass(frozen=True)
 class BlobUpload:
-    """Where the parts of a new blob go. All parts but the last have `part_length` bytes; paths are to be signed (PUT, POST)."""
+    """Where the parts of a new blob go. All parts but the last have `part_length` bytes; paths are to be signed (PUT, POST).
+
+    whole_path: where it may go in one request instead (PUT), which needs no completion; "" for a blob of several parts."""
 
     blob_id: str
     part_length: int
     part_paths: tuple[str, ...]
     completion_path: str
+    whole_path: str = ""
 
 
 class Blobs:
@@ -52,7 +55,7 @@ class Blobs:
         await self._database.insert(tables.blobs, [row])
         base = f"{PREFIX}/blobs/{blob_id}"
         paths = tuple(f"{base}/parts/{index}" for index in range(_part_count(size)))
-        return BlobUpload(blob_id, _part_length(size), paths, f"{base}/complete")
+        return BlobUpload(blob_id, _part_length(size), paths, f"{base}/complete", base if len(paths) == 1 else "")
 
     async def store_part(self, blob_id: str, index: int, chunks: AsyncIterator[bytes]) -> str:
         """Takes one part as a stream and returns its MD5 (hexadecimal); may be repeated. Raises NotFound, InvalidArgument, FailedPrecondition."""
@@ -64,6 +67,22 @@ class Blobs:
         part_length = _part_length(row.size)
         length = min(part_length, row.size - index * part_length)
         return await self._store.receive_part(blob_id, index, length, chunks)
+
+    async def store_whole(self, blob_id: str, chunks: AsyncIterator[bytes], expected: str = "") -> str:
+        """Takes a blob of one part as a stream, completes it, and returns its MD5 (hexadecimal). May be repeated.
+
+        expected: the MD5 that the sender says it has. Raises NotFound, InvalidArgument, FailedPrecondition."""
+        row = self._row(blob_id)
+        if _part_count(row.size) > 1:
+            raise InvalidArgument(f"The blob {blob_id} is too large for one request. Send it in parts.")
+        md5 = await (_md5(chunks, row.size) if row.complete else self.store_part(blob_id, 0, chunks))
+        if expected not in ("", md5):
+            self._store.forget_part(blob_id, 0, md5)
+            raise InvalidArgument(
+                "The Content-MD5 you specified did not match what we received. Send the upload again."
+            )
+        await self.complete(blob_id, [md5])
+        return md5
 
     async def complete(self, blob_id: str, md5s: Sequence[str]) -> str:
         """Joins the uploaded parts; returns the blob's ETag, "<md5 of the md5s>-<parts>". May be repeated.
@@ -152,6 +171,16 @@ class Blobs:
 def give_up(blob_ids: Sequence[str]) -> sa.Update:
     """Marks blobs as garbage: `Blobs.sweep` removes them, if nobody does before."""
     return sa.update(tables.blobs).where(tables.blobs.c.id.in_(blob_ids)).values(complete=False, created_at=0.0)
+
+
+async def _md5(chunks: AsyncIterator[bytes], limit: int) -> str:
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    async for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise InvalidArgument(f"The upload has more than the {limit} bytes that were announced.")
+    return digest.hexdigest()
 
 
 def _part_length(size: int) -> int:

@@ -8,17 +8,18 @@ domains of its own besides, of those that the server may serve.
 from __future__ import annotations
 
 import hashlib
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Literal
 
 import structlog
 
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.quoting import shown
 from stoker.services.apps import DETACHED, DETACHED_DISCONNECTED, EPHEMERAL, App, Apps
-from stoker.services.environments import Environments
+from stoker.services.environments import Environments, slug
 from stoker.services.functions import Functions, FunctionSpec, ServerSpec, WebSpec
 
 PATH_PREFIX = "/w/"
@@ -26,6 +27,22 @@ _LOCAL_DOMAIN = "localhost"
 _LONGEST_LABEL = 63  # of a part of a host name (RFC 1035)
 _LIVES_WITH_CLIENT = (EPHEMERAL, DETACHED, DETACHED_DISCONNECTED)
 _log = structlog.get_logger(__name__)
+
+Audience = Literal["client", "container"]
+"""Who reads a URL. Sandboxes have a network of their own, where `localhost` is themselves."""
+
+
+def is_local(host: str) -> bool:
+    """Whether this host of a URL leads nobody but programs on this machine to this machine: a loopback address, or a name for one. So does,
+    to sandboxes, any address of IPv6, which they have not. Asks no name server."""
+    name = host.rstrip(".").lower()
+    if name == _LOCAL_DOMAIN or name.endswith(f".{_LOCAL_DOMAIN}"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return address.version == 6 or address.is_loopback
 
 
 def domain_for(host: str, setting: str) -> str:
@@ -74,14 +91,18 @@ class Endpoints:
         environments: Environments,
         secure: bool = False,
         custom_domains: Sequence[str] = (),
+        container_base: str = "",
     ) -> None:
         """host, port: of the gateway; secure: that is the port for TLS. domain: for URLs of the form `<label>.<domain>`; "" makes URLs with a path.
-        custom_domains: those that functions may have as their own, `*.` in front for all below."""
+        custom_domains: those that functions may have as their own, `*.` in front for all below. container_base: "http://host:port" of the
+        gateway as containers see it; "" when they share the host's network."""
         self._workspace = workspace
         self._scheme = "https" if secure else "http"
         self._port = "" if port == (443 if secure else 80) else f":{port}"
         self._base = f"{self._scheme}://{f'[{host}]' if ':' in host else host}{self._port}"
+        self._host = host
         self._domain = domain
+        self._container_base = container_base
         self._custom_domains = [pattern.lower().rstrip(".") for pattern in custom_domains]
         self._apps = apps
         self._functions = functions
@@ -90,18 +111,23 @@ class Endpoints:
         """Whether a path is the server's own whatever the host name."""
         self._by_name: dict[str, list[Endpoint]] = {}  # by label and by domain; the last one answers
 
-    def url(self, app_id: str, target: WebSpec | ServerSpec) -> str:
-        """The URL of an endpoint, with no slash at its end."""
+    def url(self, app_id: str, target: WebSpec | ServerSpec, audience: Audience = "client") -> str:
+        """The URL of an endpoint, with no slash at its end. A container gets one that it reaches; but where the server has a name or an
+        address for everybody, it gets the same as everybody, for it may hand the URL on."""
         label = self._label(self._apps.get(app_id), target)
+        if audience == "container" and self._container_base and is_local(self._domain or self._host):
+            return f"{self._container_base}{PATH_PREFIX}{label}"
         if self._domain:
             return f"{self._scheme}://{label}.{self._domain}{self._port}"
         return f"{self._base}{PATH_PREFIX}{label}"
 
-    def domain_urls(self, app_id: str, target: WebSpec) -> list[str]:
-        """The URLs of an endpoint on domains of its own, which only deployed apps have."""
+    def domain_urls(self, app_id: str, target: WebSpec, audience: Audience = "client") -> list[str]:
+        """The URLs of an endpoint on domains of its own, which only deployed apps have. A container gets those that it reaches."""
         if self._apps.get(app_id).state in _LIVES_WITH_CLIENT:
             return []
-        return [f"{self._scheme}://{domain}{self._port}" for domain in target.domains]
+        inside = audience == "container" and self._container_base
+        domains = [domain for domain in target.domains if not (inside and is_local(domain))]
+        return [f"{self._scheme}://{domain}{self._port}" for domain in domains]
 
     def check(self, app_id: str, spec: FunctionSpec) -> None:
         """Raises AlreadyExists when a label or a domain of a function that is about to be defined belongs to another deployed app, and
@@ -193,9 +219,9 @@ class Endpoints:
         wanted = target.label if isinstance(target, WebSpec) else ""
         dev_suffix = target.dev_suffix if isinstance(target, WebSpec) else "dev"
         app_name = app.name or app.description
-        owner = "-".join(filter(None, (_slug(self._workspace), _slug(environment.web_suffix))))
-        own = _slug(wanted or f"{app_name}-{target.name}")
-        label = f"{owner}--{own}" + (f"-{_slug(dev_suffix)}" if app.state in _LIVES_WITH_CLIENT else "")
+        owner = "-".join(filter(None, (slug(self._workspace), slug(environment.web_suffix))))
+        own = slug(wanted or f"{app_name}-{target.name}")
+        label = f"{owner}--{own}" + (f"-{slug(dev_suffix)}" if app.state in _LIVES_WITH_CLIENT else "")
         if len(label) <= _LONGEST_LABEL:
             return label
         digest = hashlib.sha256(label.encode()).hexdigest()[:6]
@@ -216,7 +242,3 @@ def _same(app: App, other: App) -> bool:
         return True
     name = app.name or app.description
     return app.environment_id == other.environment_id and name == other.name
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

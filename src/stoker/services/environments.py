@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -16,8 +17,15 @@ from stoker.store.database import Database
 
 BUILDER_VERSIONS = ("2023.12", "2024.04", "2024.10", "2025.06", "2026.10", "PREVIEW")
 _NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9\-_]{0,63}$")
-_SETTINGS = ("default_environment", "image_builder_version")  # of the workspace, in the table of settings
+_FIRST_BUILDER_VERSION = "2025.06"
+"""What a new workspace begins with, as old ones of Modal have it: the newest with which images may still have Python 3.10."""
+_SETTINGS = (
+    "default_environment",
+    "image_builder_version",
+    "first_builder_version",
+)  # of the workspace, in the table of settings
 _WEB_SUFFIX = re.compile(r"^[a-z0-9\-]{0,63}$")
+_LONGEST_MADE_SUFFIX = 24
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,17 @@ class Environments:
     """All environments, in memory; the default one always exists."""
 
     def __init__(self, *, database: Database, default: str, image_builder_version: str = "") -> None:
-        """default: the name that "" stands for. image_builder_version: for environments without one, "" to choose by client."""
+        """default: the name that "" stands for. image_builder_version: for environments without one, "" for the server's choice."""
         self._database = database
         self._default = default
         self._image_builder_version = image_builder_version
+        self._first_builder_version = ""
         self._by_id: dict[str, Environment] = {}
         self._doomed: set[str] = set()  # those being deleted: nothing new may be made in them
         self.on_delete: list[Callable[[str], Awaitable[None]]] = []
         """Each called with the id of an environment that is being deleted, to delete what is in it."""
+        self.on_web_suffix: Callable[[str], None] = lambda environment_id: None
+        """Called with the id of an environment whose web suffix is another now."""
 
     async def load(self) -> None:
         """Reads all environments; makes the default one on the first start. What clients chose for the workspace goes before the
@@ -55,6 +66,10 @@ class Environments:
         if self._find(settings.get("default_environment", "")) is not None:
             self._default = settings["default_environment"]
         self._image_builder_version = settings.get("image_builder_version", self._image_builder_version)
+        if not rows:
+            await self._set("first_builder_version", _FIRST_BUILDER_VERSION)
+            settings["first_builder_version"] = _FIRST_BUILDER_VERSION
+        self._first_builder_version = settings.get("first_builder_version", "")
         if self._find(self._default) is None:
             await self.create(self._default)
 
@@ -101,16 +116,18 @@ class Environments:
         self._image_builder_version = version
 
     def image_builder_version(self, environment: Environment, client_version: str) -> str:
-        """What a client builds images with: the environment's version, or the server's, or the newest that this client knows."""
+        """What a client builds images with: the environment's version, or the server's, or else the one with which this workspace began.
+        Those from before there was such a choice have the newest that the client knows."""
         chosen = environment.image_builder_version or self._image_builder_version
-        return chosen or newest_builder_version(client_version)
+        newest = newest_builder_version(client_version)
+        return chosen or min(self._first_builder_version or newest, newest)
 
     async def create(self, name: str) -> Environment:
-        """Raises InvalidArgument or AlreadyExists."""
+        """Raises InvalidArgument or AlreadyExists. Its web suffix is its name, and the first one has none."""
         _check_name(name)
         if self._find(name) is not None:
             raise AlreadyExists(f"The environment {name!r} exists already.")
-        environment = Environment(new_id("en"), name, "", "", time.time())
+        environment = Environment(new_id("en"), name, self._free_suffix(name), "", time.time())
         self._by_id[environment.id] = environment
         try:
             await self._database.insert(tables.environments, [asdict(environment)])
@@ -142,6 +159,12 @@ class Environments:
         if web_suffix is not None:
             if not _WEB_SUFFIX.match(web_suffix):
                 raise InvalidArgument(f"{web_suffix!r} cannot be a web suffix: use lower-case letters, digits and '-'.")
+            other = self._with_suffix(web_suffix)
+            if other not in (None, old) and slug(web_suffix) != slug(old.web_suffix):
+                raise AlreadyExists(
+                    f"The environment {other.name!r} has the web suffix {web_suffix!r}, so their web apps could not be told apart. "
+                    "Choose another one."
+                )
             new = replace(new, web_suffix=web_suffix)
         if image_builder_version is not None:
             _check_builder_version(image_builder_version)
@@ -150,6 +173,8 @@ class Environments:
         statement = sa.update(tables.environments).where(tables.environments.c.id == old.id).values(**values)
         await self._database.write(lambda connection: connection.execute(statement))
         self._by_id[old.id] = new
+        if new.web_suffix != old.web_suffix:
+            self.on_web_suffix(new.id)
         return new
 
     async def delete(self, name: str) -> None:
@@ -182,6 +207,22 @@ class Environments:
 
     def _find(self, name: str) -> Environment | None:
         return next((e for e in self._by_id.values() if e.name == name), None)
+
+    def _with_suffix(self, web_suffix: str) -> Environment | None:
+        """The environment whose web apps have this suffix in their labels, where only its letters and digits count."""
+        return next((e for e in self._by_id.values() if slug(e.web_suffix) == slug(web_suffix)), None)
+
+    def _free_suffix(self, name: str) -> str:
+        if not self._by_id:
+            return ""
+        made = slug(name)[:_LONGEST_MADE_SUFFIX].strip("-")
+        tries = (made if number == 1 else f"{made}-{number}" for number in itertools.count(1))
+        return next(suffix for suffix in tries if self._with_suffix(suffix) is None)
+
+
+def slug(text: str) -> str:
+    """As a part of a label, and so of a host name: lower-case letters, digits, and "-" for all between them."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def newest_builder_version(client_version: str) -> str:

@@ -123,10 +123,11 @@ class Runner:
         self._apply(self.pool.add(_now(), inputs))
         self.rescale()
 
-    def take(self, item: PooledInput) -> Task | None:
-        """Runs an input in a ready container with room, without waiting for its poll; None, and nothing has changed, when there is none."""
+    def take(self, item: PooledInput, affinity: bytes = b"") -> Task | None:
+        """Runs an input in a ready container with room, without waiting for its poll; None, and nothing has changed, when there is none.
+        affinity: see `Pool.take`."""
         now = _now()
-        container_id = None if self._stopped else self.pool.take(now, item)
+        container_id = None if self._stopped else self.pool.take(now, item, affinity)
         if container_id is None:
             return None
         self.taken += 1

@@ -69,23 +69,24 @@ class Servers:
 
         scheduler.on_finish = finished
 
-    def take(self, function_id: str, server: ServerSpec) -> Slot | None:
+    def take(self, function_id: str, server: ServerSpec, affinity: bytes = b"") -> Slot | None:
         """A slot of a container that has room now; None when there is none and `wait` has to be asked. To be given back.
 
+        affinity: requests with the same one get slots of the same container, as far as possible.
         Raises ResourceExhausted when all containers are full and there cannot be more, FailedPrecondition when none can start."""
-        slot = self.take_free(function_id, server)
+        slot = self.take_free(function_id, server, affinity)
         if slot is None:
             self._check_room(self._scheduler.check(function_id), server)
         return slot
 
-    def take_free(self, function_id: str, server: ServerSpec) -> Slot | None:
+    def take_free(self, function_id: str, server: ServerSpec, affinity: bytes = b"") -> Slot | None:
         """The same without the refusal when all are full."""
         self._scheduler.check(function_id)
         runner = self._scheduler.runner(function_id)
         if runner is None:
             return None
         input_id = f"sr-{next(self._numbers)}"
-        task = runner.take(PooledInput(input_id, "", pinned=True))
+        task = runner.take(PooledInput(input_id, "", pinned=True), affinity)
         return self._occupy(task, input_id, server) if task is not None else None
 
     async def wait(self, function_id: str, server: ServerSpec, longest: float | None = None) -> Slot:

@@ -75,6 +75,10 @@ class BlobStore:
             incoming.move_to(self._part(key, index, md5))
         return md5
 
+    def forget_part(self, key: str, index: int, md5: str) -> None:
+        """Removes a part that was received; no error when it is not there."""
+        self._part(key, index, md5).unlink(missing_ok=True)
+
     async def complete(self, key: str, md5s: Sequence[str], size: int) -> bool:
         """Joins the parts with these MD5s (hexadecimal, in order) to a blob of `size` bytes; False when one of them is not there."""
         parts = [self._part(key, index, md5) for index, md5 in enumerate(md5s)]
