@@ -34,10 +34,10 @@ from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
 from stoker.services.restore_turns import RestoreTurns
-from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
+from stoker.services.tasks import Task
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -27,11 +26,11 @@ from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
 from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
-from stoker.runtime.base import Container, Exit, ExitKind
-from stoker.services.endings import Ending, ending, sentence
+from stoker.runtime.base import Exit, ExitKind
+from stoker.services.endings import ending, sentence
 from stoker.services.functions import Function
 from stoker.services.launching import Launcher
-from stoker.services.snapshots import SnapshotUse
+from stoker.services.tasks import Delivery, Task
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
@@ -44,40 +43,6 @@ _LOOK_AGAIN_BUSY = 0.05  # while inputs wait
 _log = structlog.get_logger(__name__)
 
 FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What an answered poll brings: inputs with their retry counts, or the order to exit."""
-
-    inputs: tuple[tuple[str, int], ...] = ()
-    exit: bool = False
-    final: bool = False
-
-
-@dataclass
-class Task:
-    """A container as the services see it (its wire name is task)."""
-
-    id: str
-    function_id: str
-    app_id: str
-    definition_id: str
-    enqueued_at: float
-    started_at: float | None = None
-    container: Container | None = None
-    told_to_stop: bool = False
-    stop_reason: str = ""
-    init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
-    cancellations: list[str] = field(default_factory=list)
-    heartbeat: asyncio.Future[None] | None = None
-    snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
-    prepared: bool = False  # whether its sandbox may have been made ahead of time
-    called: bool = False  # whether it had ever connected, known at its end
-    ending: Ending | None = None  # set when it has ended
-    detail: str = ""  # why it ended, for the user
-    job: asyncio.Task[None] | None = None
-    launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
 
 
 class Runner:

@@ -15,7 +15,8 @@ from stoker.errors import FailedPrecondition, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.functions import Function, Functions
 from stoker.services.launching import Launcher
-from stoker.services.runner import Delivery, FinishSink, Runner, Task
+from stoker.services.runner import FinishSink, Runner
+from stoker.services.tasks import Delivery, Task
 
 _STOPS = "The server stops."
 _LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between
