@@ -138,7 +138,9 @@ class ContainerLauncher:
             buckets = await self._buckets.resolve(definition.spec.buckets)
         except (NotFound, InvalidArgument, FailedPrecondition) as error:
             return Never(str(error))
-        lease = await self._engine.reserve(task.id, definition.spec.resources, function.id)
+        lease = await self._engine.reserve(
+            task.id, definition.spec.resources, function.id, awaited_by=task.awaited_by, overcommit=task.overcommit
+        )
         if not isinstance(lease, Granted):
             return lease
         self._leases[task.id] = lease

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from stoker.runtime.base import Container
@@ -42,3 +43,5 @@ class Task:
     detail: str = ""  # why it ended, for the user
     job: asyncio.Task[None] | None = None
     launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
+    awaited_by: Collection[str] = ()  # containers that wait for results of its function
+    overcommit: bool = True  # whether its function may be promised more processor time than there is
