@@ -44,6 +44,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.held: dict[str, set[str]] = {}  # container -> inputs it was given and has not reported
         self.polls: set[str] = set()
         self.leaving: set[str] = set()
+        self.blocks: list[tuple[str, str]] = []
 
     @rule(number=st.integers(1, 6))
     def add(self, number: int) -> None:
@@ -117,6 +118,26 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         self.apply(self.pool.cancel(self.now, [data.draw(st.sampled_from(sorted(self.added - self.finished)))]))
+
+    @precondition(lambda self: self.added - self.finished)
+    @rule(data=st.data())
+    def hurry(self, data: st.DataObject) -> None:
+        alive = sorted(self.added - self.finished)
+        self.pool.hurry(data.draw(st.lists(st.sampled_from(alive), min_size=1, max_size=4)))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), waiter=st.sampled_from(["in-0", "in-1", "a thread"]))
+    def wait_for_a_result(self, data: st.DataObject, waiter: str) -> None:
+        container = data.draw(st.sampled_from(sorted(self.held)))
+        self.pool.block(container, waiter)
+        self.blocks.append((container, waiter))
+
+    @precondition(lambda self: self.blocks)
+    @rule()
+    def get_a_result(self) -> None:
+        self.pool.unblock(*self.blocks.pop())
+        if not self.blocks:
+            assert not any(c.waits for c in self.pool.containers.values())
 
     @rule()
     def give_up_waiting(self) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import ContainerState, Pool, PooledInput, PoolSettings
+from stoker.core.retries import RetryPolicy
+from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.simulation.replay import replay
 from stoker.simulation.trace import TracedFunction
@@ -148,3 +152,60 @@ def test_a_timer_finds_its_container_warm(period: float) -> None:
     assert outcome.container_seconds < 0.4 * warm_all_the_time
     reactive = replay(function, Checked(ScalingSettings(scaledown_window=20), 4), period * count + 10)
     assert reactive.cold == count
+
+
+def test_an_input_that_waits_for_its_next_attempt_needs_no_container_yet() -> None:
+    once = PoolSettings(max_inputs_per_container=1, retry=RetryPolicy(1, initial_delay=60.0))
+    pool, scaler, scaling = Pool(once), Scaler(), ScalingSettings()
+    pool.launch(0.0, "a", "")
+    pool.poll(1.0, "a", 1)
+    pool.add(1.0, [PooledInput("fails", "")])
+    pool.fail(2.0, "a", "fails")
+    pool.remove(3.0, "a", "")
+    assert scaler.decide(3.0, pool, scaling, 2).start == 0
+    pool.tick(62.0)
+    assert scaler.decide(62.0, pool, scaling, 2).start == 1
+
+
+def test_what_drains_counts_for_the_maximum_unless_it_is_replaced() -> None:
+    pool, scaling = a_pool(busy=2, backlog=2), ScalingSettings(max_containers=2)
+    pool.drain("busy-0")
+    assert Scaler().decide(11.0, pool, scaling, 2).start == 0
+    rollout = Rollout()
+    rollout.begin(11.0, pool, "another definition")
+    assert Scaler().decide(11.0, pool, scaling, 2).start == 1
+
+
+def test_a_container_that_has_room_and_does_not_ask_is_not_relied_on() -> None:
+    pool, scaler = a_pool(idle=1, backlog=1), Scaler()  # it has asked at 1 s; the input is from 10 s
+    assert scaler.decide(11.0, pool, ScalingSettings(), 2).start == 0
+    assert scaler.decide(20.0, pool, ScalingSettings(), 2).start == 1
+    pool.poll(20.5, "idle-0", 1)
+    assert scaler.decide(21.0, pool, ScalingSettings(), 2).start == 0
+
+
+def test_a_container_whose_inputs_wait_for_others_is_replaced_at_once() -> None:
+    """As if there were none: without regard to estimates, to busy processors and to the scale-up window."""
+    pool, scaler, scaling = a_pool(busy=1, backlog=1), Scaler(), ScalingSettings(scaleup_window=60)
+    scaler.ran(0.01)
+    assert scaler.decide(10.0, pool, scaling, 0) == Decision(0, (), 11.0)
+    pool.block("busy-0", "run-0")
+    assert scaler.decide(10.0, pool, scaling, 0).start == 1
+    pool.unblock("busy-0", "run-0")
+    assert scaler.decide(10.0, pool, scaling, 0).start == 0
+
+
+def test_a_deadlock_by_the_maximum_is_seen() -> None:
+    pool, scaling = a_pool(busy=2, backlog=1), ScalingSettings(max_containers=2)
+    pool.block("busy-0", "run-0")
+    assert not Scaler().decide(10.0, pool, scaling, 2).stuck
+    pool.block("busy-1", "run-1")
+    assert Scaler().decide(10.0, pool, scaling, 2).stuck
+    assert not Scaler().decide(10.0, pool, replace(scaling, max_containers=3), 2).stuck
+
+
+def test_more_than_the_processors_hold_is_asked_for_when_an_input_has_waited_for_a_minute() -> None:
+    """Until then what comes on top of others is `extra`, and gets no processor time twice while all of it is in use."""
+    for now, extra in ((69.0, True), (70.5, False)):
+        decision = Scaler().decide(now, a_pool(busy=1, backlog=1), ScalingSettings(), 0)
+        assert (decision.start, decision.extra) == (1, extra)

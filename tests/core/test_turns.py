@@ -96,6 +96,22 @@ def test_who_does_not_ask_any_more_is_forgotten() -> None:
     assert machine.ask("c", {"gpu": 1}, 10)
 
 
+def test_nothing_is_kept_for_who_waits_for_those_that_wait() -> None:
+    """A small request whose caller holds what the big one lacks goes first: that would not come back before."""
+    machine = Machine()
+    machine.ask("caller", {"gpu": 1}, 1000)
+    for _ in range(4):
+        assert not machine.ask("big", {"gpu": 4}, 1)
+        machine.pass_time(PATIENCE / 3)
+    free, held = machine.free(), [{"gpu": 1}]
+    assert machine.turns.first(machine.now, "called", {"gpu": 1}, free, machine.share) == "big"
+    assert machine.turns.first(machine.now, "called", {"gpu": 1}, free, machine.share, [{"memory": 50}]) == "big"
+    assert machine.turns.first(machine.now, "called", {"gpu": 1}, free, machine.share, held) is None
+    waiting = machine.turns
+    waiting.wait(machine.now, "big", [{"gpu": 3}])
+    assert waiting.first(machine.now, "called", {"gpu": 1}, free, machine.share, held) == "big", "it can have it now"
+
+
 def holding(name: str, gpus: int, *, busy: bool = False, since: float = 0.0, share: float = 0.5) -> Holding:
     return Holding(name, {"gpu": gpus, "memory": 10}, busy, since, share)
 

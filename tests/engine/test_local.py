@@ -140,3 +140,49 @@ def test_product_names_become_modal_names() -> None:
     assert model_of("NVIDIA A100-SXM4-80GB", 80 << 30) == "A100-80GB"
     assert model_of("NVIDIA L40S", 48 << 30) == "L40S"
     assert model_of("NVIDIA GeForce RTX 4090", 24 << 30) == "GEFORCE-RTX-4090"
+
+
+def test_what_is_kept_for_others_is_kept_of_one_kind_of_gpu() -> None:
+    async def scenario() -> None:
+        clock = [0.0]
+        engine = LocalEngine(declared_gpus("H100:2,L40S:1"), clock=lambda: clock[0])
+        assert isinstance(await engine.reserve("a", gpu(("H100", 1)), "small"), Granted)
+        for clock[0] in (0.0, 10.0, 20.0, 31.0):
+            assert isinstance(await engine.reserve("b", gpu(("H100", 2)), "big"), NotNow)
+        assert isinstance(await engine.reserve("c", gpu(("H100", 1)), "other"), NotNow)
+        second_choice = await engine.reserve("c", gpu(("H100", 1), ("L40S", 1)), "other")
+        assert isinstance(second_choice, Granted) and second_choice.gpu_model == "L40S"
+
+    asyncio.run(scenario())
+
+
+def test_a_call_of_who_holds_a_gpu_gets_the_other() -> None:
+    """Else all would wait: the caller for the call, the call for the GPU that is kept, and that for the caller's."""
+
+    async def scenario() -> None:
+        clock = [0.0]
+        engine = LocalEngine(declared_gpus("H100:2"), clock=lambda: clock[0])
+        assert isinstance(await engine.reserve("caller", gpu(("H100", 1)), "f"), Granted)
+        assert isinstance(await engine.reserve("frontend", ResourceRequest(), "web"), Granted)
+        for clock[0] in (0.0, 10.0, 20.0, 31.0):
+            assert isinstance(await engine.reserve("b", gpu(("H100", 2)), "big"), NotNow)
+        for waiters in ((), ("frontend",), ("gone",)):
+            assert isinstance(await engine.reserve("c", gpu(("H100", 1)), "g", awaited_by=waiters), NotNow)
+        assert isinstance(await engine.reserve("c", gpu(("H100", 1)), "g", awaited_by=("frontend", "caller")), Granted)
+
+    asyncio.run(scenario())
+
+
+def test_an_owner_gets_no_more_than_all_processors_where_that_is_asked_for() -> None:
+    async def scenario() -> None:
+        engine = LocalEngine()
+        total = engine.inventory()["cpu_milli"]["total"]  # type: ignore[index]
+        most, more = ResourceRequest(cpu_milli=total - 100), ResourceRequest(cpu_milli=200)
+        assert isinstance(await engine.reserve("a", most, "f", overcommit=False), Granted)
+        refused = await engine.reserve("b", more, "f", overcommit=False)
+        assert isinstance(refused, NotNow) and "the processors are busy" in refused.reason
+        assert not refused.missing, "nobody ends for it"
+        assert isinstance(await engine.reserve("c", more, "g", overcommit=False), Granted)
+        assert isinstance(await engine.reserve("b", more, "f"), Granted)
+
+    asyncio.run(scenario())

@@ -16,8 +16,8 @@ from stoker.images.base import ImageConfig
 from stoker.node.agent import ContainerRequest, Node, NodeContainer
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind
 from stoker.services.checkpoints import Checkpoints
-from stoker.services.runner import Task
 from stoker.services.snapshots import SnapshotUse
+from stoker.services.tasks import Task
 
 
 class Program:

@@ -19,8 +19,8 @@ from stoker.services.checkpoints import Checkpoints
 from stoker.services.identity import ContainerIdentity
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.metrics import Metrics
-from stoker.services.runner import Task
 from stoker.services.snapshots import SnapshotUse
+from stoker.services.tasks import Task
 
 
 class Sockets:

@@ -23,6 +23,16 @@ def test_autoscaler_settings() -> None:
     assert (scaling.scaledown_window, scaling.scaleup_window, scaling.target_inputs) == (90.0, 7.0, 25.0)
 
 
+def test_a_maximum_of_nothing_is_none() -> None:
+    """The client writes 0 where its user says that there is no limit."""
+    for function in (
+        api_pb2.Function(autoscaler_settings=api_pb2.AutoscalerSettings(max_containers=0)),
+        api_pb2.Function(concurrency_limit=0),
+        api_pb2.Function(),
+    ):
+        assert parsed(function).scaling.max_containers is None
+
+
 @pytest.mark.parametrize("value, wanted", [("True", True), ("1", True), ("False", False), (None, False)])
 def test_prediction_is_asked_for(value: str | None, wanted: bool) -> None:
     function = api_pb2.Function(experimental_options={"predictive_scaling": value} if value is not None else {})

@@ -15,7 +15,7 @@ from stoker.runtime.base import Container
 from stoker.services import runner as runner_module
 from stoker.services.apps import STOPPED
 from stoker.services.functions import Function
-from stoker.services.runner import Task
+from stoker.services.tasks import Task
 from tests.services.world import SUCCESS, Idle, Starts, World, run_for, world
 
 

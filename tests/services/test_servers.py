@@ -11,9 +11,9 @@ import pytest
 from stoker.core.pool import Finish, Outcome, Pool, PooledInput, PoolSettings
 from stoker.errors import Unavailable
 from stoker.services.functions import ServerSpec
-from stoker.services.runner import Delivery
 from stoker.services.server_sessions import ServerSessions
 from stoker.services.servers import Servers
+from stoker.services.tasks import Delivery
 
 
 class OneContainer:

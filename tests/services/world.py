@@ -19,8 +19,8 @@ from stoker.services.call_records import Call
 from stoker.services.calls import Calls, Limits, Report
 from stoker.services.functions import Function, Functions
 from stoker.services.logs import Logs
-from stoker.services.runner import Task
 from stoker.services.scheduler import Scheduler
+from stoker.services.tasks import Task
 from stoker.store.database import Database
 
 SUCCESS = 1

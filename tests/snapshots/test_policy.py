@@ -12,8 +12,8 @@ from stoker.errors import NotFound, Unavailable
 from stoker.images.base import ImageConfig
 from stoker.node.agent import ContainerRequest
 from stoker.services import bases, checkpoints
-from stoker.services.runner import Task
 from stoker.services.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
+from stoker.services.tasks import Task
 from stoker.store.database import Database
 
 Body = Callable[["House"], Awaitable[None]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import heapq
-from collections import deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -50,7 +50,10 @@ class PooledContainer:
     running: dict[str, float] = field(default_factory=dict)  # input id -> start of the attempt
     polling: int = 0  # how many inputs the open poll may take; 0: no open poll
     idle_since: float = 0.0
+    heard_at: float = 0.0  # when it last asked for inputs, got some, or reported one
     served: int = 0  # inputs given so far
+    waits: Counter[str] = field(default_factory=Counter)  # for results of other calls, by which of its inputs waits
+    outdated: bool = False  # containers of a newer definition take its place
     factor: int = field(init=False)  # made from the id, odd: what keys are multiplied with, see `_drawn_to`
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class PooledInput:
     failures: int = 0  # of these, failed by the user's code or by timeout
     lost: int = 0  # of these, lost with their container
     pinned: bool = False  # something of the attempt was seen outside: there must not be another
+    hurried: bool = False  # an input of the same function runs, and cannot end before this one has
     waiting_since: float = 0.0
 
 
@@ -130,7 +134,7 @@ class Pool:
         self.settings = settings
         self.inputs: dict[str, PooledInput] = {}
         self.containers: dict[str, PooledContainer] = {}
-        self.waiting: deque[str] = deque()
+        self.waiting: OrderedDict[str, None] = OrderedDict()  # the ids, in the order in which they are to run
         self._delayed: list[tuple[float, str]] = []
         self._where: dict[str, str] = {}  # running input -> container
 
@@ -143,7 +147,7 @@ class Pool:
                 continue
             item.waiting_since = now
             self.inputs[item.id] = item
-            self.waiting.append(item.id)
+            self.waiting[item.id] = None
         return self._deliver(now)
 
     def take(self, now: float, item: PooledInput, affinity: bytes = b"") -> str | None:
@@ -188,8 +192,8 @@ class Pool:
             container_id = self._where.get(input_id)
             if container_id is not None:
                 told.setdefault(container_id, []).append(input_id)
+            self.waiting.pop(input_id, None)
             actions.append(Finish(input_id, item.call_id, Outcome.CANCELLED, "The input was cancelled."))
-        self._drop_gone_waiting()
         actions += [CancelRunning(container_id, tuple(ids)) for container_id, ids in told.items()]
         return actions
 
@@ -199,11 +203,28 @@ class Pool:
         if item is not None:
             item.pinned = True
 
+    def hurry(self, input_ids: Iterable[str]) -> None:
+        """Inputs of this function run and wait for these (of one call): while none of them runs, the first of them goes before all others.
+        Else the containers could fill with inputs that wait for others behind them."""
+        if self.settings.batch_max_size > 1:
+            return  # a batch waits for company by the age of its first input
+        first = None
+        for input_id in input_ids:
+            if input_id in self._where:
+                return
+            if first is None and input_id in self.waiting:
+                first = input_id
+        if first is not None:
+            self.inputs[first].hurried = True
+            self.waiting.move_to_end(first, last=False)
+
     # Containers
 
     def launch(self, now: float, container_id: str, definition_id: str) -> None:
         """A container of this function is being started."""
-        self.containers[container_id] = PooledContainer(container_id, definition_id, started_at=now, idle_since=now)
+        self.containers[container_id] = PooledContainer(
+            container_id, definition_id, started_at=now, idle_since=now, heard_at=now
+        )
 
     def poll(self, now: float, container_id: str, capacity: int) -> list[Action]:
         """A container asks for up to `capacity` inputs."""
@@ -211,6 +232,7 @@ class Pool:
         if container.state is ContainerState.STARTING:
             container.state = ContainerState.READY
             container.ready_at = container.idle_since = now
+        container.heard_at = now
         container.polling = max(1, capacity)
         if container.state is ContainerState.DRAINING:
             container.polling = 0
@@ -222,7 +244,7 @@ class Pool:
         for input_id in reversed(list(input_ids)):
             if self._release(now, container_id, input_id):
                 self.containers[container_id].served -= 1
-                self.waiting.appendleft(input_id)
+                self._wait_first(input_id)
         return self._deliver(now)
 
     def unpoll(self, container_id: str) -> None:
@@ -230,6 +252,20 @@ class Pool:
         container = self.containers.get(container_id)
         if container is not None:
             container.polling = 0
+
+    def block(self, container_id: str, waiter: str) -> None:
+        """Something in a container begins to wait for the result of another call. waiter: which of its inputs, or, where that is not known,
+        a name for what waits. Ends with `unblock`."""
+        container = self.containers.get(container_id)
+        if container is not None:
+            container.waits[waiter] += 1
+
+    def unblock(self, container_id: str, waiter: str) -> None:
+        container = self.containers.get(container_id)
+        if container is not None:
+            container.waits[waiter] -= 1
+            if container.waits[waiter] <= 0:
+                del container.waits[waiter]
 
     def drain(self, container_id: str) -> list[Action]:
         """A container shall finish what it runs and exit."""
@@ -263,13 +299,13 @@ class Pool:
                 actions.append(Finish(input_id, item.call_id, Outcome.LOST, detail))
             else:
                 item.waiting_since = now
-                self.waiting.appendleft(input_id)
+                self._wait_first(input_id)
         return actions + self._deliver(now)
 
     def fail_waiting(self, now: float, detail: str) -> list[Action]:
         """No container can start: every waiting input has failed an attempt."""
         actions: list[Action] = []
-        waiting, self.waiting = self.waiting, deque()
+        waiting, self.waiting = self.waiting, OrderedDict()
         for input_id in waiting:
             item = self.inputs[input_id]
             if not self._plan_retry(now, item):
@@ -294,7 +330,10 @@ class Pool:
             _, input_id = heapq.heappop(self._delayed)
             if input_id in self.inputs:
                 self.inputs[input_id].waiting_since = now
-                self.waiting.append(input_id)
+                if self.inputs[input_id].hurried:
+                    self._wait_first(input_id)
+                else:
+                    self.waiting[input_id] = None
         return self._expire(now) + self._deliver(now)
 
     def next_tick(self) -> float | None:
@@ -316,6 +355,26 @@ class Pool:
     @property
     def running(self) -> int:
         return len(self._where)
+
+    def takes(self, container: PooledContainer) -> bool:
+        """Whether a container that is up has room for another input. In one that works on a batch there is none before it asks again."""
+        return self._room(container) > 0 and (
+            not container.running or self.settings.batch_max_size <= 1 or container.polling > 0
+        )
+
+    def blocked(self, container: PooledContainer) -> bool:
+        """Whether all that a container runs waits for the results of other calls, so that it takes nothing before those have come."""
+        return 0 < len(container.running) <= len(container.waits) and not self.takes(container)
+
+    def waited(self, now: float) -> float:
+        """Seconds for which the one that has waited longest has waited, without its time for company in a batch."""
+        since = now
+        for input_id in self.waiting:
+            item = self.inputs[input_id]
+            since = min(since, item.waiting_since)
+            if not item.hurried and not item.attempts:
+                break  # those behind it came later
+        return max(0.0, now - since - (self.settings.batch_linger if self.settings.batch_max_size > 1 else 0.0))
 
     # How it is done
 
@@ -348,7 +407,7 @@ class Pool:
         return choose(containers, key=lambda c: (len(c.running), c.idle_since))
 
     def _hand_over(self, now: float, container: PooledContainer, size: int) -> Deliver:
-        taken = [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
+        taken = [self.waiting.popitem(last=False)[0] for _ in range(min(size, len(self.waiting)))]
         for input_id in taken:
             self._begin(now, container, input_id)
         container.polling = 0
@@ -359,7 +418,7 @@ class Pool:
         return Deliver(container.id, tuple((i, self.inputs[i].attempts) for i in taken), final)
 
     def _begin(self, now: float, container: PooledContainer, input_id: str) -> None:
-        container.running[input_id] = now
+        container.running[input_id] = container.heard_at = now
         self._where[input_id] = container.id
         container.served += 1
 
@@ -374,7 +433,7 @@ class Pool:
     def _batch_due(self) -> float | None:
         if not self.waiting or self.settings.batch_max_size <= 1:
             return None
-        return self.inputs[self.waiting[0]].waiting_since + self.settings.batch_linger
+        return self.inputs[next(iter(self.waiting))].waiting_since + self.settings.batch_linger
 
     def _release(self, now: float, container_id: str, input_id: str) -> bool:
         """Takes a reported input out of its container. False when it is not (any more) an input that container runs."""
@@ -383,6 +442,7 @@ class Pool:
             return False
         del container.running[input_id]
         del self._where[input_id]
+        container.heard_at = now
         if not container.running:
             container.idle_since = now
         return input_id in self.inputs
@@ -416,9 +476,9 @@ class Pool:
             actions += self.remove(now, container.id, "Another input of the container timed out.", blame_inputs=False)
         return actions
 
-    def _drop_gone_waiting(self) -> None:
-        if any(input_id not in self.inputs for input_id in self.waiting):
-            self.waiting = deque(i for i in self.waiting if i in self.inputs)
+    def _wait_first(self, input_id: str) -> None:
+        self.waiting[input_id] = None
+        self.waiting.move_to_end(input_id, last=False)
 
 
 def _drawn_to(affinity: bytes, containers: Iterable[PooledContainer]) -> PooledContainer:

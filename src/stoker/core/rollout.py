@@ -17,11 +17,9 @@ class Rollout:
 
     def begin(self, now: float, pool: Pool, definition_id: str) -> list[str]:
         """There is a new definition; the containers that must go now. Those that are ready may stay when the function is in use."""
-        old = [
-            c
-            for c in pool.containers.values()
-            if c.definition_id != definition_id and c.state is not ContainerState.DRAINING
-        ]
+        for container in pool.containers.values():
+            container.outdated = container.definition_id != definition_id
+        old = [c for c in pool.containers.values() if c.outdated and c.state is not ContainerState.DRAINING]
         ready = [c for c in old if c.state is ContainerState.READY]
         in_use = bool(pool.inputs) or any(c.served and now - c.idle_since < _LATELY for c in ready)
         self._old = [c.id for c in ready] if in_use else []

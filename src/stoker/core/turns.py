@@ -3,7 +3,8 @@
 Amounts are counted by resource, in whole units ("cpu_milli", "memory_mib", "gpu:H100"). A function that asks in vain waits. Of those that wait,
 the one that holds least comes first (by its dominant share: the largest part it holds of any one resource); whoever has waited longer than the
 patience comes before all others, in the order in which they came, and what is freed is kept for it until it fits. So small requests cannot
-starve a big one, and a function with many containers cannot starve one that has none.
+starve a big one, and a function with many containers cannot starve one that has none. Nothing is kept from a function whose result is waited
+for by what the big one needs.
 """
 
 from __future__ import annotations
@@ -44,8 +45,17 @@ class Turns:
         known = self._known(now, owner)
         return now - known.since if known else 0.0
 
-    def first(self, now: float, owner: str, needs: Amounts, free: Amounts, share: Callable[[str], float]) -> str | None:
-        """Who must get something before `owner` may take `needs`, None when nobody. share: the dominant share somebody holds."""
+    def first(
+        self,
+        now: float,
+        owner: str,
+        needs: Amounts,
+        free: Amounts,
+        share: Callable[[str], float],
+        held: Sequence[Amounts] = (),
+    ) -> str | None:
+        """Who must get something before `owner` may take `needs`, None when nobody. share: the dominant share somebody holds. held: by those
+        who wait for the owner. Nothing is kept from it for whoever lacks what they hold: they would never give it back."""
         left = {name: amount - needs.get(name, 0) for name, amount in free.items()}
         mine = self._key(now, self._known(now, owner) or _Waiter(owner, (), now, now), share)
         for waiter in list(self._waiting.values()):
@@ -55,6 +65,8 @@ class Turns:
                 if not _fits_any(waiter.alternatives, left):
                     return waiter.owner
             elif now - waiter.since >= self._patience and _compete(needs, waiter.alternatives, free):
+                if any(_compete(amounts, waiter.alternatives, free) for amounts in held):
+                    continue
                 return waiter.owner
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,8 +56,19 @@ class Never:
 
 
 class Engine(Protocol):
-    async def reserve(self, lease_id: str, request: ResourceRequest, owner: str = "") -> Granted | NotNow | Never:
-        """Owners (functions) that ask in vain are served in a fair order when they ask again."""
+    async def reserve(
+        self,
+        lease_id: str,
+        request: ResourceRequest,
+        owner: str = "",
+        *,
+        awaited_by: Collection[str] = (),
+        overcommit: bool = True,
+    ) -> Granted | NotNow | Never:
+        """Owners (functions) that ask in vain are served in a fair order when they ask again.
+
+        awaited_by: leases whose holders wait for what this one is for. Nothing is kept from it for an owner that waits for what those
+        hold. overcommit: whether the owner may be promised more processor time than there is."""
         ...
 
     async def release(self, lease_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -63,7 +63,15 @@ class LocalEngine:
         self.on_release: Callable[[], None] = lambda: None
         """Called when those that wait may have better luck."""
 
-    async def reserve(self, lease_id: str, request: ResourceRequest, owner: str = "") -> Granted | NotNow | Never:
+    async def reserve(
+        self,
+        lease_id: str,
+        request: ResourceRequest,
+        owner: str = "",
+        *,
+        awaited_by: Collection[str] = (),
+        overcommit: bool = True,
+    ) -> Granted | NotNow | Never:
         if lease_id in self._leases:
             return self._granted(lease_id)
         self._examine_gpus()
@@ -72,15 +80,19 @@ class LocalEngine:
             return Never(never)
         now, free = self._clock(), self._free()
         owner = owner or lease_id
+        if not overcommit and self._held_by(owner).get(_CPU, 0) + request.cpu_milli > self._cpu_milli:
+            return NotNow(f"the processors are busy, and all {self._cpu_milli / 1000:g} are given to its containers")
         alternatives = self._alternatives(request)
-        needs = next((needs for needs in alternatives if fits(needs, free)), None)
-        if needs is None:
+        fitting = [needs for needs in alternatives if fits(needs, free)]
+        if not fitting:
             self._turns.wait(now, owner, alternatives)
             short = min(
                 (lacking(needs, free) for needs in alternatives), key=lambda short: (len(short), *short.values())
             )
             return NotNow(self._reason(request, short), short, self._turns.waited(now, owner))
-        if self._turns.first(now, owner, needs, free, self.share) is not None:
+        held = [self.held(waiter) for waiter in awaited_by]
+        needs = next((n for n in fitting if self._turns.first(now, owner, n, free, self.share, held) is None), None)
+        if needs is None:
             self._turns.wait(now, owner, alternatives)
             return NotNow("what is free is kept for a function that has waited longer or holds less")
         lease = self._leases[lease_id] = _Lease(owner, needs)
@@ -105,12 +117,7 @@ class LocalEngine:
         return lease.amounts if lease is not None else {}
 
     def share(self, owner: str) -> float:
-        held: dict[str, int] = {}
-        for lease in self._leases.values():
-            if lease.owner == owner:
-                for name, amount in lease.amounts.items():
-                    held[name] = held.get(name, 0) + amount
-        return max((amount / self._capacity[name] for name, amount in held.items()), default=0.0)
+        return max((amount / self._capacity[name] for name, amount in self._held_by(owner).items()), default=0.0)
 
     def inventory(self) -> dict[str, object]:
         free = self._free()
@@ -128,6 +135,14 @@ class LocalEngine:
             },
             "leases": len(self._leases),
         }
+
+    def _held_by(self, owner: str) -> dict[str, int]:
+        held: dict[str, int] = {}
+        for lease in self._leases.values():
+            if lease.owner == owner:
+                for name, amount in lease.amounts.items():
+                    held[name] = held.get(name, 0) + amount
+        return held
 
     def _never(self, request: ResourceRequest) -> str:
         """Why this machine can never hold the request, or ""."""

@@ -58,6 +58,7 @@ class CallServicer:
             spawned=spawned,
             key=f"{caller.name}/{caller.idempotency_key}" if caller.idempotency_key else "",
             repeated=caller.repeats,
+            task_id=caller.task_id,
             caller_app_id=caller.container.app_id if caller.container is not None else "",
         )
         policy = self._functions.get(request.function_id).active.spec.pool.retry
@@ -109,6 +110,7 @@ class CallServicer:
             min(request.timeout, _LONGEST_POLL),
             indexes,
             request.max_values if call.kind == "unary" else 0,
+            caller.task_id,
         )
         last = f"{found[-1].seq}-0" if found else request.last_entry_id or "0-0"
         outputs = [_output(o) for o in found]

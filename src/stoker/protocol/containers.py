@@ -59,8 +59,9 @@ class ContainerServicer:
             return response
         for input_id, retry_count in delivery.inputs:
             item = self._calls.find_input(input_id)
-            if item is None:
-                continue  # cancelled between hand-over and answer
+            if item is None:  # it ended between hand-over and answer, and no output of it will come
+                self._scheduler.report(caller.task_id, input_id, failed=False)
+                continue
             call = self._calls.get(item.call_id)
             entry = response.inputs.add(
                 input_id=item.id,

@@ -158,7 +158,8 @@ class FunctionServicer:
         function.scaling_override = replace(
             old,
             min_containers=int(pick("min_containers", request.warm_pool_size_override or old.min_containers) or 0),
-            max_containers=_int(pick("max_containers", old.max_containers)),
+            # The client writes 0 for no limit.
+            max_containers=int(pick("max_containers", old.max_containers) or 0) or None,
             buffer_containers=int(pick("buffer_containers", old.buffer_containers) or 0),
             scaledown_window=float(pick("scaledown_window", old.scaledown_window) or 0.0),
             scaleup_window=float(pick("scaleup_window", old.scaleup_window) or 0.0),
@@ -225,7 +226,3 @@ def _scaling(settings: ScalingSettings) -> api_pb2.AutoscalerSettings:
     if settings.max_containers is not None:
         wire.max_containers = settings.max_containers
     return wire
-
-
-def _int(value: int | float | None) -> int | None:
-    return None if value is None else int(value)

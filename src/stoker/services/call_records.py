@@ -49,7 +49,9 @@ class Call:
     kind: str
     invocation: int
     created_at: float
+    parent_input_id: str = ""
     caller_app_id: str = ""  # of the container that made it, "" for a client
+    callers: frozenset[str] = frozenset()  # functions that called it, directly or through others; not after a restart
     open_inputs: dict[str, Input] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     total: int = 0
@@ -70,12 +72,12 @@ class Call:
 # Rows, in the order of the tables' columns.
 
 
-def call_row(call: Call, parent_input_id: str) -> tuple[object, ...]:
+def call_row(call: Call) -> tuple[object, ...]:
     return (
         call.id,
         call.function_id,
         call.app_id,
-        parent_input_id,
+        call.parent_input_id,
         call.kind,
         call.invocation,
         call.cancelled,

@@ -111,20 +111,24 @@ class Calls:
         spawned: bool,
         key: str = "",
         repeated: bool = False,
+        task_id: str = "",
         caller_app_id: str = "",
     ) -> tuple[Call, list[Input]]:
-        """A new call with its first inputs, given as (idx, payload). caller_app_id: of the container that makes it. `repeated` with the `key` of an earlier
-        request gives the call made then, also by an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
+        """A new call with its first inputs, given as (idx, payload). `repeated` with the `key` of an earlier request gives the call made then,
+        also by an earlier server on the same data. task_id, caller_app_id: of the container that makes it, if one does. Raises NotFound,
+        FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
         known = self._known(call_id) if key and (repeated or call_id in self._calls) else None
         if known is not None:
             return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
-        call = Call(call_id, function_id, function.app_id, kind, invocation, time.time(), caller_app_id)
+        created_at = time.time()
+        call = Call(call_id, function_id, function.app_id, kind, invocation, created_at, parent_input_id, caller_app_id)
+        call.callers = self._callers(parent_input_id, task_id)
         inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         if kind != WEB:
-            await self._database.append((tables.calls, [call_row(call, parent_input_id)]), input_rows(inputs))
+            await self._database.append((tables.calls, [call_row(call)]), input_rows(inputs))
         self._calls[call.id] = call
         self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
@@ -143,10 +147,16 @@ class Calls:
         return inputs
 
     async def outputs(
-        self, call_id: str, after: int, timeout: float, indexes: tuple[int, int] | None = None, max_values: int = 0
+        self,
+        call_id: str,
+        after: int,
+        timeout: float,
+        indexes: tuple[int, int] | None = None,
+        max_values: int = 0,
+        task_id: str = "",
     ) -> tuple[list[Output], int]:
         """Outputs with seq > `after` (and idx within `indexes`, ends included), as soon as there are any, waiting up to `timeout` seconds;
-        and the number of inputs not finished. Raises NotFound."""
+        and the number of inputs not finished. task_id: the container that asks, if one does. Raises NotFound."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
@@ -160,7 +170,11 @@ class Calls:
                 return found, len(call.open_inputs)
             if call.outputs and not call.open_inputs and call.kind == "unary":
                 return [], 0
-            await _wait(call, left)
+            if task_id:
+                with self._scheduler.blocked(task_id, call.parent_input_id or call.id, call):
+                    await _wait(call, left)
+            else:
+                await _wait(call, left)
 
     async def _gather(self, call: Call, found: list[Output]) -> bool:
         """In the steady flow of a map, waits a moment for more outputs, so that one answer carries many; True when it has waited.
@@ -260,6 +274,15 @@ class Calls:
         return self._scheduler.running(task_id)
 
     # How it is done
+
+    def _callers(self, parent_input_id: str, task_id: str) -> frozenset[str]:
+        parent = self._inputs.get(parent_input_id)
+        call = self._calls.get(parent.call_id) if parent is not None else None
+        if call is not None:
+            return call.callers | {call.function_id}
+        # A thread that the user's code started does not know whose it is.
+        function_id = self._scheduler.function_of(task_id)
+        return frozenset((function_id,) if function_id else ())
 
     def _accept(self, call: Call, inputs: list[Input], *, may_park: bool = False) -> None:
         if may_park and self._scheduler.load_of(call.function_id)[0] > _MOST_IN_MEMORY:
@@ -424,16 +447,7 @@ class Calls:
                 sa.select(outputs).where(outputs.c.call_id == call_id).order_by(outputs.c.seq)
             ).all()
             all_inputs = connection.execute(sa.select(inputs).where(inputs.c.call_id == call_id)).all()
-        call = Call(
-            row.id,
-            row.function_id,
-            row.app_id,
-            row.kind,
-            row.invocation,
-            row.created_at,
-            row.caller_app_id,
-            cancelled=row.cancelled,
-        )
+        call = Call(**row._asdict())
         call.outputs = [Output(**o._asdict()) for o in done]
         call.last_seq = max((o.seq for o in call.outputs), default=0)
         finished = {o.input_id for o in call.outputs}

@@ -9,8 +9,8 @@ import structlog
 
 from stoker.errors import InvalidArgument, StokerError
 from stoker.node.agent import NodeContainer
-from stoker.services.runner import Task
 from stoker.services.snapshots import Snapshots, SnapshotUse
+from stoker.services.tasks import Task
 
 _DISCONNECT = 10.0  # seconds a container may take to close its connections
 _SILENCE = (

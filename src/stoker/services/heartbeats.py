@@ -8,8 +8,8 @@ import time
 import structlog
 
 from stoker.services.launching import Launcher
-from stoker.services.runner import Task
 from stoker.services.scheduler import Scheduler
+from stoker.services.tasks import Task
 
 _QUEUE = 2.0  # seconds in which what came while the server itself could not look is looked at
 _PATIENCE = 15.0  # seconds that a sandbox may take for an answer

@@ -34,11 +34,11 @@ from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
 from stoker.services.restore_turns import RestoreTurns
-from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
 from stoker.services.special_bits import SpecialBits
+from stoker.services.tasks import Task
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -140,7 +140,9 @@ class ContainerLauncher:
             buckets = await self._buckets.resolve(definition.spec.buckets)
         except (NotFound, InvalidArgument, FailedPrecondition) as error:
             return Never(str(error))
-        lease = await self._engine.reserve(task.id, definition.spec.resources, function.id)
+        lease = await self._engine.reserve(
+            task.id, definition.spec.resources, function.id, awaited_by=task.awaited_by, overcommit=task.overcommit
+        )
         if not isinstance(lease, Granted):
             return lease
         self._leases[task.id] = lease

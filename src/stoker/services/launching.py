@@ -9,7 +9,7 @@ from stoker.runtime.base import Container
 from stoker.services.functions import Function
 
 if TYPE_CHECKING:
-    from stoker.services.runner import Task
+    from stoker.services.tasks import Task
 
 
 class Launcher(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -27,11 +27,12 @@ from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
 from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
-from stoker.runtime.base import Container, Exit, ExitKind
-from stoker.services.endings import Ending, ending, sentence
+from stoker.runtime.base import Exit, ExitKind
+from stoker.services.endings import ending, sentence
 from stoker.services.functions import Function
 from stoker.services.launching import Launcher
-from stoker.services.snapshots import SnapshotUse
+from stoker.services.notices import Notices
+from stoker.services.tasks import Delivery, Task
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
@@ -44,40 +45,6 @@ _LOOK_AGAIN_BUSY = 0.05  # while inputs wait
 _log = structlog.get_logger(__name__)
 
 FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What an answered poll brings: inputs with their retry counts, or the order to exit."""
-
-    inputs: tuple[tuple[str, int], ...] = ()
-    exit: bool = False
-    final: bool = False
-
-
-@dataclass
-class Task:
-    """A container as the services see it (its wire name is task)."""
-
-    id: str
-    function_id: str
-    app_id: str
-    definition_id: str
-    enqueued_at: float
-    started_at: float | None = None
-    container: Container | None = None
-    told_to_stop: bool = False
-    stop_reason: str = ""
-    init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
-    cancellations: list[str] = field(default_factory=list)
-    heartbeat: asyncio.Future[None] | None = None
-    snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
-    prepared: bool = False  # whether its sandbox may have been made ahead of time
-    called: bool = False  # whether it had ever connected, known at its end
-    ending: Ending | None = None  # set when it has ended
-    detail: str = ""  # why it ended, for the user
-    job: asyncio.Task[None] | None = None
-    launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
 
 
 class Runner:
@@ -97,8 +64,10 @@ class Runner:
         self.pool = Pool(function.active.spec.pool)
         self.tasks: dict[str, Task] = {}
         self.taken = 0  # inputs that containers got
+        self.awaited_by: Counter[str] = Counter()  # containers, of whatever function, that wait for results of this one
         self.starved = False  # a container could not be placed; try again when something is released
         self._launcher = launcher
+        self._notices = Notices(launcher.say)
         self._by_task = by_task
         self._is_deployed = is_deployed
         self._make_room = make_room
@@ -111,8 +80,13 @@ class Runner:
         self._rollout = Rollout()
         self._stopped = False
         self._rescaling = False
-        self._looked_at = 0.0
+        self._looked_at = self._looks_for_room_at = 0.0
         self._jobs: set[asyncio.Task[None]] = set()
+
+    @property
+    def called_as(self) -> str:
+        """The id of the function that callers mean; another one during a canary."""
+        return self.function.twin_of or self.function.id
 
     # Inputs
 
@@ -199,6 +173,12 @@ class Runner:
             task.heartbeat = None
         cancellations, task.cancellations = task.cancellations, []
         return cancellations
+
+    def block(self, task_id: str, waiter: str) -> None:
+        """Something in a container begins to wait for the result of another call (see `Pool.block`)."""
+        self.pool.block(task_id, waiter)
+        if self.pool.waiting:
+            self.rescale()
 
     def init_failed(self, task_id: str, result: bytes, status: int) -> None:
         """The container says that the user's code could not be imported or entered. It ends by itself after this."""
@@ -292,16 +272,20 @@ class Runner:
         if self._stopped:
             return
         now = self._looked_at = _now()
-        decision = self._scaler.decide(now, self.pool, self.function.scaling, self._launcher.start_slots())
+        slots = self._launcher.start_slots()
+        if self.function.active.spec.resources.gpus:
+            slots = max(slots, 1)  # no GPU stays idle for busy processors
+        decision = self._scaler.decide(now, self.pool, self.function.scaling, slots)
         if self.starved and not decision.start and not self._rollout.under_way:
             self.starved = False
             self._launcher.withdraw(self.function.id)
         if now >= self._crash_loop.not_before and not self.starved:
             for _ in range(self._rollout.starts(self.pool, self.function.active.id, decision.start)):
-                self._start()
+                self._start(overcommit=slots > 0 or not decision.extra)
         if not self._rollout.under_way:
             for container_id in decision.drain:
                 self.drain(container_id)
+        self._notices.stuck(now, decision.stuck, self.pool, next(iter(self.tasks.values()), None))
         self._set_alarm(now, decision)
 
     def _apply(self, actions: Iterable[Action]) -> None:
@@ -352,10 +336,18 @@ class Runner:
             task.launching = False
             task.job.cancel()
 
-    def _start(self) -> None:
+    def _start(self, *, overcommit: bool = True) -> None:
         definition = self.function.active
         task_id = self._launcher.new_task_id(self.function.id)
-        task = Task(task_id, self.function.id, self.function.app_id, definition.id, enqueued_at=time.time())
+        task = Task(
+            task_id,
+            self.function.id,
+            self.function.app_id,
+            definition.id,
+            enqueued_at=time.time(),
+            awaited_by=self.awaited_by.keys(),
+            overcommit=overcommit,
+        )
         self.tasks[task.id] = task
         self._by_task[task.id] = self
         self.pool.launch(_now(), task.id, definition.id)
@@ -373,6 +365,7 @@ class Runner:
             if isinstance(launched, (NotNow, Never)):
                 self._not_placed(task, launched)
                 return
+            self._notices.placed()
             task.container = launched
             if task.told_to_stop or task.stop_reason:
                 await launched.kill()
@@ -401,12 +394,13 @@ class Runner:
             return
         if self._rollout.under_way:
             self._end_rollout()  # there is no room beside the old containers
-        if not self.starved:
-            self._launcher.say(task, f"Waiting for resources: {why.reason}.\n")
+        self._notices.not_placed(why, task)
         self.starved = True
         self._make_room(self, why)
-        # Room also appears without a release of ours, such as when somebody frees disk space.
-        asyncio.get_running_loop().call_later(_LOOK_FOR_ROOM, self.try_again)
+        if _now() >= self._looks_for_room_at:
+            # Room also appears without a release of ours, such as when somebody frees disk space.
+            self._looks_for_room_at = _now() + _LOOK_FOR_ROOM
+            asyncio.get_running_loop().call_later(_LOOK_FOR_ROOM, self.try_again)
 
     def _ended(self, task: Task, ended: Exit, *, hopeless: bool) -> None:
         now = _now()
@@ -440,7 +434,8 @@ class Runner:
             if not self.pool.inputs:
                 self._end_rollout()
             return
-        if any(c.state is ContainerState.READY for c in self.pool.containers.values()):
+        ready = [c for c in self.pool.containers.values() if c.state is ContainerState.READY]
+        if not all(self.pool.blocked(c) for c in ready):
             return  # others came up and serve those that wait
         if task.init_result is not None:
             finishes = [a for a in self.pool.fail_waiting(now, reason) if isinstance(a, Finish)]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 
-from stoker.core.autoscaler import ScalingSettings
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.core.turns import Holding, make_room
 from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
+from stoker.services.call_records import Call
 from stoker.services.functions import Function, Functions
 from stoker.services.launching import Launcher
-from stoker.services.runner import Delivery, FinishSink, Runner, Task
+from stoker.services.runner import FinishSink, Runner
+from stoker.services.tasks import Delivery, Task
 
 _STOPS = "The server stops."
-_LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between
+_LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between, as if it were idle
 
 
 class Scheduler:
@@ -74,7 +76,13 @@ class Scheduler:
         for function_id in function_ids:
             runner = self._runners.get(function_id)
             if runner is not None:
-                runner.function.scaling_override = ScalingSettings(scaledown_window=0.0)
+                runner.function.scaling_override = replace(
+                    runner.function.scaling,
+                    min_containers=0,
+                    buffer_containers=0,
+                    scaledown_window=0.0,
+                    predictive=False,
+                )
                 runner.rescale()
 
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
@@ -104,6 +112,28 @@ class Scheduler:
         runner = self._of_task(task_id)
         return await runner.next_inputs(task_id, capacity) if runner else Delivery(exit=True)
 
+    @contextmanager
+    def blocked(self, task_id: str, waiter: str, call: Call) -> Iterator[None]:
+        """While it lasts, something in a container waits for the result of a call; waiter: see `Pool.block`."""
+        runner = self._of_task(task_id)
+        if runner is None:
+            yield
+            return
+        asked = self._with_twins(call.function_id)
+        for other in asked:
+            other.awaited_by[task_id] += 1
+            if call.function_id in call.callers and runner.called_as in call.callers:
+                other.pool.hurry(call.open_inputs)
+        runner.block(task_id, waiter)
+        try:
+            yield
+        finally:
+            runner.pool.unblock(task_id, waiter)
+            for other in asked:
+                other.awaited_by[task_id] -= 1
+                if not other.awaited_by[task_id]:
+                    del other.awaited_by[task_id]
+
     async def heartbeat(self, task_id: str, hold: float) -> list[str]:
         runner = self._of_task(task_id)
         return await runner.heartbeat(task_id, hold) if runner else []
@@ -123,6 +153,11 @@ class Scheduler:
         else:
             runner.preempt(task_id, "It was stopped by the user.")
         runner.rescale()
+
+    def function_of(self, task_id: str) -> str:
+        """The id of the function whose inputs a container runs, "" when it is gone."""
+        runner = self._of_task(task_id)
+        return runner.called_as if runner is not None else ""
 
     def task(self, task_id: str) -> Task | None:
         runner = self._of_task(task_id)
@@ -240,10 +275,19 @@ class Scheduler:
         now = time.monotonic()
         live = [c for c in runner.pool.containers.values() if c.state is not ContainerState.DRAINING]
         spare = max(0, len(live) - runner.function.scaling.min_containers)
-        ready = [c for c in live if c.ready_at and (c.running or now - c.idle_since >= _LEAST_IDLE)]
-        ready.sort(key=lambda c: (bool(c.running), c.idle_since))
         share = self._engine.share(runner.function.id)
-        return [Holding(c.id, self._engine.held(c.id), bool(c.running), c.idle_since, share) for c in ready[:spare]]
+        holdings = [
+            Holding(
+                c.id,
+                self._engine.held(c.id),
+                bool(c.running) or now - c.idle_since < _LEAST_IDLE,
+                c.idle_since,
+                share,
+            )
+            for c in live
+            if c.ready_at
+        ]
+        return sorted(holdings, key=lambda h: (h.busy, h.idle_since))[:spare]
 
     def _finish(self, finishes: Iterable[Finish], result: tuple[bytes, int] | None) -> None:
         self.on_finish(finishes, result)

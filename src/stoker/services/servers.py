@@ -21,8 +21,9 @@ import structlog
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from stoker.services.functions import Function, ServerSpec
-from stoker.services.runner import Runner, Task
+from stoker.services.runner import Runner
 from stoker.services.scheduler import Scheduler
+from stoker.services.tasks import Task
 from stoker.services.waiting import settled
 
 _CONNECT_AGAIN = (
