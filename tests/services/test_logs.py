@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
+from stoker.errors import ResourceExhausted, Unavailable
 from stoker.services import logs as logs_service
 from stoker.services.logs import LogFilter, Logs
+from stoker.store import tables
 from stoker.store.database import Database
 
 
@@ -86,3 +90,65 @@ def test_entries_that_are_being_stored_are_found(tmp_path: Path) -> None:
         await database.close()
 
     asyncio.run(scenario())
+
+
+def test_entries_wait_while_none_can_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not dropped, nor stored twice; only when there are very many the oldest go, and the log says how many."""
+    monkeypatch.setattr(logs_service, "_FLUSH_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs, write = Logs(database), database.write
+        failures: list[Exception] = [Unavailable("away"), ResourceExhausted("full"), Unavailable("away")]
+        tried = asyncio.Event()
+
+        async def sometimes(work: Any) -> Any:
+            if failures:
+                tried.set()
+                error = failures.pop(0)
+                if len(failures) == 1:
+                    await write(work)  # stored, though nobody hears of it
+                raise error
+            return await write(work)
+
+        monkeypatch.setattr(database, "write", sometimes)
+        logs.write("ap-1", 1, "first\n")
+        await tried.wait()
+        logs.write("ap-1", 1, "second\n")
+        assert [entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)] == ["first\n", "second\n"]
+        while logs._saving is not None:
+            await asyncio.wait([logs._saving])
+        assert stored(database) == ["first\n", "second\n"] and logs._unsaved_bytes == 0
+
+        failures += [Unavailable("away")]
+        monkeypatch.setattr(logs_service, "_MOST_UNSAVED_BYTES", 1_500)
+        with capture_logs() as said:
+            for number in range(10):
+                logs.write("ap-1", 1, f"{number}\n")
+            while logs._saving is not None:
+                await asyncio.wait([logs._saving])
+        kept = stored(database)[2:]
+        assert kept == [f"{number}\n" for number in range(10 - len(kept), 10)] and 0 < len(kept) < 10
+        assert [line.get("entries") for line in said] == [None, 10 - len(kept)]
+        await logs.close()
+        await database.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_entry_that_can_never_be_stored_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        for number in range(5):
+            logs.write("ap-1", 1, "\ud800" if number == 3 else f"{number}\n")  # half of a pair, which is no text
+        await logs.close()
+        assert stored(database) == ["0\n", "1\n", "2\n", "4\n"]
+        await database.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def stored(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.execute(sa.select(tables.logs.c.data).order_by(tables.logs.c.seq)).scalars())

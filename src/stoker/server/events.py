@@ -29,7 +29,7 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
     def published(app: App, changed: list[str]) -> None:
         endpoints.publish(app)
         scheduler.redefine(app, changed)
-        services.canaries.publish(app)
+        services.canaries.forget(app.id)
         services.schedules.publish(app)
 
     scheduler.route = services.canaries.route

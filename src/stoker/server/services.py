@@ -51,7 +51,6 @@ from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.traffic import Traffic
 from stoker.services.transfer import TransferUrls, UrlSigner
-from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
 from stoker.services.webcalls import WebCalls
@@ -77,7 +76,6 @@ class Services:
         await self._apps(gateway_port, builder)
         await self._containers(runtime, builder)
         self._calls()
-        self._chores()
         # The container side must listen on the address the runtime provides, so the runtime opens before any listener.
         await self.node.open()
         self._cleanup.push_async_callback(self.node.close)
@@ -103,7 +101,7 @@ class Services:
             token = await self.tokens.create("first" if is_first else "administrator")
             data.write_token(*token)
             self.new_token = token if is_first else None
-        self._cleanup.push_async_callback(self.tokens.save_uses)
+        self._cleanup.push_async_callback(self.tokens.close)
         self.token_flows = TokenFlows(self.tokens)
         self.environments = Environments(
             database=self.database, default=settings.environment, image_builder_version=settings.image_builder_version
@@ -145,17 +143,8 @@ class Services:
         )
         self.dicts = Dicts(database=database, environments=self.environments)
         self.queues = Queues(database=database, environments=self.environments)
-        upkeep = Upkeep(
-            [
-                self.volumes.sweep,
-                self.network_files.objects.sweep,
-                self.dicts.sweep,
-                self.queues.sweep,
-                self.tokens.save_uses,
-            ]
-        )
-        upkeep.start()
-        self._cleanup.push_async_callback(upkeep.close)
+        for part in (self.mounts, self.secrets, self.volumes, self.network_files, self.queues, self.environments):
+            self._cleanup.push_async_callback(part.close)
 
     async def _apps(self, gateway_port: int, builder: ImageBuilder) -> None:
         settings, database = self.settings, self.database
@@ -186,6 +175,7 @@ class Services:
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
+        self._cleanup.push_async_callback(self.canaries.close)
         self.images = Images(database, builder)
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
@@ -271,17 +261,25 @@ class Services:
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )
 
-    def _chores(self) -> None:
+    def do_chores(self) -> None:
+        """Begins what is to be done now and then, when all that the last server knew is known again."""
         days = self.settings.result_days
         chores = (
+            self.environments.catch_up,
             self.volumes.sweep,
+            self.network_files.sweep,
+            self.dicts.sweep,
+            self.queues.sweep,
+            self.tokens.save_uses,
+        )
+        rare = (
             self.blobs.sweep,
             self.snapshots.sweep,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
             partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),
         )
-        self._cleanup.push_async_callback(Housekeeping(chores).close)
+        self._cleanup.push_async_callback(Housekeeping(chores, rare).close)
 
     def _may_have_snapshots(self, app_id: str) -> bool:
         settings = self.settings

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 import structlog
 
+from stoker.aio.bell import Bell
+from stoker.aio.jobs import Jobs
+from stoker.cancelling import finished
+from stoker.errors import ResourceExhausted, Unavailable
 from stoker.store import tables
 from stoker.store.database import Database
 
 STDOUT, STDERR, INFO = 1, 2, 3
 _KEEP_IN_MEMORY = 5_000  # entries per app
 _FLUSH_SECONDS = 0.2
+_LONGEST_PAUSE = 30.0  # seconds between tries while nothing can be stored
+_MOST_UNSAVED_BYTES = 64 << 20  # in memory, until it can be stored
 _FORGET_AFTER = 120.0  # seconds the entries of an app that is over stay in memory
 _log = structlog.get_logger(__name__)
 
@@ -62,13 +68,7 @@ class _AppLog:
     def __init__(self) -> None:
         self.entries: deque[LogEntry] = deque(maxlen=_KEEP_IN_MEMORY)
         self.done = False
-        self.waiters: set[asyncio.Future[None]] = set()
-
-    def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        self.news = Bell()
 
 
 class Logs:
@@ -77,6 +77,12 @@ class Logs:
         self._apps: dict[str, _AppLog] = {}
         self._unsaved: list[LogEntry] = []
         self._being_saved: list[LogEntry] = []
+        self._unsaved_bytes = 0  # of both
+        self._lost = 0  # entries for which there was no room while none could be stored
+        self._nul = (
+            "\N{REPLACEMENT CHARACTER}" if database.engine.dialect.name == "postgresql" else "\0"
+        )  # it keeps none
+        self._jobs = Jobs("logs")
         self._saving: asyncio.Task[None] | None = None
         with database.read() as connection:
             newest = connection.execute(sa.select(sa.func.max(tables.logs.c.seq))).scalar() or 0
@@ -89,16 +95,19 @@ class Logs:
         entry = LogEntry(self._seq, app_id, function_id, task_id, fd, data, time.time())
         log = self._app(app_id)
         log.entries.append(entry)
-        log.wake()
+        log.news.ring()
         self._unsaved.append(entry)
+        self._unsaved_bytes += _size(entry)
+        if self._unsaved_bytes > _MOST_UNSAVED_BYTES:
+            self._make_room()
         if self._saving is None:
-            self._saving = asyncio.get_running_loop().create_task(self._save_soon())
+            self._saving = self._jobs.start("store entries", self._save_soon())
 
     def finish(self, app_id: str) -> None:
         """No more entries will come: streams of the app end."""
         log = self._app(app_id)
         log.done = True
-        log.wake()
+        log.news.ring()
         asyncio.get_running_loop().call_later(_FORGET_AFTER, self._apps.pop, app_id, None)
 
     async def follow(
@@ -126,11 +135,7 @@ class Logs:
                 return
             if log.entries and log.entries[-1].seq > after:
                 continue
-            waiter = loop.create_future()
-            log.waiters.add(waiter)
-            done, _ = await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
-            log.waiters.discard(waiter)
-            if not done:
+            if not await log.news.wait(deadline - loop.time()):
                 return
 
     def fetch(self, app_id: str, wanted: LogFilter, limit: int) -> list[LogEntry]:
@@ -168,28 +173,73 @@ class Logs:
     async def close(self) -> None:
         if self._saving is not None:
             self._saving.cancel()
+        await self._jobs.close()
         await self._save()
 
     def _app(self, app_id: str) -> _AppLog:
         return self._apps.setdefault(app_id, _AppLog())
 
     async def _save_soon(self) -> None:
-        await asyncio.sleep(_FLUSH_SECONDS)
-        self._saving = None
-        await self._save()
+        pause = _FLUSH_SECONDS
+        try:
+            while self._unsaved:
+                await asyncio.sleep(pause)
+                stored = await finished(self._save())
+                pause = _FLUSH_SECONDS if stored else min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            self._saving = None
 
-    async def _save(self) -> None:
+    async def _save(self) -> bool:
+        """Stores what waits; False when that must be tried again, because the disk is full or the database away."""
         entries, self._unsaved = self._unsaved, []
         self._being_saved += entries
         try:
-            await self._database.insert(tables.logs, [_row(entry) for entry in entries])
-        except Exception as error:  # logs must never stop the work
-            _log.warning("logs were not stored", entries=len(entries), error=str(error))
+            await self._store(entries)
+        except (ResourceExhausted, Unavailable):
+            self._unsaved[:0] = entries
+            self._make_room()
+            return False
+        else:
+            self._unsaved_bytes -= sum(map(_size, entries))
         finally:
             del self._being_saved[: len(entries)]  # stored in the order in which they were given
+        if self._lost:
+            _log.warning("log entries were lost while none could be stored", entries=self._lost)
+            self._lost = 0
+        return True
+
+    async def _store(self, entries: Sequence[LogEntry]) -> None:
+        """Logs must never stop the work: what can never be stored is left out."""
+        try:
+            await self._database.insert(tables.logs, [_row(entry, self._nul) for entry in entries], known=True)
+        except (ResourceExhausted, Unavailable):
+            raise
+        except Exception as error:
+            if len(entries) > 1:
+                middle = len(entries) // 2
+                await self._store(entries[:middle])
+                await self._store(entries[middle:])
+            else:
+                _log.warning("a log entry cannot be stored", app=entries[0].app_id, error=str(error))
+
+    def _make_room(self) -> None:
+        """Of what cannot be stored only so much is kept, the newest of it."""
+        gone = 0
+        while self._unsaved_bytes > _MOST_UNSAVED_BYTES and gone < len(self._unsaved):
+            self._unsaved_bytes -= _size(self._unsaved[gone])
+            gone += 1
+        del self._unsaved[:gone]
+        if gone and not self._lost:
+            _log.warning("log entries are lost, since none can be stored")
+        self._lost += gone
 
 
-def _row(entry: LogEntry) -> dict[str, object]:
+def _size(entry: LogEntry) -> int:
+    """Bytes in memory, about."""
+    return len(entry.data) + 300
+
+
+def _row(entry: LogEntry, nul: str) -> dict[str, object]:
     return {
         "seq": entry.seq,
         "app_id": entry.app_id,
@@ -197,6 +247,6 @@ def _row(entry: LogEntry) -> dict[str, object]:
         "task_id": entry.task_id,
         "input_id": "",
         "fd": entry.fd,
-        "data": entry.data,
+        "data": entry.data.replace("\0", nul),
         "timestamp": entry.timestamp,
     }

@@ -18,6 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name
 from stoker.images import pythons
@@ -27,6 +28,7 @@ from stoker.store.contents import Contents
 from stoker.store.database import Database
 from stoker.store.filetree import parts_of
 
+_PATIENCE = 5.0  # seconds for which the end of the server waits for trees that are being made
 _CLIENT_MOUNT = re.compile(r"^modal-client-mount-(?P<version>\d+\.\d+(?:\.[0-9A-Za-z.+]+)?)$")
 
 
@@ -59,6 +61,7 @@ class Mounts:
         for entry in directory.iterdir():
             if entry.name.startswith("."):  # a tree that was being made when the server was killed
                 shutil.rmtree(entry, ignore_errors=True)
+        self._jobs = Jobs("mounts")
         self._making: dict[str, asyncio.Task[Path]] = {}
         self._client_versions: dict[str, str | None] = {}
 
@@ -75,7 +78,7 @@ class Mounts:
             return True
         if blob_id:
             await self._contents.add(sha256, self._blobs.stream(blob_id), await self._blobs.size(blob_id))
-            await self._blobs.delete([blob_id])  # now kept by its digest
+            self._jobs.insist(f"delete {blob_id}", lambda: self._blobs.delete([blob_id]))  # now kept by its digest
             return True
         if data:
             await self._contents.add(sha256, _once(data), len(data))
@@ -151,10 +154,13 @@ class Mounts:
         making = self._making.get(mount_id)
         if making is None:
             row = self._load(mount_id)
-            making = asyncio.ensure_future(asyncio.to_thread(self._make_tree, row.files, path))
-            self._making[mount_id] = making
+            work = asyncio.to_thread(self._make_tree, row.files, path)
+            making = self._making[mount_id] = self._jobs.start(f"make {mount_id}", work, awaited=True)
             making.add_done_callback(lambda _: self._making.pop(mount_id, None))
         return await asyncio.shield(making)  # goes on for the others when one of those who wait gives up
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=_PATIENCE)
 
     async def _client_mount(self, name: str) -> Mount:
         mount = _stand_in("client", name)

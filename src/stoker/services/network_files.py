@@ -12,9 +12,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.ids import is_id
 from stoker.services.blobs import Blobs
+from stoker.services.duties import Duty
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
 from stoker.services.transfer import PREFIX
@@ -40,13 +44,16 @@ class NetworkFiles:
         self._volumes = volumes
         self._blobs = blobs
         self._directory = directory
+        self._jobs = Jobs("network file systems")
+        self._removal = Duty(database, "remove the files of", self._remove_files)
         self.objects = NamedObjects(
             database=database,
             environments=environments,
             table=tables.shared_volumes,
             prefix="sv",
             noun="nfs",
-            on_deleted=self._throw_away,
+            forget=self._note_removal,
+            on_deleted=self._removal.begin,
         )
 
     def directory(self, nfs_id: str) -> Path:
@@ -73,7 +80,7 @@ class NetworkFiles:
         """The same with the content of a blob, which is used up. Raises NotFound, InvalidArgument, AlreadyExists."""
         size = await self._blobs.size(blob_id)
         await self._put(nfs_id, path, self._blobs.stream(blob_id), size, sha256)
-        await self._blobs.delete([blob_id])
+        self._jobs.insist(f"delete {blob_id}", lambda: self._blobs.delete([blob_id]))
 
     async def read(self, nfs_id: str, path: str) -> bytes | str:
         """The content of a small file, or what to give to `download_path` for a large one. Raises NotFound, FailedPrecondition."""
@@ -119,6 +126,15 @@ class NetworkFiles:
         await asyncio.to_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
         await self._volumes.empty(doomed)
 
+    async def sweep(self) -> None:
+        """Deletes what nobody uses any more, and what is left of what was deleted. To be called now and then."""
+        await self.objects.sweep()
+        await self._removal.catch_up()
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=0.0)
+        await self._removal.close()
+
     def _tree(self, nfs_id: str) -> FileTree:
         found = self.objects.get(nfs_id)
         name = f"the network file system {found.name!r}" if found.name else "this network file system"
@@ -143,11 +159,16 @@ class NetworkFiles:
             raise InvalidArgument(f"{handle[:100]!r} does not name a file of a network file system.")
         return nfs_id, inode, size, name
 
-    def _throw_away(self, nfs_id: str) -> None:
-        """Containers that have it mounted find it empty; what was thrown away is removed by and by."""
+    def _note_removal(self, connection: sa.Connection, nfs_ids: Sequence[str]) -> None:
+        for nfs_id in nfs_ids:
+            self._removal.note(connection, nfs_id)
+
+    async def _remove_files(self, nfs_id: str) -> None:
+        """The file system is deleted: containers that have it mounted find it empty."""
         doomed = self._volumes.trash_path()
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._directory / nfs_id, doomed)
+        await self._volumes.empty(doomed)
 
 
 def _children(tree: FileTree, parts: Parts) -> Iterator[Entry]:

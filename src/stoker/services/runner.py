@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.core.crashloop import CrashLoop
 from stoker.core.pool import (
     Action,
@@ -114,7 +115,7 @@ class Runner:
         self._stopped = False
         self._rescaling = False
         self._looked_at = 0.0
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs("runner")
 
     # Inputs
 
@@ -235,7 +236,7 @@ class Runner:
         task.told_to_stop, task.stop_reason = True, task.stop_reason or reason
         self._answer(task_id, Delivery(exit=True))
         self._apply(self.pool.remove(_now(), task_id, reason, blame_inputs=False))
-        self._do(task.container.signal(signal.SIGINT))
+        self._jobs.start(f"interrupt {task_id}", task.container.signal(signal.SIGINT))
         asyncio.get_running_loop().call_later(_GRACE, self._kill, task_id, reason)
 
     def kill(self, task_id: str, reason: str) -> None:
@@ -345,7 +346,7 @@ class Runner:
         task.told_to_stop = True
         task.stop_reason = task.stop_reason or reason
         if task.container is not None:
-            self._do(task.container.kill())
+            self._jobs.insist(f"kill {task.id}", task.container.kill)
         elif task.job is not None and task.launching:
             task.launching = False
             task.job.cancel()
@@ -357,7 +358,7 @@ class Runner:
         self.tasks[task.id] = task
         self._by_task[task.id] = self
         self.pool.launch(_now(), task.id, definition.id)
-        task.job = asyncio.get_running_loop().create_task(self._live(task))
+        task.job = self._jobs.start(f"life of {task.id}", self._live(task))
 
     async def _live(self, task: Task) -> None:
         """The whole life of one container."""
@@ -373,7 +374,7 @@ class Runner:
                 return
             task.container = launched
             if task.told_to_stop or task.stop_reason:
-                await launched.kill()
+                self._jobs.insist(f"kill {task.id}", launched.kill)
             ended = await launched.wait()
         except asyncio.CancelledError:
             ended = Exit(ExitKind.KILLED, 137, "")
@@ -387,7 +388,10 @@ class Runner:
             failed = task.init_result is not None
             task.ending = ending(ended, told_to_stop=task.told_to_stop, init_failed=failed)
             task.detail = sentence(ended, stop_reason=task.stop_reason, init_failed=failed)
-            await self._launcher.land(task)
+            try:
+                await self._launcher.land(task)
+            except Exception:  # its inputs must go back all the same
+                _log.exception("not everything of a container was given back", task=task.id)
             self.tasks.pop(task.id, None)
             self._by_task.pop(task.id, None)
         self._ended(task, ended, hopeless=hopeless)
@@ -487,12 +491,7 @@ class Runner:
         if task is not None and not task.stop_reason:
             task.stop_reason = f"It did not start within its start-up timeout of {startup:g} s."
             if task.container is not None:
-                self._do(task.container.kill())
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+                self._jobs.insist(f"kill {task.id}", task.container.kill)
 
 
 def _now() -> float:

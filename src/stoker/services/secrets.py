@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name, new_id
 from stoker.services.environments import Environments
@@ -22,6 +24,7 @@ from stoker.store import tables
 from stoker.store.database import Database
 
 _NONCE_BYTES = 12
+_PATIENCE = 5.0  # seconds for which the end of the server waits for what is being stored
 _USE_RESOLUTION = 60.0  # seconds between two records of the last use
 
 
@@ -46,6 +49,7 @@ class Secrets:
         self._environments = environments
         self._key = key
         self._cipher = AESGCM(key)
+        self._jobs = Jobs("secrets")
         environments.on_delete.append(self._delete_all)
 
     def get(self, secret_id: str) -> Secret:
@@ -161,8 +165,13 @@ class Secrets:
                 used.append(secret_id)
         if used:
             statement = sa.update(tables.secrets).where(tables.secrets.c.id.in_(used)).values(last_used_at=now)
-            await self._database.write(lambda connection: connection.execute(statement))
+            note = partial(sa.Connection.execute, statement=statement)
+            # Beside: a container must not fail to start for it.
+            self._jobs.start("note the use of secrets", self._database.write(note))
         return values
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=_PATIENCE)
 
     async def _delete_all(self, environment_id: str) -> None:
         statement = sa.delete(tables.secrets).where(tables.secrets.c.environment_id == environment_id)
