@@ -124,6 +124,7 @@ class Services:
         self.logs = Logs(database)
         self._cleanup.push_async_callback(self.logs.close)
         self.blobs = Blobs(database=database, store=self._blob_store)
+        self._cleanup.push_async_callback(self.blobs.close)
         self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
         secret_key = await asyncio.to_thread(
             secrets_key,

@@ -8,11 +8,13 @@ import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.batches import batches
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, new_id
@@ -25,6 +27,7 @@ PART_BYTES = 256 << 20
 _ONE_PART_UP_TO = 1 << 30
 _MAX_BYTES = 1 << 44
 _ABANDONED_AFTER = 2 * 86_400.0  # seconds; twice as long as an upload URL is valid
+_PATIENCE = 5.0  # seconds for which the end of the server waits for deletions
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -42,6 +45,7 @@ class Blobs:
     def __init__(self, *, database: Database, store: BlobStore) -> None:
         self._database = database
         self._store = store
+        self._jobs = Jobs("blobs")
 
     async def create(self, size: int) -> BlobUpload:
         """Announces a blob of `size` bytes. Raises InvalidArgument."""
@@ -114,6 +118,13 @@ class Blobs:
         """Forgets blobs; no error for those that are gone. What cannot be removed now is left to `sweep`."""
         for batch in batches(blob_ids):
             await self._delete(batch)
+
+    def delete_soon(self, blob_id: str) -> None:
+        """Deletes a blob that was used up, beside the caller."""
+        self._jobs.insist(f"delete {blob_id}", partial(self.delete, [blob_id]))
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=_PATIENCE)
 
     async def sweep(self) -> None:
         """Removes uploads that were abandoned, and what a deletion left. To be called now and then."""

@@ -78,7 +78,7 @@ class Mounts:
             return True
         if blob_id:
             await self._contents.add(sha256, self._blobs.stream(blob_id), await self._blobs.size(blob_id))
-            self._jobs.insist(f"delete {blob_id}", lambda: self._blobs.delete([blob_id]))  # now kept by its digest
+            self._blobs.delete_soon(blob_id)  # now kept by its digest
             return True
         if data:
             await self._contents.add(sha256, _once(data), len(data))

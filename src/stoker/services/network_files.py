@@ -14,7 +14,6 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.ids import is_id
 from stoker.services.blobs import Blobs
@@ -44,7 +43,6 @@ class NetworkFiles:
         self._volumes = volumes
         self._blobs = blobs
         self._directory = directory
-        self._jobs = Jobs("network file systems")
         self._removal = Duty(database, "remove the files of", self._remove_files)
         self.objects = NamedObjects(
             database=database,
@@ -80,7 +78,7 @@ class NetworkFiles:
         """The same with the content of a blob, which is used up. Raises NotFound, InvalidArgument, AlreadyExists."""
         size = await self._blobs.size(blob_id)
         await self._put(nfs_id, path, self._blobs.stream(blob_id), size, sha256)
-        self._jobs.insist(f"delete {blob_id}", lambda: self._blobs.delete([blob_id]))
+        self._blobs.delete_soon(blob_id)
 
     async def read(self, nfs_id: str, path: str) -> bytes | str:
         """The content of a small file, or what to give to `download_path` for a large one. Raises NotFound, FailedPrecondition."""
@@ -132,7 +130,6 @@ class NetworkFiles:
         await self._removal.catch_up()
 
     async def close(self) -> None:
-        await self._jobs.close(patience=0.0)
         await self._removal.close()
 
     def _tree(self, nfs_id: str) -> FileTree:
