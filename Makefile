@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test programs lint types arrows unit faults matrix format docs lock clean
+.PHONY: help setup demo test programs lint types arrows unit faults matrix format docs lock init clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,8 @@ arrows: ## Check that the layers import each other in one direction only
 unit: ## Run all tests in two workers (with real sandboxes, so as root)
 	$(SUDO) $(BIN)/pytest --numprocesses 2 --durations 25
 
-faults: ## Kill containers, connections and the server under 10,000 inputs (STOKER_SEED chooses the storm)
-	STOKER_FAULTS=long $(BIN)/pytest tests/faults -k kill_server
+faults: ## Kill and freeze containers, connections and the server under 10,000 inputs (STOKER_SEED chooses the storm)
+	STOKER_FAULTS=long $(BIN)/pytest tests/faults -k 'kill_server or freeze'
 
 matrix: ## Run a core app with every supported version of the client
 	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix
@@ -54,6 +54,9 @@ lock: ## Write requirements/*.txt anew: the exact versions that are tested
 		--no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
 		--no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/server.txt
+
+init: ## Build the first process of sandboxes anew (src/stoker/runtime/init), for both kinds of processors
+	src/stoker/runtime/init/build src/stoker/runtime/init
 
 clean: ## Remove what the targets above made, except .venv (stops the demo's server if it was kept)
 	-[ ! -d .stoker/demo ] || $(SUDO) $(BIN)/stoker down --data .stoker/demo 2>/dev/null

@@ -103,9 +103,13 @@ def free_port() -> int:
     raise OSError("no free port was found")
 
 
-def start_server(data: Path, runtime: str, *flags: str, port: int = 0) -> RunningServer:
+def start_server(data: Path, runtime: str, *flags: str, port: int = 0, **settings: str) -> RunningServer:
+    """settings: those that are not flags."""
     command = [*STOKER, "up", "--detach", "--data", str(data), "--port", str(port), "--runtime", runtime, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    # The store of the tests' buckets is a program on this machine.
+    settings = {"local_bucket_endpoints": '["127.0.0.1"]', **settings}
+    env = os.environ | {f"STOKER_{name.upper()}": value for name, value in settings.items()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     if done.returncode:
         pytest.fail(f"stoker up ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return RunningServer(data, runtime)
@@ -137,6 +141,8 @@ def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServe
     """A server with real gVisor sandboxes and real images."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("sandboxes need root on Linux")
-    running = start_server(tmp_path_factory.mktemp("runsc"), "runsc", "--fake-gpus", "H100:1,L40S:1")
+    running = start_server(
+        tmp_path_factory.mktemp("runsc"), "runsc", "--fake-gpus", "H100:1,L40S:1", container_lost_seconds="20"
+    )
     yield running
     stop_server(running)

@@ -21,6 +21,7 @@ _AREAS = {
     "images": ("tests/images/",),
     "scaling": ("tests/scaling/",),
     "web": ("tests/web/",),
+    "rights": ("tests/rights/",),
     "runtime": ("tests/runtime/",),  # also has the one network namespace of its name
     "state": ("tests/state/",),
 }

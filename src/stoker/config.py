@@ -107,11 +107,27 @@ class Settings(BaseSettings):
     registry_mirrors: dict[str, str] = Field(
         default_factory=dict, description="Registry host -> mirror (host[:port][/path]) for base images."
     )
+    local_bucket_endpoints: list[str] = Field(
+        default_factory=list,
+        description="Servers on this machine itself (host or host:port) whose buckets apps may mount with CloudBucketMount. Others on this machine "
+        "are refused, since the server asks for them.",
+    )
+    build_isolation: Literal["auto", "namespaces", "gvisor"] = Field(
+        "auto",
+        description="What the steps of image builds run in that clients ask for: `namespaces` (runc, with users, a network and devices of "
+        "their own), `gvisor` (slower), or `auto` for namespaces where this machine can do that. Builds that containers ask for always run in "
+        "gVisor.",
+    )
     insecure_registries: list[str] = Field(default_factory=list, description="Registries reached over plain HTTP.")
     package_indexes: dict[str, str] = Field(
         default_factory=dict,
         description="Package index (as apps name it, e.g. in extra_index_url) -> the mirror that image builds use instead: an http address "
         "or a directory.",
+    )
+    image_builds: int = Field(
+        0,
+        ge=0,
+        description="How many images are built at once; 0 for half as many as there are processors, and at least two.",
     )
     image_build_seconds: float = Field(
         3600.0,
@@ -150,7 +166,21 @@ class Settings(BaseSettings):
     max_pending_spawned: int = Field(1_000_000, ge=1, description="Inputs one function may have waiting from `.spawn`.")
     result_days: float = Field(7.0, gt=0, description="Days for which results are kept.")
     min_free_disk_mib: int = Field(
-        512, ge=0, description="Below this much free space in the data directory, new work is refused."
+        512,
+        ge=0,
+        description="Below this much free space in the data directory, new work is refused, and the container that writes most ends.",
+    )
+    memory_reserve_mib: int = Field(
+        0,
+        ge=0,
+        description="Memory that all containers together can never have: it is kept for the server and the system. 0 keeps a tenth of the "
+        "machine, at least 1 and at most 8 GiB, but no more than half of it.",
+    )
+    container_disk_gib: float = Field(
+        0.0,
+        ge=0,
+        description="What a container may write to the disk as its own (all but Volumes and other mounts) if its app does not say `ephemeral_disk`; "
+        "one that writes more ends. 0 for a quarter of the disk of the data directory.",
     )
     drain_seconds: float = Field(10.0, ge=0, description="How long running inputs may finish when the server stops.")
     memory_snapshots: bool = Field(
@@ -207,6 +237,12 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         description="An app that lives with its client ends after this long without a sign of the client, which gives one every 15 s.",
+    )
+    container_lost_seconds: float = Field(
+        45.0,
+        ge=1,
+        description="A container that gives no sign of life for this long, which it does every 15 s, is looked at: it ends, and its inputs run "
+        "elsewhere, when its processes are stopped or its sandbox does not answer.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that the server's own log shows."

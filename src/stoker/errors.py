@@ -35,6 +35,14 @@ class Unauthenticated(StokerError):
     """No token, or a token that is not known."""
 
 
+class TooManyAttempts(Unauthenticated):
+    """Wrong tokens came from the caller's address so often that none is looked at for `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class PermissionDenied(StokerError):
     """A known caller asks for what it may not have."""
 

@@ -1,5 +1,6 @@
 """What code sees inside a sandbox."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ rich = (
     .entrypoint([])
     .cmd(["sleep", "1000"])
     .workdir("/srv/work")
+    .dockerfile_commands("USER nobody")
     .add_local_dir(here / "inside_data", "/mounted")
     .add_local_file(here / "inside_data" / "hello.txt", "/mounted-file.txt")
     .add_local_python_source("inside_helper")
@@ -49,7 +51,24 @@ def facts() -> dict[str, str]:
         )
     }
     env = {name: os.environ.get(name, "") for name in ("FROM_IMAGE", "PASSWORD")}
-    return {**files, **env, "cwd": os.getcwd(), "helper": inside_helper.WORDS, "python": sys.version}
+    return {
+        **files,
+        **env,
+        "user": str(os.getuid()),
+        "cwd": os.getcwd(),
+        "helper": inside_helper.WORDS,
+        "python": sys.version,
+    }
+
+
+@app.function(image=plain)
+def build(command: str) -> str:
+    """Has the server build an image, and returns what it says when that fails."""
+    try:
+        plain.run_commands(command).build(modal.App.lookup("inside-builds", create_if_missing=True))
+    except modal.exception.Error as error:
+        return str(error)
+    return ""
 
 
 @app.function(image=plain, secrets=[secret])
@@ -72,6 +91,70 @@ def connect(targets: list[tuple[str, int]]) -> dict[str, str]:
     return found
 
 
+@app.function(image=plain, restrict_modal_access=True, volumes={"/shared": volume})
+def confined(value: bytes) -> dict[str, object]:
+    """What a function can do that may use nothing of the workspace, but for its input and its volume."""
+    Path("/shared", "confined.txt").write_text("written")
+    volume.commit()
+    volume.reload()
+    found: dict[str, object] = {"size": len(value)}
+    for name, attempt in {
+        "call": lambda: echo.remote(b"x"),
+        "look up": lambda: modal.Function.from_name("inside", "echo").remote(b"x"),
+        "dict": lambda: modal.Dict.from_name("inside-dict", create_if_missing=True).put("a", 1),
+        "files": lambda: volume.listdir("/"),
+    }.items():
+        try:
+            attempt()
+            found[name] = "got through"
+        except Exception as error:
+            found[name] = type(error).__name__
+    return found
+
+
+@app.cls(image=plain, restrict_modal_access=True, enable_memory_snapshot=True)
+class Confined:
+    @modal.enter(snap=True)
+    def begin(self) -> None:
+        self.born = time.time()
+
+    @modal.method()
+    def look(self) -> tuple[float, str]:
+        try:
+            echo.remote(b"x")
+        except Exception as error:
+            return self.born, type(error).__name__
+        return self.born, "got through"
+
+
+@app.function(image=plain)
+def gateway(paths: list[str]) -> dict[str, int]:
+    """What the server answers to these requests where containers reach it over HTTP."""
+    import urllib.error
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    base = urlsplit(asyncio.run(upload_url()))
+    found = {}
+    for path in paths:
+        try:
+            with urllib.request.urlopen(f"http://{base.netloc}{path}", timeout=10) as answer:
+                found[path] = answer.status
+        except urllib.error.HTTPError as error:
+            found[path] = error.code
+    return found
+
+
+async def upload_url() -> str:
+    from grpclib.client import Channel
+    from modal_proto import api_grpc, api_pb2
+
+    channel = Channel(path=os.environ["MODAL_SERVER_URL"].removeprefix("unix://"))
+    made = await api_grpc.ModalClientStub(channel).BlobCreate(api_pb2.BlobCreateRequest(content_length=1))
+    channel.close()
+    return str(made.multipart.completion_url)
+
+
 @app.function(image=plain)
 def listen(seconds: float) -> Iterator[str]:
     """Listens on a port, and says at which address."""
@@ -92,6 +175,33 @@ def speak(count: int, pause: float) -> None:
     for number in range(count):
         print(f"line {number} at {time.time()}")
         time.sleep(pause)
+
+
+@app.function(image=plain)
+def first_run() -> None:
+    """Notes where it runs, and never ends the first time."""
+    notes = modal.Dict.from_name("inside-notes", create_if_missing=True)
+    if notes.get("begun") is None:
+        notes["begun"] = os.environ["MODAL_TASK_ID"]
+        time.sleep(1000)
+    notes["ended"] = os.environ["MODAL_TASK_ID"]
+
+
+@app.function(image=plain)
+def flood(letter: str, count: int, size: int) -> None:
+    """Prints lines of so many letters."""
+    for _ in range(count):
+        print(letter * size)
+
+
+@app.function(image=plain, ephemeral_disk=64, retries=0)
+def hoard(mib: int) -> int:
+    """Writes so much to the container's own disk."""
+    with open("/tmp/hoard", "wb") as file:
+        for _ in range(mib):
+            file.write(bytes(1 << 20))
+    time.sleep(4)
+    return mib
 
 
 @app.function(image=plain)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
+import sqlite3
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ print(json.dumps(facts))
         "/mounted-file.txt": "mounted hello",
         "FROM_IMAGE": "an image's value",
         "PASSWORD": "open-sesame-73",
+        "user": "0",  # though the image says USER nobody
         "cwd": "/srv/work",
         "helper": "the helper is here",
         "where a plain image starts": "/root",
@@ -96,6 +100,45 @@ print(json.dumps(found))
     assert found.pop("own") not in hosts
     assert len(found) == len(near) + 1
     assert "connected" not in found.values()
+
+
+def test_a_build_that_a_function_asks_for_reaches_nothing_of_the_host(inside: RunningServer) -> None:
+    """It runs in gVisor, whatever the setting for builds of clients."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {port}), 3)"
+        key = inside.data / "secret.key"
+        steps = f'dmesg | head -1; cat {key} /proc/1/root{key}; ls /dev/disk; python -c "{connect}"; id -u; exit 7'
+        said = inside.python(_PRELUDE + f"print(F('build').remote({steps!r}))").stdout
+    assert "failed with exit code 7" in said and "Starting gVisor" in said
+    assert f"{key}: No such file" in said and "/dev/disk': No such file" in said and "ConnectionRefusedError" in said
+    assert key.is_file(), "there was nothing to find"
+
+
+def test_a_restricted_function_runs_and_reaches_nothing(inside: RunningServer) -> None:
+    """In a sandbox, with an argument that travels in a blob."""
+    found = _answer(inside, 'print(json.dumps(F("confined").remote(bytes(3 << 20))))')
+    expected: dict[str, Any] = dict.fromkeys(("call", "look up", "dict", "files"), "PermissionDeniedError")
+    assert found == expected | {"size": 3 << 20}
+    assert inside.modal("volume", "get", "inside-shared", "confined.txt", "-").stdout.startswith("written")
+
+
+def test_a_restricted_function_has_memory_snapshots(inside: RunningServer) -> None:
+    look = 'print(json.dumps(modal.Cls.from_name("inside", "Confined")().look.remote()))'
+    saved = _answer(inside, look)
+    inside.stop_containers("inside")
+    restored = _answer(inside, look)
+    assert restored == saved  # also the moment of its birth
+    assert restored[1] == "PermissionDeniedError"
+
+
+def test_over_http_a_container_reaches_signed_urls_alone(inside: RunningServer) -> None:
+    token = json.loads((inside.data / "token.json").read_text())
+    paths = ["/", "/healthz", "/metrics", "/w/any/", "/_stoker/status", "/_stoker/tokens", "/_stoker/snapshots"]
+    paths += [f"/_stoker/tokens/{token['id']}", "/_stoker/token-requests/x", "/_stoker/../healthz"]
+    unsigned = ["/_stoker/blobs/bl-x", "/_stoker/nfs/sv-x/1/1/x", "/_stoker/blobs/bl-x?expires=9999999999&signature=00"]
+    found = _answer(inside, f"print(json.dumps(F('gateway').remote({[*paths, *unsigned]!r})))")
+    assert found == dict.fromkeys(paths, 404) | dict.fromkeys(unsigned, 403)
 
 
 def test_lines_come_while_the_function_runs(inside: RunningServer) -> None:
@@ -176,6 +219,61 @@ except Exception as error:
     assert "ran out of memory" in sentence
     assert "256 MiB" in sentence
     assert afterwards == 20
+
+
+def test_too_much_on_the_disk_is_said(inside: RunningServer) -> None:
+    code = """
+try:
+    F("hoard").remote(200)
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error), F("hoard").remote(20)]))
+"""
+    kind, sentence, afterwards = _answer(inside, code)
+    assert kind == "RemoteError"
+    assert "than the 64 MiB that it may" in sentence and "ephemeral_disk=" in sentence
+    assert afterwards == 20
+
+
+@pytest.mark.parametrize(("letter", "count", "size"), [("þ", 1, 1_000_000), ("ø", 1_500, 6_000)])
+def test_all_that_is_printed_is_in_the_log(inside: RunningServer, letter: str, count: int, size: int) -> None:
+    _answer(inside, f'F("flood").remote({letter!r}, {count}, {size}); print(json.dumps(""))')
+    deadline = time.monotonic() + 60
+    while (found := _stored(inside, letter)) != (count * size, count) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert found == (count * size, count)
+
+
+def _stored(server: RunningServer, letter: str) -> tuple[int, int]:
+    """How often a letter is in the stored log, and with a line end."""
+    with sqlite3.connect(server.data / "stoker.db") as connection:
+        rows = connection.execute("SELECT data FROM logs WHERE fd = 1 AND data LIKE ? ORDER BY seq", (f"%{letter}%",))
+        text = "".join(data for (data,) in rows)
+    return text.count(letter), text.count(f"{letter}\n")
+
+
+def test_a_frozen_sandbox_ends_and_its_input_runs_elsewhere(inside: RunningServer) -> None:
+    code = """
+call = F("first_run").spawn()
+while not (box := modal.Dict.from_name("inside-notes", create_if_missing=True)).get("begun"):
+    time.sleep(0.1)
+print(json.dumps(box["begun"]))
+"""
+    container_id = _answer(inside, code)
+    [sandbox] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (words := process.info["cmdline"] or [""])[0] == "runsc-sandbox" and container_id in " ".join(words)
+    ]
+    sandbox.send_signal(signal.SIGSTOP)
+    code = """
+notes = modal.Dict.from_name("inside-notes")
+while not notes.get("ended"):
+    time.sleep(0.2)
+print(json.dumps(notes["ended"]))
+"""
+    assert _answer(inside, code) != container_id
+    assert not sandbox.is_running() or sandbox.status() == psutil.STATUS_ZOMBIE
+    assert "gave no sign of life" in inside.modal("app", "logs", "inside", "--since", "10m").stdout
 
 
 def test_images_that_cannot_be_built(inside: RunningServer) -> None:

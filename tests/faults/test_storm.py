@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunningServer, free_port, start_server, stop_server
-from tests.faults.weather import FlakyProxy, Storm
+from tests.faults.weather import LOST_AFTER, FlakyProxy, Storm
 
 LONG = os.environ.get("STOKER_FAULTS") == "long"
 SEED = int(os.environ.get("STOKER_SEED", "1"))
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def stormy(tmp_path: Path) -> Iterator[tuple[RunningServer, FlakyProxy, int]]:
     port = free_port()
-    server = start_server(tmp_path / "data", "process", port=port)
+    server = start_server(tmp_path / "data", "process", port=port, container_lost_seconds=str(LOST_AFTER))
     proxy = FlakyProxy(port)
     yield server, proxy, port
     proxy.close()
@@ -39,6 +39,7 @@ def stormy(tmp_path: Path) -> Iterator[tuple[RunningServer, FlakyProxy, int]]:
     [
         ("kill_container",),
         ("kill_container", "cut_connections"),
+        ("freeze_container", "kill_container"),
         ("kill_container", "cut_connections", "kill_server"),
     ],
     ids=lambda harms: "+".join(harms),

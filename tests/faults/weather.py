@@ -1,4 +1,4 @@
-"""What goes wrong in a storm: containers killed, connections cut, the server killed and started again."""
+"""What goes wrong in a storm: containers killed and frozen, connections cut, the server killed and started again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import time
 import psutil
 
 from tests.conftest import RunningServer, start_server
+
+LOST_AFTER = 20.0
+"""Seconds of silence after which a server in a storm looks at a container (`container_lost_seconds`); they speak every 15."""
 
 
 class FlakyProxy:
@@ -76,6 +79,7 @@ class Storm(threading.Thread):
         self._harms = harms
         self._pace = max(1.0, _start_seconds() / 0.5)
         self._calm = threading.Event()
+        self._no_frost_before = 0.0
         self.done: list[str] = []
 
     def calm(self) -> None:
@@ -97,6 +101,17 @@ class Storm(threading.Thread):
         except psutil.NoSuchProcess:
             return False
         return True
+
+    def _freeze_container(self) -> bool:
+        """One after the other: a frozen one is noticed after a while, and where all are frozen all the time nothing gets done."""
+        if time.monotonic() < self._no_frost_before:
+            return False
+        containers = container_processes(self._server)
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+            self._random.choice(containers).send_signal(signal.SIGSTOP)
+            self._no_frost_before = time.monotonic() + LOST_AFTER
+            return True
+        return False
 
     def _cut_connections(self) -> bool:
         return self._proxy.cut() > 0
@@ -121,7 +136,7 @@ def restart(server: RunningServer, port: int) -> None:
     process.wait(10)
     for attempt in range(5):
         try:
-            start_server(server.data, server.runtime, port=port)
+            start_server(server.data, server.runtime, port=port, container_lost_seconds=str(LOST_AFTER))
             return
         except BaseException:
             if attempt == 4:

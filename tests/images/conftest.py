@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec
-from stoker.images.builder import BuildahImageBuilder
+from stoker.images.builder import LayeredImageBuilder
+from stoker.runtime.runsc import RunscRuntime
+from stoker.runtime.runsc_binary import find_runsc
+from stoker.runtime.steps import Isolation, Step
 
 BUILDER_VERSION = "2026.10"
 PYTHON_BASE = "FROM python:3.11-slim-trixie"
@@ -25,15 +29,21 @@ needs_buildah = pytest.mark.skipif(
 
 
 class Workshop:
-    """The builder with a running loop, and short ways to use it."""
+    """The builder with a running loop and a runtime for its steps, and short ways to use it."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, isolation: Isolation = "auto", memory: int | None = None) -> None:
         self.data = data
         self.loop = asyncio.new_event_loop()
-        self.builder = BuildahImageBuilder(data)
+        self.runtime = self.run(_runtime(data / "run", isolation, memory))
+        self.builder = LayeredImageBuilder(data, self.runtime.steps)
         self.log: list[str] = []
         self._number = 0
         self.run(self.builder.open())
+
+    def close(self) -> None:
+        self.run(self.builder.close())
+        self.run(self.runtime.close())
+        self.loop.close()
 
     def run(self, work: Awaitable[_T]) -> _T:
         return self.loop.run_until_complete(work)
@@ -67,6 +77,23 @@ class Workshop:
         whole = ImageSpec(tuple(commands), {"base": base} if base else {}, builder_version=BUILDER_VERSION, **spec)
         return await self.builder.build(image_id, whole, context or BuildContext(), self.log.append)
 
+    def inside(self, image_id: str, *argv: str, **env: str) -> str:
+        """What `argv` prints inside the image."""
+        layers = self.run(self.builder.layers(image_id))
+        code, output = self.in_layers(layers, argv, {"PATH": "/usr/local/bin:/usr/bin:/bin", **env})
+        assert code == 0, output
+        return output
+
+    def in_layers(self, layers: Sequence[Path], argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+        """Exit code and output of a command in these layers."""
+        room = Path(tempfile.mkdtemp(dir=self.data))
+        said: list[str] = []
+        try:
+            code = self.run(self.runtime.steps.run(Step(room, tuple(layers), tuple(argv), env), said.append))
+        finally:
+            shutil.rmtree(room)
+        return code, "".join(f"{line}\n" for line in said)
+
     def find(self, image_id: str, path: str) -> Path | None:
         """The host path of a file of the image, None when no layer has it."""
         for layer in self.run(self.builder.layers(image_id)):
@@ -81,12 +108,20 @@ class Workshop:
         return found.read_text()
 
 
+async def _runtime(state: Path, isolation: Isolation, memory: int | None) -> RunscRuntime:
+    port = 47000 + os.getpid() % 500
+    runtime = RunscRuntime(
+        state, runsc=find_runsc(), gateway_port=port, pool_size=2, build_isolation=isolation, memory=memory
+    )
+    await runtime.open()
+    return runtime
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     shop = Workshop(tmp_path_factory.mktemp("data"))
     yield shop
-    shop.run(shop.builder.close())
-    shop.loop.close()
+    shop.close()
     # Fails when a mount was left behind.
     shutil.rmtree(shop.data)
 

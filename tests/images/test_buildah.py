@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
+from stoker.aio.processes import Finished
 from stoker.images import buildah
-from stoker.images.bases import BaseImages
+from stoker.images.base import ImageConfig
+from stoker.images.bases import Base, BaseImages
 from stoker.images.buildah import Buildah
-from stoker.images.layering import NewLayer
-from stoker.images.processes import Finished
-
-NAME = "localhost/stoker-base:python"
+from stoker.images.layerstore import LayerStore
 
 
 @pytest.fixture
@@ -25,22 +24,13 @@ def storage(tmp_path: Path) -> Buildah:
     made._temporary.mkdir(parents=True)
     for name in ("overlay-images", "overlay-layers", "overlay-containers"):
         (made.storage / name).mkdir(parents=True)
-    layers = [{"id": "old-layer"}, {"id": "new-layer"}, {"id": "sealed", "parent": "old-layer"}]
-    (made.storage / "overlay-layers" / "layers.json").write_text(json.dumps(layers))
     return made
 
 
-def name_images(storage: Buildah, **names: Sequence[str]) -> None:
-    """Images of one layer of that name; values: the names that lead to them."""
-    images = [{"id": f"{image}-id", "layer": f"{image}-layer", "names": given} for image, given in names.items()]
-    images.append({"id": "sealed-id", "layer": "sealed", "names": []})
-    (storage.storage / "overlay-images" / "images.json").write_text(json.dumps(images))
-
-
-def test_the_end_of_a_build_takes_nothing_from_a_pull_under_way(
+def test_the_end_of_a_command_takes_nothing_from_a_pull_under_way(
     storage: Buildah, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both keep files in the temporary directory, and a build that copied from another image leaves a working container."""
+    """Both keep files in the temporary directory, and a killed command leaves a working container."""
     containers = storage.storage / "overlay-containers" / "containers.json"
     fetched = storage._temporary / "fetched"
 
@@ -56,16 +46,14 @@ def test_the_end_of_a_build_takes_nothing_from_a_pull_under_way(
                 containers.write_text(json.dumps([{"id": "left"}]))
             elif "rm" in argv:
                 containers.write_text("[]")
-            elif "build" in argv:
+            elif "inspect" in argv:
                 containers.write_text(json.dumps([{"id": "left"}]))
-                return 0
             return Finished(0, "", "")
 
         monkeypatch.setattr(buildah, "capture", command)
-        monkeypatch.setattr(buildah, "stream", command)
         pull = asyncio.ensure_future(storage.run("pull", "python"))
         await pulling.wait()
-        await storage.build((), env={}, line=lambda text: None)
+        await storage.run("inspect", "python")
         go_on.set()
         await pull
 
@@ -73,40 +61,19 @@ def test_the_end_of_a_build_takes_nothing_from_a_pull_under_way(
     assert json.loads(containers.read_text()) == [] and not list(storage._temporary.iterdir())
 
 
-def test_a_layer_is_sealed_on_the_very_base_it_was_made_for(
-    storage: Buildah, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another build may bring in a newer image of that name meanwhile."""
-    name_images(storage, old=[NAME], new=[])
-    work = tmp_path / "work"
-    work.mkdir()
-    layer = NewLayer(storage, NAME, work)
-    name_images(storage, old=[], new=[NAME])
-    asked: list[str] = []
-
-    async def build(arguments: Sequence[str], **_: Any) -> int:
-        directory = Path(arguments[-1])
-        asked.append((directory / "Dockerfile").read_text().splitlines()[0])
-        (directory / "image").write_text("sha256:sealed-id")
-        place = storage.storage / "overlay" / "sealed" / "diff"
-        place.mkdir(parents=True)
-        (place / "placeholder").touch()
-        return 0
-
-    monkeypatch.setattr(storage, "build", build)
-    assert asyncio.run(layer.seal("", {}, "localhost/stoker:im-1")) == "sealed-id"
-    assert asked == ["FROM old-id"]
-
-
 def test_a_base_whose_record_did_not_fit_on_the_disk_is_brought_in_again(
     storage: Buildah, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bases = BaseImages(storage, tmp_path / "cache", mirrors={}, insecure=(), origin="registry", refresh_days=30)
+    store = LayerStore(storage.directory)
+    steps: Any = None  # nothing runs
+    bases = BaseImages(
+        storage, store, steps, tmp_path / "cache", mirrors={}, insecure=(), origin="registry", refresh_days=30
+    )
     brought: list[str] = []
 
-    async def bring(name: str, *_: Any) -> str:
+    async def bring(name: str, *_: Any) -> Base:
         brought.append(name)
-        return "registry"
+        return Base((storage.directory,), ImageConfig(), "registry")
 
     write_text = Path.write_text
 

@@ -21,21 +21,11 @@ from tests.images.registry import serving
 from stoker.errors import ImageBuildFailed, NotFound
 from stoker.images import client, hostconfig, ocilayout
 from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
-from stoker.images.builder import BuildahImageBuilder
-from stoker.images.rootfs import run_inside
+from stoker.images.builder import LayeredImageBuilder
 
 pytestmark = needs_buildah
 
 ClientCommands = Callable[[Callable[[Any], Any]], list[list[str]]]
-
-
-def inside(shop: Workshop, image_id: str, *argv: str, **env: str) -> str:
-    """What `argv` prints inside the image."""
-    layers = shop.run(shop.builder.layers(image_id))
-    path = "/usr/local/bin:/usr/bin:/bin"
-    done = shop.run(run_inside(layers, argv, env={"PATH": path, **env}))
-    assert done.code == 0, done.errors
-    return done.output
 
 
 def working_containers(shop: Workshop) -> list[Any]:
@@ -53,7 +43,7 @@ def test_the_chain_of_the_client(workshop: Workshop, client_commands: ClientComm
             .pip_install("cowsay")
             .uv_pip_install("six==1.16.0")
             .apt_install("figlet")
-            .env({"GREETING": "it's $HOME", "EMPTY": ""})
+            .env({"GREETING": "it's $$HOME", "EMPTY": "", "PATH": "/opt/x:$PATH"})
             .workdir("/app")
             .run_commands("echo built > /app/mark", "figlet hi > /app/banner")
             .entrypoint([])
@@ -64,8 +54,9 @@ def test_the_chain_of_the_client(workshop: Workshop, client_commands: ClientComm
     image_id = ""
     for commands in chain:
         image_id, config = workshop.build(commands, base=image_id)
-    assert config.env["GREETING"] == "it's $HOME"
+    assert config.env["GREETING"] == "it's $$HOME"
     assert config.env["EMPTY"] == ""
+    assert config.env["PATH"].startswith("/opt/x:/usr/local/bin:")
     assert config.workdir == "/app"
     assert config.entrypoint == ()
     assert config.python_version.startswith("3.11.")
@@ -74,19 +65,20 @@ def test_the_chain_of_the_client(workshop: Workshop, client_commands: ClientComm
     assert config.python_packages["cowsay"]
     assert config.python_packages["six"] == "1.16.0"
     assert workshop.text(image_id, "/app/mark") == "built\n"
-    assert inside(workshop, image_id, "gcc", "--version")
+    assert workshop.inside(image_id, "gcc", "--version")
     # What the steps of a build see is no part of the image.
-    assert workshop.find(image_id, "/run/stoker/compile.py") is None
+    assert workshop.find(image_id, "/run/stoker/finish.py") is None
     assert not [name for name in config.env if name.startswith(("PIP_", "UV_"))]
     # The client in a container of this image: the very import that starts every function.
-    trees = workshop.run(workshop.builder.client_layers("1.6.4", config))
+    trees = workshop.run(workshop.builder.client_layers("1.6.4", image_id, config))
     layers = (*trees, *workshop.run(workshop.builder.layers(image_id)))
     program = (
         "import modal._container_entrypoint, modal; print(modal.__version__, modal._container_entrypoint.__cached__)"
     )
-    done = workshop.run(run_inside(layers, ("python", "-c", program), env={**config.env, "PYTHONPATH": "/root:/pkg"}))
-    assert done.code == 0, done.errors
-    version, cached = done.output.split()
+    env = {**config.env, "PYTHONPATH": "/root:/pkg"}
+    code, output = workshop.in_layers(layers, ("python", "-c", program), env)
+    assert code == 0, output
+    version, cached = output.split()
     assert version == "1.6.4"
     assert any((tree / cached.lstrip("/")).is_file() for tree in trees), "the client was not compiled"
 
@@ -96,14 +88,14 @@ def test_the_client_is_compiled_by_the_python_of_the_image(
 ) -> None:
     # As on a server with another Python than the image.
     monkeypatch.setattr(client, "SERVER_PYTHON", "none")
-    records = workshop.builder._records
-    config = records.read(base).config
-    trees = workshop.run(client.ClientTrees(tmp_path, records).layers("1.6.4", config))
+    config = workshop.builder._records.read(base).config
+    monkeypatch.setattr(workshop.builder, "_clients", client.ClientTrees(tmp_path))
+    trees = workshop.run(workshop.builder.client_layers("1.6.4", base, config))
     compiled = [path for tree in trees for path in tree.rglob("__pycache__/app.cpython-311.pyc")]
     assert compiled
     # The code tells where it is in a container, not where it was compiled.
     assert b"/pkg/modal/app.py" in compiled[0].read_bytes()
-    assert b"/mnt/pkg" not in compiled[0].read_bytes()
+    assert b"/run/stoker" not in compiled[0].read_bytes()
 
 
 def test_settings_only(workshop: Workshop, base: str) -> None:
@@ -279,7 +271,7 @@ def test_cancelling_leaves_nothing(workshop: Workshop, base: str) -> None:
 @pytest.mark.parametrize("user", ["root", "nobody"], ids=["by layering", "by buildah"])
 def test_a_build_that_hangs_ends_in_time(workshop: Workshop, base: str, user: str) -> None:
     mark = "987656.25"
-    hasty = BuildahImageBuilder(workshop.data, max_seconds=6)
+    hasty = LayeredImageBuilder(workshop.data, workshop.runtime.steps, max_seconds=6)
     said: list[str] = []
     steps = ("FROM base", f"USER {user}", f"RUN echo here; sleep {mark}")
     spec = ImageSpec(steps, {"base": base}, builder_version=BUILDER_VERSION)
@@ -325,7 +317,7 @@ def test_a_restarted_server_knows_its_images(workshop: Workshop, base: str) -> N
         capture_output=True,
     )
     assert working_containers(workshop)
-    second = BuildahImageBuilder(workshop.data)
+    second = LayeredImageBuilder(workshop.data, workshop.runtime.steps)
     workshop.run(second.open())
     assert working_containers(workshop) == []
     layers = workshop.run(second.layers(base))
@@ -349,7 +341,7 @@ def test_removing_keeps_what_others_are_built_on(workshop: Workshop, base: str) 
 def test_deleted_files_stay_deleted(workshop: Workshop, base: str) -> None:
     lower, _ = workshop.build(["FROM base", "RUN mkdir /d && touch /d/old /gone"], base=base)
     upper, _ = workshop.build(["FROM base", "RUN rm -r /d /gone && mkdir /d && touch /d/new"], base=lower)
-    assert inside(workshop, upper, "sh", "-c", "ls /d; test ! -e /gone && echo fine").split() == ["new", "fine"]
+    assert workshop.inside(upper, "sh", "-c", "ls /d; test ! -e /gone && echo fine").split() == ["new", "fine"]
 
 
 def test_host_package_directories_reach_pip_and_uv(
@@ -390,15 +382,18 @@ def test_host_package_directories_reach_pip_and_uv(
 @pytest.mark.skipif(not hostconfig.added_authorities(), reason="this machine has no added certificate authorities")
 def test_the_hosts_own_authorities_are_trusted_at_run_time(workshop: Workshop, base: str) -> None:
     body = "".join(hostconfig.added_authorities()[0].read_text().split("-----")[2].split())
-    bundle = "".join(inside(workshop, base, "cat", "/etc/ssl/certs/ca-certificates.crt").split())
+    bundle = "".join(workshop.inside(base, "cat", "/etc/ssl/certs/ca-certificates.crt").split())
     assert body in bundle
     config = workshop.builder._records.read(base).config
     assert config.env["SSL_CERT_FILE"] == config.env["REQUESTS_CA_BUNDLE"] == "/etc/ssl/certs/ca-certificates.crt"
 
 
 def test_a_base_that_nobody_can_supply(workshop: Workshop, tmp_path: Path) -> None:
-    builder = BuildahImageBuilder(
-        tmp_path, registry_mirrors={"registry.invalid": "localhost:9"}, insecure_registries=["localhost:9"]
+    builder = LayeredImageBuilder(
+        tmp_path,
+        workshop.runtime.steps,
+        registry_mirrors={"registry.invalid": "localhost:9"},
+        insecure_registries=["localhost:9"],
     )
     workshop.run(builder.open())
     shop_builder, workshop.builder = workshop.builder, builder
@@ -423,7 +418,7 @@ def test_a_mirror_supplies_what_its_registry_would(workshop: Workshop, tmp_path:
     password = base64.b64encode(b"me:secret").decode()
     with serving(layout, user=password) as (address, asked):
         host = f"localhost:{address.partition(':')[2]}"
-        builder = BuildahImageBuilder(tmp_path / "data", insecure_registries=[host, address])
+        builder = LayeredImageBuilder(tmp_path / "data", workshop.runtime.steps, insecure_registries=[host, address])
         workshop.run(builder.open())
 
         def build(name: str, **context: Any) -> ImageConfig:
@@ -442,8 +437,11 @@ def test_a_mirror_supplies_what_its_registry_would(workshop: Workshop, tmp_path:
         build(f"{host}/nvidia/cuda:12")
         assert asked == []
     with serving(layout) as (address, asked):
-        mirrored = BuildahImageBuilder(
-            tmp_path / "data2", registry_mirrors={"docker.io": f"{address}/hub"}, insecure_registries=[address]
+        mirrored = LayeredImageBuilder(
+            tmp_path / "data2",
+            workshop.runtime.steps,
+            registry_mirrors={"docker.io": f"{address}/hub"},
+            insecure_registries=[address],
         )
         workshop.run(mirrored.open())
         spec = ImageSpec(("FROM python:3.12-slim",), {})
@@ -534,7 +532,7 @@ def test_links_of_an_image_lead_nowhere_else(workshop: Workshop, base: str, tmp_
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/file").write_text("x")
     image_id, _ = workshop.build(
-        ["FROM base", "COPY file /trap/file", "RUN test -e /run/stoker/compile.py && echo y > /trap/other"],
+        ["FROM base", "COPY file /trap/file", "RUN test -e /run/stoker/finish.py && echo y > /trap/other"],
         base=trap,
         context=BuildContext(mount_tree=tmp_path / "tree"),
     )

@@ -7,21 +7,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from stoker.aio.processes import Finished
 from stoker.errors import FailedPrecondition, NotFound
+from stoker.images import client
 from stoker.images.base import ImageConfig
 from stoker.images.client import ClientTrees
-from stoker.images.records import Records
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 CONFIG = ImageConfig(python_version=f"{PYTHON}.0", libc="glibc", libc_version="2.36", builder_version="2026.10")
 
 
 def trees(cache: Path) -> ClientTrees:
-    return ClientTrees(cache, Records(cache / "records"))
+    return ClientTrees(cache)
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,29 @@ def test_what_cannot_be_had(cache: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"2026\.10 cannot be installed for Python 3\.7"):
         asyncio.run(trees(cache).layers("1.6.4", ImageConfig(python_version="3.7.1", builder_version="2026.10")))
     assert not [name for name in os.listdir(cache / "clients") if name.startswith(".making")]
+
+
+def test_what_an_images_own_python_compiled_is_for_that_image_only(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever put that Python there may have it write anything, and trees are shared by all images of a Python version."""
+    monkeypatch.setattr(client, "SERVER_PYTHON", "none")
+
+    def compiler(name: str) -> client.FindCompiler:
+        async def run(words: Sequence[str], tree: Path) -> Finished:
+            assert words[-1] == "/place"
+            (tree / f"written-by-{name}").touch()
+            return Finished(0, "", "")
+
+        async def find(python: str) -> client.Compiler:
+            assert python == PYTHON
+            return client.Compiler(run, place="/place", for_only=name)
+
+        return find
+
+    own = ClientTrees(tmp_path)
+    found = {name: asyncio.run(own.layers("1.6.4", CONFIG, compiler(name))) for name in ("one", "two")}
+    for name, layers in found.items():
+        assert [path.name for layer in layers for path in layer.glob("written-by-*")] == [f"written-by-{name}"] * 2
+    nobodys = asyncio.run(own.layers("1.6.4", CONFIG))
+    assert not [path for layer in nobodys for path in layer.glob("written-by-*")]

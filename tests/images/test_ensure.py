@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stoker.core import build_queue
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.services.images import FAILED, READY, Image, Images
@@ -38,7 +40,7 @@ class Builder:
             raise NotFound("its files are gone; build it again by deploying")
         return ()
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         return ()
 
     async def remove(self, image_id: str) -> None:
@@ -57,8 +59,9 @@ class House:
         self.builder = Builder()
         self.images = Images(self.database, self.builder)
 
-    async def ask(self) -> Image:
-        return await self.images.ensure(SPEC, self.context)
+    async def ask(self, name: str = "") -> Image:
+        """Another name is another image."""
+        return await self.images.ensure(replace(SPEC, builder_version=name), self.context)
 
     async def context(self, spec: ImageSpec) -> BuildContext:
         return BuildContext()
@@ -150,6 +153,84 @@ def test_deleting_frees_the_layers_unless_containers_run_from_them(run: Callable
         house.images.running = tuple
         await house.images.delete(image.id)
         assert house.builder.removed == [image.id]
+        with pytest.raises(NotFound):
+            house.images.get(image.id)
+
+    run(body)
+
+
+async def _watch(house: House, image: Image) -> str:
+    """Waits for a build as a client does; its log."""
+    return "".join([text async for _, text in house.images.follow(image.id, 0, 60.0)])
+
+
+def test_who_waits_for_a_slot_is_told_what_holds_them(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        house.builder.may_end.clear()
+        running = [await house.ask(name) for name in ("a", "b")]
+        watching = [asyncio.ensure_future(_watch(house, image)) for image in running]
+        await house.builder.began.wait()
+        running[0].write("Step 2/3: RUN pip install torch\n")
+        third, fourth = await house.ask("c"), await house.ask("d")
+        watching += [asyncio.ensure_future(_watch(house, image)) for image in (third, fourth)]
+        log = "".join(third.log)
+        assert "2 images are being built." in log and f"{running[0].id}, for 0:00 min: Step 2/3: RUN pip" in log
+        assert "1 more waits for their turn before it" in "".join(fourth.log)
+        states = [(view.image_id, view.running, view.watched) for view in house.images.builds()]
+        assert [state[1] for state in states] == [True, True, False, False]
+        house.builder.may_end.set()
+        logs = await asyncio.gather(*watching)
+        assert "Its turn has come." in logs[2] and "Its turn has come." in logs[3]
+        assert all(image.state == READY for image in (*running, third, fourth))
+        assert house.images.builds() == []
+
+    run(body)
+
+
+def test_a_build_whose_clients_are_gone_gives_its_slot_to_one_that_is_wanted(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_queue, "GRACE", 0.2)
+
+    async def body(house: House) -> None:
+        house.builder.may_end.clear()
+        left = [await house.ask(name) for name in ("a", "b")]
+        for image in left:
+            client = asyncio.ensure_future(_watch(house, image))
+            await asyncio.sleep(0)
+            client.cancel()
+        await asyncio.sleep(0.5)
+        assert [image.state for image in left] == ["building"] * 2, "a slot was free"
+        wanted = await house.ask("c")
+        watching = asyncio.ensure_future(_watch(house, wanted))
+        assert wanted.turn is not None
+        await asyncio.wait([wanted.turn], timeout=60)
+        assert left[0].state == FAILED and "needed its slot" in left[0].error
+        house.builder.may_end.set()
+        await watching
+        assert wanted.state == READY
+        # It begins anew when somebody asks again.
+        assert (await house.ask("a")) is not left[0]
+
+    run(body)
+
+
+def test_a_build_is_cancelled(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        house.builder.may_end.clear()
+        for begun in (True, False):
+            image = await house.ask(str(begun))
+            watching = asyncio.ensure_future(_watch(house, image))
+            if begun:
+                await house.builder.began.wait()
+            await house.images.cancel(image.id)
+            await watching
+            assert (image.state, image.error) == (FAILED, "The build was cancelled.")
+            assert house.images.builds() == []
+            with pytest.raises(NotFound, match="no build"):
+                await house.images.cancel(image.id)
+        image = await house.ask("deleted")
+        await house.images.delete(image.id)
         with pytest.raises(NotFound):
             house.images.get(image.id)
 

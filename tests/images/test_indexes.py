@@ -8,14 +8,14 @@ import pytest
 
 from stoker.errors import InvalidArgument
 from stoker.images import dockerfile
-from stoker.images.indexes import IndexMirrors
+from stoker.images.indexes import IndexMirrors, moved, plain_servers
 
 TORCH = "https://wheels.example.org/whl/cu12"
 
 
 def applied(mirrors: dict[str, str], *commands: str) -> str:
     """The text of the RUN steps with the mirrors in place."""
-    steps = IndexMirrors(mirrors).apply(dockerfile.parse(["FROM base", *commands], {})).final.instructions
+    steps = IndexMirrors(mirrors).apply(dockerfile.parse(["FROM base", *commands], {}), {}).final.instructions
     return "\n".join("".join([step.value, *(doc.body for doc in step.heredocs)]) for step in steps)
 
 
@@ -46,9 +46,9 @@ def test_what_is_used_is_known() -> None:
     mirrors = IndexMirrors({TORCH: "http://mirror", "https://other.example.org": "http://mirror2:8080"})
     source = dockerfile.parse(["FROM base", f"RUN pip install -i {TORCH} a", f"ENV A={TORCH}"], {})
     assert mirrors.used(source) == {TORCH: "http://mirror"}
-    assert mirrors.plain_hosts == "mirror mirror2:8080"
+    assert mirrors.plain_hosts == {"mirror", "mirror2:8080"}
     assert IndexMirrors({}).used(source) == {}
-    assert IndexMirrors({}).apply(source) is source
+    assert IndexMirrors({}).apply(source, {}) is source
 
 
 def test_a_directory_of_this_machine(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_directory_of_this_machine(tmp_path: Path) -> None:
     mirrors = IndexMirrors({TORCH: str(simple)})
     assert applied({TORCH: str(simple)}, f"RUN pip install -i {TORCH} a") == f"pip install -i file://{simple} a"
     assert mirrors.paths == (tmp_path,)
-    assert mirrors.plain_hosts == ""
+    assert mirrors.plain_hosts == set()
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,15 @@ def test_what_cannot_be_a_mirror(index: str, mirror: str, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says) as error:
         IndexMirrors({index: mirror})
     assert "secret" not in str(error.value)
+
+
+def test_servers_that_steps_reach_elsewhere() -> None:
+    text = "http://127.0.0.1:8080/simple http://me:pw@localhost/x,https://127.0.0.1:8443/simple http://mirror:1/127.0.0.1:8080"
+    assert plain_servers(text) == {"127.0.0.1:8080", "localhost", "mirror:1"}
+    assert moved(text, {"127.0.0.1:8080": "172.21.0.1:5", "localhost": "172.21.0.1:6"}) == (
+        "http://172.21.0.1:5/simple http://me:pw@172.21.0.1:6/x,https://127.0.0.1:8443/simple http://mirror:1/127.0.0.1:8080"
+    )
+    mirrors = IndexMirrors({TORCH: "http://127.0.0.1:8080/torch"})
+    source = dockerfile.parse(["FROM base", f"RUN pip install -i {TORCH} a"], {})
+    step = mirrors.apply(source, {"127.0.0.1:8080": "172.21.0.1:5"}).final.instructions[0]
+    assert step.value == "pip install -i http://172.21.0.1:5/torch a"

@@ -21,8 +21,7 @@ FROM = "FROM debian:bookworm-slim"
 def shop(tmp_path: Path) -> Iterator[Workshop]:
     own = Workshop(tmp_path / "data")
     yield own
-    own.run(own.builder.close())
-    own.loop.close()
+    own.close()
 
 
 async def _forget(image_id: str) -> bool:
@@ -30,7 +29,8 @@ async def _forget(image_id: str) -> bool:
 
 
 def _layers(shop: Workshop) -> set[str]:
-    return {path.name for path in (shop.data / "images/storage/overlay").glob("[0-9a-f]*")}
+    kept = (shop.data / "images/storage/overlay").glob("[0-9a-f]*")
+    return {path.name for path in (*kept, *(shop.data / "images/layers").iterdir())}
 
 
 def test_what_nobody_uses_is_freed_and_nothing_else(shop: Workshop) -> None:

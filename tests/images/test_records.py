@@ -16,13 +16,13 @@ def test_images_move_with_their_directory(tmp_path: Path) -> None:
     layer = old / "images" / "storage" / "layer"
     for directory in (layer, elsewhere):
         directory.mkdir(parents=True)
-    Records(old / "images" / "built").write("im-1", Record("1", (layer, elsewhere), ImageConfig()))
+    Records(old / "images" / "built").write("im-1", Record((layer, elsewhere), ImageConfig()))
     old.rename(new)
     assert Records(new / "images" / "built").read("im-1").layers == (new / "images" / "storage" / "layer", elsewhere)
 
 
 def test_an_image_without_one_of_its_layers_is_not_there(tmp_path: Path) -> None:
     records = Records(tmp_path / "images" / "built")
-    records.write("im-1", Record("1", (tmp_path / "images" / "gone",), ImageConfig()))
+    records.write("im-1", Record((tmp_path / "images" / "gone",), ImageConfig()))
     with pytest.raises(NotFound, match="build it again"):
         records.read("im-1")

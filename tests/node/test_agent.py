@@ -25,7 +25,7 @@ class Program:
 
     id = "ta-1"
     address = None
-    signal = usage = open_files = None
+    signal = usage = open_files = stuck = None
     killed = False
 
     def __init__(self, during: Callable[[], None]) -> None:
@@ -147,7 +147,7 @@ class Builder:
     async def layers(self, image_id: str) -> tuple[Path, ...]:
         return ()
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         return ()
 
 

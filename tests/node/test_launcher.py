@@ -16,6 +16,7 @@ from stoker.node.agent import Node
 from stoker.runtime.checkpoint import layers_of
 from stoker.services.bases import Bases
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.identity import ContainerIdentity
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.metrics import Metrics
 from stoker.services.runner import Task
@@ -23,7 +24,7 @@ from stoker.services.snapshots import SnapshotUse
 
 
 class Sockets:
-    async def listen_container(self, task_id: str, path: Path) -> None: ...
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None: ...
 
     async def close_container(self, task_id: str) -> None: ...
 

@@ -21,7 +21,12 @@ from tests.conftest import RunningServer
 _PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 _OFFERED = sorted(name for servicer in SERVICERS for name in declared_by(servicer))
 _NOWHERE = "A" * 22
-_CONTAINER_ONLY = {"ContainerHello", "ContainerHeartbeat", "FunctionGetInputs", "FunctionPutOutputs", "TaskResult"}
+_CONTAINER_ONLY = {
+    name
+    for servicer in SERVICERS
+    for name, (_, declared) in declared_by(servicer).items()
+    if not declared.rights.clients
+}
 _SUBJECTS = {
     "app_id": "ap",
     "function_id": "fu",
@@ -35,7 +40,6 @@ _SUBJECTS = {
 
 _KNOWS_NO_SUBJECT = {
     "AppCreate",
-    "FunctionGetDynamicConcurrency",  # answers by the request alone
     "FunctionRetryInputs",  # never offered, with a sentence of its own
     "ImageGetOrCreate",  # about the app only for a record that is not kept
     "ImageListTags",  # names that point to the image, of which there are none

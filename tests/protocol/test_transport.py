@@ -27,6 +27,7 @@ from stoker.protocol.http2 import frames
 from stoker.protocol.http2.headers import HeaderDecoder
 from stoker.protocol.rpc import Caller, methods_of, rpc
 from stoker.protocol.transport import Transport
+from stoker.services.attempts import Peer
 
 
 class Echo:
@@ -96,7 +97,7 @@ class Echo:
 
 
 class OneToken:
-    def authenticate(self, token_id: str, token_secret: str) -> None:
+    def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> None:
         if (token_id, token_secret) != ("id", "secret"):
             raise Unauthenticated("That token is wrong.")
 

@@ -17,7 +17,7 @@ import pytest
 
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Runtime
 from stoker.runtime.runsc import RunscRuntime
-from stoker.runtime.runsc_binary import find_runsc, find_tini
+from stoker.runtime.runsc_binary import find_runsc
 
 PYTHON = os.path.realpath(sys.executable)
 GATEWAY_PORT = 47691
@@ -94,7 +94,7 @@ def host_root(directory: Path) -> tuple[tuple[Path, ...], tuple[BindMount, ...]]
 
 
 def runsc_runtime(state: Path, gateway_port: int = GATEWAY_PORT) -> RunscRuntime:
-    return RunscRuntime(state, runsc=find_runsc(), tini=find_tini(), gateway_port=gateway_port, pool_size=3)
+    return RunscRuntime(state, runsc=find_runsc(), gateway_port=gateway_port, pool_size=3)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
-"""Which runsc and tini are accepted."""
+"""Which runsc is accepted."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from stoker.errors import FailedPrecondition
-from stoker.runtime.runsc_binary import find_runsc, find_tini, go_version, is_static, known_good
+from stoker.runtime.runsc_binary import find_runsc, go_version, known_good
 
 
 def program(path: Path, text: str, extra: bytes = b"") -> Path:
@@ -43,18 +40,9 @@ def test_what_is_no_runsc_is_refused(tmp_path: Path) -> None:
         find_runsc(str(tmp_path / "none"))
 
 
-def test_installed_ones_are_found() -> None:
+def test_the_installed_one_is_found() -> None:
     try:
-        runsc, tini = find_runsc(), find_tini()
+        runsc = find_runsc()
     except FailedPrecondition:
         pytest.skip("runsc is not installed")
-    assert go_version(runsc) is not None and is_static(tini)
-
-
-def test_dynamically_linked_tini_is_refused(tmp_path: Path) -> None:
-    if sys.platform != "linux":
-        pytest.skip("ELF files")
-    dynamic = shutil.copy("/bin/sh", tmp_path / "tini")
-    assert not is_static(Path(dynamic))
-    with pytest.raises(FailedPrecondition, match="statically"):
-        find_tini(os.fspath(dynamic))
+    assert go_version(runsc) is not None

@@ -25,7 +25,6 @@ from stoker.node.agent import ContainerRequest, _environment
 from stoker.runtime import gpu
 from stoker.runtime.base import ContainerSpec
 from stoker.runtime.runsc import RunscRuntime
-from stoker.runtime.runsc_binary import find_tini
 from tests.conftest import STOKER
 from tests.runtime.conftest import GATEWAY_PORT, Bench, Output, new_id
 
@@ -69,9 +68,7 @@ async def recorded(needs_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(gpu, "devices", lambda indices: [{"path": f"/dev/nvidia{index}"} for index in indices])
     monkeypatch.setattr(gpu, "driver_layer", lambda directory: tmp_path / "driver")
-    runtime = RunscRuntime(
-        tmp_path / "state", runsc=tmp_path / "runsc", tini=find_tini(), gateway_port=GATEWAY_PORT, pool_size=1
-    )
+    runtime = RunscRuntime(tmp_path / "state", runsc=tmp_path / "runsc", gateway_port=GATEWAY_PORT, pool_size=1)
     await runtime.open()
     yield runtime, lambda: [line.split() for line in log.read_text().splitlines()]
     await runtime.close()

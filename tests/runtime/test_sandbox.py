@@ -255,3 +255,33 @@ def process_of(id: str) -> int:
         if words[0] == b"runsc-sandbox" and id.encode() in words:
             return int(path.name)
     raise AssertionError(f"no sandbox process for {id}")
+
+
+@pytest.mark.parametrize("has", ["an empty /tmp", "no /tmp", "a file in /tmp", "a link"])
+async def test_tmp_is_on_the_disk_whatever_the_image_has(sandboxes: Bench, tmp_path: Path, has: str) -> None:
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "etc").mkdir()
+    if has == "a link":
+        (layer / "var" / "tmp").mkdir(parents=True)
+        (layer / "var" / "tmp" / "file").touch()
+        (layer / "tmp").symlink_to("var/tmp")
+    elif has != "no /tmp":
+        (layer / "tmp").mkdir()
+        (layer / "tmp").chmod(0o1777)
+    if has == "a file in /tmp":
+        (layer / "tmp" / "file").touch()
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if Path("/", name).is_symlink():
+            (layer / name).symlink_to(os.readlink(f"/{name}"))
+    code = """
+import os, socket, stat, tempfile
+assert stat.S_IMODE(os.stat('/tmp').st_mode) in (0o1777, 0o755), oct(os.stat('/tmp').st_mode)
+kinds = {line.split()[1]: line.split()[2] for line in open('/proc/mounts')}
+print(kinds.get('/tmp'), kinds['/dev/shm'])
+os.rename(tempfile.mkstemp()[1], '/etc/moved')   # one file system with the rest
+os.mkfifo('/tmp/pipe')
+socket.socket(socket.AF_UNIX).bind('/tmp/socket')
+"""
+    end, output = await sandboxes.python(code, layers=(layer,))
+    assert (end.code, output.text) == (0, "None tmpfs\n"), output.stderr

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from structlog.testing import capture_logs
 
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.services import logs as logs_service
@@ -92,9 +91,112 @@ def test_entries_that_are_being_stored_are_found(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_entries_wait_while_none_can_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not dropped, nor stored twice; only when there are very many the oldest go, and the log says how many."""
+def test_who_prints_faster_than_the_database_stores_is_held_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold(connection: sa.Connection) -> None:
+            held.set()
+            assert go_on.wait(10)
+
+        holding = asyncio.ensure_future(database.write(hold))
+        await asyncio.to_thread(held.wait, 10)
+        written = 0
+        while (room := logs.room()) is None:
+            logs.write("ap-1", 1, "x" * 65_536)
+            written += 65_536
+            await asyncio.sleep(0)
+        assert written <= 5 << 20, "the memory of the server is the limit"
+        await asyncio.sleep(0.3)
+        assert not room.done()
+        go_on.set()
+        await asyncio.wait_for(room, 10)
+        assert logs.room() is None
+        await holding
+        await logs.close()
+        assert sum(len(e.data) for e in logs.fetch("ap-1", LogFilter(), 1_000)) == written
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_follower_who_is_too_slow_for_what_is_in_memory_misses_nothing(tmp_path: Path, over: bool) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        logs.write("ap-1", 1, "the first\n")
+        first = logs.fetch("ap-1", LogFilter(), 1)[0].seq
+        for number in range(7_000):
+            logs.write("ap-1", 1, f"{number}\n")
+            logs.write("ap-2", 1, "another's\n")
+            if number % 1_000 == 0:
+                await asyncio.sleep(0.25)  # some are stored, some not yet
+        logs.finish("ap-1")
+        if over:
+            await logs.close()
+            logs = Logs(database)
+        seen = [
+            entry.data if entry else None async for entry in logs.follow("ap-1", first, 5.0, LogFilter(), over=over)
+        ]
+        assert seen == [*(f"{number}\n" for number in range(7_000)), None]
+        await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_entries_do_not_pile_up_in_memory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        for _ in range(1_000):
+            logs.write("ap-1", 1, "x" * 65_536)
+            if (room := logs.room()) is not None:
+                await room
+        assert sum(len(e.data) for e in logs._apps["ap-1"].entries) <= 8 << 20
+        await logs.close()
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_could_not_be_stored_is_counted_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs_service, "_PATIENCE", (3, 0.01))
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        insert, refused = database.insert, 0
+
+        async def refuse(*_: object, **__: object) -> None:
+            nonlocal refused
+            refused += 1
+            raise Unavailable("The database is away.")
+
+        monkeypatch.setattr(database, "insert", refuse)
+        logs.write("ap-1", 1, "x" * 1_000)
+        await logs._save(tries=3)
+        assert refused == 3, "it is not tried again"
+        monkeypatch.setattr(database, "insert", insert)
+        logs.write("ap-1", 1, "later\n")
+        await logs.close()
+        assert [e.data for e in Logs(database).fetch("ap-1", LogFilter(), 10)] == [
+            "later\n",
+            "[1000 characters of output before this line were lost: The database is away.]\n",
+        ]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_entries_wait_while_none_can_be_stored_and_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logs_service, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(logs_service, "_PATIENCE", (60, 0.05))
 
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
@@ -118,25 +220,22 @@ def test_entries_wait_while_none_can_be_stored(tmp_path: Path, monkeypatch: pyte
         assert [entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)] == ["first\n", "second\n"]
         while logs._saving is not None:
             await asyncio.wait([logs._saving])
-        assert stored(database) == ["first\n", "second\n"] and logs._unsaved_bytes == 0
+        assert stored(database) == ["first\n", "second\n"] and logs._unsaved_size == 0
 
         failures += [Unavailable("away")]
-        monkeypatch.setattr(logs_service, "_MOST_UNSAVED_BYTES", 1_500)
-        with capture_logs() as said:
-            for number in range(10):
-                logs.write("ap-1", 1, f"{number}\n")
-            while logs._saving is not None:
-                await asyncio.wait([logs._saving])
-        kept = stored(database)[2:]
-        assert kept == [f"{number}\n" for number in range(10 - len(kept), 10)] and 0 < len(kept) < 10
-        assert [line.get("entries") for line in said] == [None, 10 - len(kept)]
+        tried.clear()
+        logs.write("ap-1", 1, "third\n")
+        await tried.wait()
         await logs.close()
+        assert stored(database) == ["first\n", "second\n", "third\n"], (
+            "what waits for its next try is stored at the end"
+        )
         await database.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_an_entry_that_can_never_be_stored_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_can_never_be_stored_holds_up_no_other(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
         logs = Logs(database)

@@ -48,6 +48,9 @@ class Idle:
     async def usage(self) -> Usage | None:
         return None
 
+    async def stuck(self, timeout: float) -> str:
+        return ""
+
     async def open_files(self, places: Sequence[str]) -> list[str]:
         return []
 
@@ -141,8 +144,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
-    made = World(Database.open(f"sqlite:///{directory}/db"))
+async def world(directory: Path, launcher: Starts | None = None) -> AsyncIterator[World]:
+    made = World(Database.open(f"sqlite:///{directory}/db"), launcher)
     yield made
     await made.scheduler.close(0.0)
     await made.calls.close()

@@ -93,13 +93,15 @@ class StateServer:
         self.flows = TokenFlows(self.tokens)
 
         transfer = Transfer(blobs=self.blobs, files=self.files, network_files=self.network_files, signer=self.signer)
+        token_routes = TokenRoutes(tokens=self.tokens, flows=self.flows)
         self.http = HttpServer(
             make_gateway(
                 transfer=transfer,
                 status=self.status,
                 authenticate=self.tokens.authenticate,
                 metrics=bytes,
-                routes=TokenRoutes(tokens=self.tokens, flows=self.flows).routes(),
+                administration=token_routes.administration(),
+                open_routes=token_routes.pages(),
             )
         )
         self.http_port = await self.http.start(["127.0.0.1"], 0)

@@ -172,7 +172,7 @@ def test_two_requests_for_one_name_make_one_app(tmp_path: Path) -> None:
         request = api_pb2.AppGetOrCreateRequest(
             app_name="shared", object_creation_type=api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
         )
-        answers = await asyncio.gather(*(servicer.get_or_create(request, Caller("client")) for _ in range(3)))
+        answers = await asyncio.gather(*(servicer.get_or_create(request, Caller()) for _ in range(3)))
         assert len({answer.app_id for answer in answers}) == 1 and len(world.apps.all()) == 1
 
     run(tmp_path, scenario)

@@ -90,10 +90,10 @@ def test_both_generations_of_clients_find_their_fields(state: StateServer, clien
 
     servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
     request = api_pb2.BlobCreateRequest(content_length=3)
-    response = state.run(servicer.create(request, Caller("client", host="stoker.example")))
+    response = state.run(servicer.create(request, Caller(host="stoker.example")))
     assert response.multipart == response.multiparts.items[0] and response.blob_ids == [response.blob_id]
     assert response.multipart.upload_urls[0].startswith(f"http://stoker.example:{state.http_port}/")
-    response = state.run(servicer.create(request, Caller("container", host="ignored")))
+    response = state.run(servicer.create(request, Caller(inside=True, host="ignored")))
     assert response.multipart.completion_url.startswith(f"http://127.0.0.2:{state.container_port}/")
 
 

@@ -28,6 +28,7 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
+from stoker.errors import FailedPrecondition
 from stoker.node import bucket_mounts
 from stoker.node.bucket import BucketMount, Credentials, credentials_from
 from stoker.runtime import linux
@@ -326,3 +327,29 @@ def test_what_cannot_be_a_bucket() -> None:
     assert "access_key_id = i\n" in found.rclone_config() and "i" not in repr(found.credentials).removeprefix(
         "Credentials(region='')"
     )
+
+
+@pytest.mark.skipif(bool(bucket_mounts.missing_parts()), reason="without rclone or FUSE no bucket is mounted at all")
+def test_buckets_of_the_machine_itself_are_mounted_when_it_says_so(tmp_path: Path, store: Store) -> None:
+    """The server asks for them, with the network of the host."""
+    place = store.endpoint.removeprefix("http://")
+    port = place.partition(":")[2]
+    own = socket.gethostbyname(socket.gethostname())
+
+    def check(endpoint: str, *allowed: str) -> None:
+        bucket = BucketMount(_BUCKET, "/x", endpoint=endpoint, credentials=Credentials(store.key, store.secret))
+        asyncio.run(bucket_mounts.BucketMounts(tmp_path, allowed).check(bucket))
+
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"127.9.9.9:{port}", f"[::1]:{port}", f"{own}:{port}"):
+        with pytest.raises(FailedPrecondition, match="local_bucket_endpoints"):
+            check(f"http://{host}")
+    for metadata in (
+        "http://169.254.169.254",
+        "http://0.0.0.0:1",
+        "http://[::ffff:127.0.0.1]:1",
+        "http://2130706433:1",
+    ):
+        with pytest.raises(FailedPrecondition, match="local_bucket_endpoints"):
+            check(metadata)
+    check(store.endpoint, place)
+    check(store.endpoint, "127.0.0.1")

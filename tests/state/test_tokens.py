@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from stoker.errors import (
 )
 from stoker.services import token_flows
 from stoker.services import tokens as token_service
+from stoker.services.attempts import INSIDE
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.store.database import Database
@@ -58,23 +60,23 @@ def test_a_token_is_good_for_a_time_that_ends(state: StateServer, lifetime: floa
 def test_disabled_expired_and_deleted_tokens_open_nothing(state: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = state.tokens
     token = state.run(tokens.create("laptop"))
-    tokens.authenticate(*token)
+    tokens.authenticate(*token, INSIDE)
     with pytest.raises(Unauthenticated, match="not known"):
-        tokens.authenticate(token[0], "as-wrong")
+        tokens.authenticate(token[0], "as-wrong", INSIDE)
     state.run(tokens.disable(["laptop"]))
     with pytest.raises(Unauthenticated, match="disabled"):
-        tokens.authenticate(*token)
+        tokens.authenticate(*token, INSIDE)
     state.run(tokens.enable([token[0]]))
-    tokens.authenticate(*token)
+    tokens.authenticate(*token, INSIDE)
     state.run(tokens.delete(token[0]))
     with pytest.raises(Unauthenticated, match="not known"):
-        tokens.authenticate(*token)
+        tokens.authenticate(*token, INSIDE)
     short = state.run(tokens.create("short", 60))
-    tokens.authenticate(*short)
+    tokens.authenticate(*short, INSIDE)
     later = token_service.time.time() + 61
     monkeypatch.setattr(token_service.time, "time", lambda: later)
     with pytest.raises(Unauthenticated, match="expired"):
-        tokens.authenticate(*short)
+        tokens.authenticate(*short, INSIDE)
 
 
 def test_a_token_that_could_not_be_deleted_can_be_deleted_again(
@@ -92,7 +94,7 @@ def test_a_token_that_could_not_be_deleted_can_be_deleted_again(
             with pytest.raises(ResourceExhausted):
                 state.run(failing)
     with pytest.raises(Unauthenticated):
-        state.tokens.authenticate(*token)
+        state.tokens.authenticate(*token, INSIDE)
     state.run(state.tokens.delete(token[0]))
     state.run(state.proxy_tokens.delete(proxy_token[0]))
     assert token[0] not in {t.id for t in Tokens(state.database).all()}
@@ -126,7 +128,7 @@ def test_secrets_are_stored_as_hashes_and_the_last_use_survives(tmp_path: Path) 
         tokens = Tokens(database)
         token_id, secret = await tokens.create("one")
         assert tokens.find("one").last_used_at is None
-        tokens.authenticate(token_id, secret)
+        tokens.authenticate(token_id, secret, INSIDE)
         used = tokens.find("one").last_used_at
         assert used is not None and Tokens(database).find("one").last_used_at is None  # written late
         await tokens.save_uses()
@@ -294,7 +296,7 @@ def test_proxy_tokens(state: StateServer, client: Client) -> None:
     modal.Environment.objects.create("proxied", client=client)
     main, proxied = state.environments.resolve("main").id, state.environments.resolve("proxied").id
     made = state.run(state.proxy_tokens.create("hooks"))
-    check = state.proxy_tokens.check
+    check = partial(state.proxy_tokens.check, peer=INSIDE)
     assert check(*made, main) and check(*made, proxied)
     assert not check(made[0], "ws-wrong", main) and not check("wk-unknown", made[1], main)
     assert not state.tokens.works(*made)

@@ -33,8 +33,12 @@ def check_that_data_of_version_0004_is_taken_over(url: str) -> None:
         config.set_main_option("script_location", str(database_module._MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "0004")
-        call = {"id": "fc-1", "function_id": "fu", "app_id": "ap", "parent_input_id": "in-1", "kind": "map"}
-        connection.execute(sa.insert(tables.calls), [call | {"invocation": 1, "cancelled": False, "created_at": 1.0}])
+        connection.execute(
+            sa.text(
+                "INSERT INTO calls (id, function_id, app_id, parent_input_id, kind, invocation, cancelled, created_at) "
+                "VALUES ('fc-1', 'fu', 'ap', 'in-1', 'map', 1, :cancelled, 1.0)"
+            ).bindparams(cancelled=False)
+        )
         entry = {
             "app_id": "ap",
             "function_id": "",
@@ -53,9 +57,10 @@ def check_that_data_of_version_0004_is_taken_over(url: str) -> None:
         logs.write("ap", 1, "new\n")
         await logs.close()
         assert [entry.data for entry in logs.fetch("ap", LogFilter(), 10)] == ["old\n", "new\n"]
-        query = sa.select(tables.calls.c.id).where(tables.calls.c.parent_input_id.in_(["in-1"]))
+        query = sa.select(tables.calls.c.id, tables.calls.c.caller_app_id)
         with database.read() as connection:
-            assert connection.execute(query).scalars().all() == ["fc-1"]
+            in_1 = query.where(tables.calls.c.parent_input_id.in_(["in-1"]))
+            assert connection.execute(in_1).all() == [("fc-1", "")]
         indexed = [index["column_names"] for index in sa.inspect(database.engine).get_indexes("calls")]
         assert ["parent_input_id"] in indexed
         await database.close()
@@ -146,7 +151,7 @@ def test_a_change_that_reads_first_is_not_refused_for_rows_appended_meanwhile(tm
         changed = asyncio.ensure_future(database.write(change))
         await asyncio.to_thread(has_read.wait, 10)
         appended = asyncio.ensure_future(
-            database.append((tables.calls, [("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0)]))
+            database.append((tables.calls, [("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0, "")]))
         )
         loop.call_soon(lambda: loop.call_soon(may_write.set))  # when the appended rows have been tried
         await asyncio.wait_for(asyncio.gather(changed, appended), 30)

@@ -163,7 +163,7 @@ def _commit_and_lose(connection: sa.Connection, url: str) -> None:
 
 
 def test_rows_whose_commit_was_lost_on_its_way_back_can_be_appended_again(url: str) -> None:
-    call = ("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0)
+    call = ("fc-1", "fu-1", "ap-1", "", "map", 4, False, 1.0, "")
 
     async def scenario() -> None:
         database = Database.open(url)

@@ -65,6 +65,14 @@ class Web:
         with connection_closed(connection):
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
+    def ask_from(self, address: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """A GET from another address of this machine."""
+        connection = http.client.HTTPConnection(*self.address, timeout=60, source_address=(address, 0))
+        with connection_closed(connection):
+            connection.request("GET", path, headers=dict(headers))
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+
     def get(self, function: str, path: str = "/", **headers: str) -> Answer:
         return self.ask("GET", self.path(function, path), headers=headers)
 

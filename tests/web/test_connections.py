@@ -66,7 +66,7 @@ class Gate:
         self.heads: list[bytes] = []  # that the server in the container got
         self.bodies: list[bytes] = []
         endpoints = SimpleNamespace(locate=self._locate)
-        admission = SimpleNamespace(admits=lambda endpoint, headers: endpoint.label == "s")
+        admission = SimpleNamespace(admits=lambda endpoint, headers, address: endpoint.label == "s")
         self.log = AccessLog(Metrics(), enabled=False)
         self.gateway = ServerGateway(endpoints=endpoints, servers=self.slots, admission=admission, log=self.log)  # type: ignore[arg-type]
         self.http = HttpServer(application or _nothing, self.gateway)

@@ -203,5 +203,14 @@ def test_a_guarded_endpoint_wants_a_token(web: Web) -> None:
     assert web.ask("GET", "/w/local--chosen-name/", headers=good).status == 401
 
 
+def test_guessing_a_proxy_token_is_slowed_down_where_it_comes_from(web: Web) -> None:
+    made = json.loads(web.server.modal("workspace", "proxy-tokens", "create", "--name", "guessed", "--json").stdout)
+    path, key = "/w/local--chosen-name/", {"Modal-Key": made["Modal-Key"]}
+    answers = [web.ask_from("127.0.0.3", path, key | {"Modal-Secret": f"ws-{number}"}) for number in range(40)]
+    assert answers[0].status == 401 and answers[-1].status == 429
+    assert "Too many wrong tokens" in answers[-1].text and 1 <= int(answers[-1].headers["retry-after"]) <= 3
+    assert web.ask_from("127.0.0.4", path, key | {"Modal-Secret": made["Modal-Secret"]}).status == 200
+
+
 def _is_running(web: Web, function: str) -> bool:
     return any(f["name"] == function and f["running"] for f in web.status()["functions"])

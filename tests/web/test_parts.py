@@ -19,11 +19,13 @@ from stoker.gateway import connection
 from stoker.gateway.access import AccessLog
 from stoker.gateway.app import make_gateway
 from stoker.gateway.endpoint import FunctionGateway
+from stoker.gateway.heads import asking_for
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.upstream import Upstreams
 from stoker.protocol.pickling import pickled
+from stoker.services.attempts import Peer
 from stoker.services.functions import WebSpec
 from stoker.services.metrics import Metrics
 from stoker.services.pipes import Pipe
@@ -160,7 +162,7 @@ def test_the_access_log_is_json_like_the_other_lines() -> None:
 
 
 def test_other_machines_need_a_token_for_the_metrics() -> None:
-    def authenticate(token_id: str, secret: str) -> None:
+    def authenticate(token_id: str, secret: str, peer: Peer) -> Any:
         if (token_id, secret) != ("ak-1", "as-1"):
             raise Unauthenticated("No.")
 
@@ -193,6 +195,13 @@ def test_other_machines_need_a_token_for_the_metrics() -> None:
     assert ask("10.0.0.1") == 401
     assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-2")) == 401
     assert ask("10.0.0.1", (b"authorization", b"Bearer ak-1.as-1")) == 200
+
+
+def test_a_proxy_on_this_machine_says_for_whom_it_asks() -> None:
+    assert asking_for("127.0.0.1", b"203.0.113.9, 198.51.100.7") == "198.51.100.7"
+    assert asking_for("::1", b"198.51.100.7") == "198.51.100.7"
+    assert asking_for("127.0.0.1", b"") == asking_for("127.0.0.1", b"a, ") == "127.0.0.1"
+    assert asking_for("198.51.100.7", b"203.0.113.9") == "198.51.100.7"  # others could say anything
 
 
 def test_a_connection_that_is_called_off_at_any_moment_is_not_made() -> None:

@@ -102,6 +102,14 @@ def test_a_guarded_server_wants_a_token(servers: Web) -> None:
         assert servers.ask("GET", servers.path("guarded"), headers=headers).status == 401
 
 
+def test_guessing_the_token_of_a_server_is_slowed_down_where_it_comes_from(servers: Web) -> None:
+    _, token = servers.server.python(_TOKEN).stdout.split()
+    path = servers.path("guarded")
+    answers = [servers.ask_from("127.0.0.3", path, {"Modal-Authorization": f"Bearer 1.{n}"}) for n in range(40)]
+    assert answers[0].status == 401 and answers[-1].status == 429
+    assert servers.ask_from("127.0.0.4", path, {"Modal-Authorization": f"Bearer {token}"}).status == 200
+
+
 def test_a_server_that_never_listens(servers: Web) -> None:
     answer = servers.get("deaf")
     assert answer.status == 503

@@ -14,7 +14,12 @@ from stoker.datadir import DataDir, ServerInfo
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError, Unauthenticated, Unavailable
 
 _TIMEOUT = 10.0
-_FAMILY: dict[int, type[StokerError]] = {400: InvalidArgument, 401: Unauthenticated, 404: NotFound}
+_FAMILY: dict[int, type[StokerError]] = {
+    400: InvalidArgument,
+    401: Unauthenticated,
+    404: NotFound,
+    429: Unauthenticated,
+}
 
 
 @dataclass(frozen=True)

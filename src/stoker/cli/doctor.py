@@ -48,7 +48,7 @@ def doctor(
         return
     results = examine(settings)
     faults: list[str] = []
-    if repair and any(result.finding.state is State.FAILED and result.check.fixable for result in results):
+    if repair and any(result.finding.state is not State.OK and result.check.fixable for result in results):
         faults = fix(settings, results, _progress)
         results = examine(settings)
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli import (
+    builds,
     canary,
     check,
     console,
@@ -71,6 +72,7 @@ cli.command()(tune.tune)
 cli.command()(simulate.simulate)
 cli.add_typer(token.cli, name="token")
 cli.add_typer(snapshots.cli, name="snapshots")
+cli.add_typer(builds.cli, name="builds")
 cli.command()(version.version)
 cli.command("settings", hidden=True)(settings.settings)
 

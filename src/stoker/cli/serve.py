@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
+from stoker import oom
 from stoker.config import Settings
 from stoker.server import Server
 from stoker.server.event_loop import new_event_loop
@@ -28,6 +29,7 @@ def serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | N
 
 
 async def _serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | None) -> None:
+    oom.set_score(oom.SERVER)
     stop = _StopSignals(lifeline)
     server = Server(settings)
     starting = asyncio.ensure_future(server.start())

@@ -72,6 +72,14 @@ def _print(document: Mapping[str, Any]) -> None:
         {"Container": "id", "Function": "function", "App": "app", "State": "state", "Age": "age"},
     )
     _table(
+        "Image builds",
+        [
+            row | {"age": duration(now - row["asked_at"]), "wanted": "yes" if row["watched"] else "nobody waits"}
+            for row in document.get("builds") or []
+        ],
+        {"Image": "image", "State": "state", "Step": "step", "Age": "age", "Waited for": "wanted"},
+    )
+    _table(
         "Schedules",
         [
             row | {"next": _moment(row["next_at"]), "last": _moment(row["last_at"])}

@@ -18,10 +18,10 @@ _FOR_SANDBOXES = (
     kernel.FORWARDING,
     programs.KEYRING,
     sandbox.RUNSC,
-    sandbox.TINI,
     programs.IPROUTE,
     programs.NFTABLES,
     programs.BUILDAH,
+    programs.RUNC,
     programs.MMDEBSTRAP,
 )
 
@@ -50,8 +50,8 @@ def checks_for(settings: Settings) -> tuple[Check, ...]:
 
 
 def fix(settings: Settings, results: list[Result], report: Report) -> list[str]:
-    """Repairs what failed and can be repaired: packages first, all at once. Returns what went wrong, as sentences."""
-    failing = [result.check for result in results if result.finding.state is State.FAILED]
+    """Repairs what is not as it should be and can be repaired: packages first, all at once. Returns what went wrong, as sentences."""
+    failing = [result.check for result in results if result.finding.state is not State.OK]
     faults = []
     packages = [package for check in failing for package in check.packages]
     if packages:

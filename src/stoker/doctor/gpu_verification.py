@@ -18,7 +18,7 @@ from stoker.engine.gpus import find_gpus
 from stoker.errors import StokerError
 from stoker.runtime import gpu
 from stoker.runtime.runsc import RunscRuntime
-from stoker.runtime.runsc_binary import find_runsc, find_tini
+from stoker.runtime.runsc_binary import find_runsc
 
 OLDEST_DRIVER_FOR_SNAPSHOTS = 570
 
@@ -37,7 +37,7 @@ async def verify(settings: Settings) -> AsyncIterator[Result]:
 async def _try(settings: Settings) -> AsyncIterator[Result]:
     with tempfile.TemporaryDirectory(prefix="stoker-gpu-") as scratch:
         runtime = RunscRuntime(
-            Path(scratch, "state"), runsc=find_runsc(settings.runsc_path), tini=find_tini(), gateway_port=1, pool_size=1
+            Path(scratch, "state"), runsc=find_runsc(settings.runsc_path), gateway_port=1, pool_size=1
         )
         try:
             await runtime.open()

@@ -9,6 +9,7 @@ from pathlib import Path
 from stoker.config import Settings
 from stoker.doctor.check import Check, Finding, failed, ok, warning
 from stoker.node.bucket_mounts import missing_parts
+from stoker.runtime.user_namespace import missing_for_namespaces
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -37,6 +38,16 @@ def _certificates(settings: Settings) -> Finding:
     return failed(f"{path} is missing", "--fix installs the package `ca-certificates`.")
 
 
+def _runc(settings: Settings) -> Finding:
+    if settings.build_isolation == "gvisor":
+        return ok("not needed: build_isolation is gvisor")
+    missing = missing_for_namespaces()
+    if not missing:
+        return ok(shutil.which("runc") or "")
+    advice = "--fix installs the packages `runc` and `golang-github-containers-common`. Without them builds run in gVisor, which is slower."
+    return (failed if settings.build_isolation == "namespaces" else warning)(missing, advice)
+
+
 def _buckets(settings: Settings) -> Finding:
     missing = missing_parts()
     if missing:
@@ -48,9 +59,15 @@ def _buckets(settings: Settings) -> Finding:
 
 BUILDAH = Check(
     "buildah",
-    "Builds images, one layer per step.",
+    "Fetches base images and keeps them.",
     _program("buildah", "buildah"),
     packages=("buildah", "golang-github-containers-common"),
+)
+RUNC = Check(
+    "runc",
+    "Runs the steps of image builds, apart from the host.",
+    _runc,
+    packages=("runc", "golang-github-containers-common"),
 )
 MMDEBSTRAP = Check(
     "mmdebstrap",

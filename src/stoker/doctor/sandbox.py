@@ -1,4 +1,4 @@
-"""The programs of a sandbox: gVisor's runsc of a build that is known to work, and a static tini."""
+"""The program of sandboxes: gVisor's runsc, of a build that is known to work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stoker.config import Settings
 from stoker.doctor.apt import Archive, unpack
 from stoker.doctor.check import Check, Finding, Report, failed, ok
 from stoker.errors import FailedPrecondition, PermissionDenied, StokerError
-from stoker.runtime.runsc_binary import PRIVATE_BIN, find_runsc, find_tini, known_good
+from stoker.runtime.runsc_binary import PRIVATE_BIN, find_runsc, known_good
 
 # Suites whose runsc is sound, by the suite the machine itself has; the program is static, so any of them runs anywhere.
 _SUITES = {"bookworm": ("bookworm-backports", "trixie"), "trixie": ("trixie", "bookworm-backports")}
@@ -23,13 +23,6 @@ def _runsc(settings: Settings) -> Finding:
         return ok(str(find_runsc(settings.runsc_path)))
     except StokerError as error:
         return failed(_first_sentence(error), "--fix fetches a sound build from Debian; or set runsc_path.")
-
-
-def _tini(settings: Settings) -> Finding:
-    try:
-        return ok(str(find_tini()))
-    except StokerError as error:
-        return failed(_first_sentence(error), "--fix installs the package `tini`.")
 
 
 def install_runsc(settings: Settings, report: Report) -> None:
@@ -79,7 +72,4 @@ def _first_sentence(error: StokerError) -> str:
 
 RUNSC = Check(
     "runsc", "gVisor runs each container in a kernel of its own, away from the host's.", _runsc, repair=install_runsc
-)
-TINI = Check(
-    "tini", "The first process of a container, which ends what others leave behind.", _tini, packages=("tini",)
 )

@@ -40,17 +40,18 @@ class LocalEngine:
         gpus: tuple[Gpus, ...] = (),
         node_id: str = "local",
         *,
+        memory_mib: int | None = None,
         disk_mib: int | None = None,
         healthy: Callable[[int], bool] = lambda device: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """disk_mib: room for what containers write, None for any amount. healthy: whether a GPU that is really there answers."""
+        """memory_mib: what containers may have, None for all of the machine. disk_mib: room for what containers write, None for any amount. healthy: whether a GPU that is really there answers."""
         self._node_id = node_id
         self._gpus = {g.model: g for g in gpus}
         self._cpu_milli = (psutil.cpu_count() or 1) * 1000
         self._capacity = {
             _CPU: self._cpu_milli * _CPU_OVERCOMMIT,
-            _MEMORY: psutil.virtual_memory().total >> 20,
+            _MEMORY: psutil.virtual_memory().total >> 20 if memory_mib is None else memory_mib,
             _DISK: disk_mib if disk_mib is not None else 1 << 40,
             **{_GPU + g.model: len(g.devices) for g in gpus},
         }
@@ -133,7 +134,7 @@ class LocalEngine:
         if request.cpu_milli > self._capacity[_CPU]:
             return f"The function asks for {request.cpu_milli / 1000:g} CPU cores and the machine has {self._cpu_milli / 1000:g}."
         if request.memory_mib > self._capacity[_MEMORY]:
-            return f"The function asks for {request.memory_mib} MiB of memory and the machine has {self._capacity[_MEMORY]}."
+            return f"The function asks for {request.memory_mib} MiB of memory and the machine has {self._capacity[_MEMORY]} for containers."
         if request.disk_mib > self._capacity[_DISK]:
             return (
                 f"The function asks for {request.disk_mib} MiB of ephemeral disk and the disk of the server's data directory has "

@@ -14,6 +14,7 @@ _STATUS: dict[type[errors.StokerError], int] = {
     errors.AlreadyExists: 409,
     errors.InvalidArgument: 400,
     errors.FailedPrecondition: 409,
+    errors.TooManyAttempts: 429,
     errors.Unauthenticated: 401,
     errors.PermissionDenied: 403,
     errors.ResourceExhausted: 507,
@@ -27,9 +28,9 @@ async def error_response(request: Request, error: Exception) -> Response:
     """The answer to an error of ours: its own sentence as plain text."""
     assert isinstance(error, errors.StokerError)
     status = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 409)
-    headers = (
-        {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, errors.ResourceExhausted) else {}
-    )
+    headers: dict[str, str] = {}
+    if isinstance(error, (errors.ResourceExhausted, errors.TooManyAttempts)):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
     # What is left of a refused upload is not read: the connection cannot be used for another request.
     if request.method in ("PUT", "POST"):
         headers["Connection"] = "close"

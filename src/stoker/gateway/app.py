@@ -1,27 +1,25 @@
-"""The HTTP applications: one for clients, one with nothing but signed transfers for containers."""
+"""The HTTP applications: one for clients, closed but for what is declared open, and one with nothing but signed transfers for containers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from stoker.errors import StokerError
 from stoker.gateway.answers import disconnect_response, error_response
+from stoker.gateway.guard import Authenticate, Guard, is_from_here, peer_of, shown_token
 from stoker.gateway.transfer import Transfer
 from stoker.services.metrics import CONTENT_TYPE
 from stoker.services.transfer import PREFIX
 
 StatusSource = Callable[[], Awaitable[Mapping[str, Any]]]
 """Gives the document that `stoker status` shows."""
-
-Authenticate = Callable[[str, str], None]
-"""Called with (token id, token secret); raises Unauthenticated."""
 
 _HANDLERS: Mapping[Any, Any] = {StokerError: error_response, ClientDisconnect: disconnect_response}
 
@@ -32,28 +30,36 @@ def make_gateway(
     status: StatusSource,
     authenticate: Authenticate,
     metrics: Callable[[], bytes],
-    routes: Sequence[BaseRoute] = (),
+    administration: Sequence[BaseRoute] = (),
+    open_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """What clients and browsers reach. metrics: gives them in Prometheus' format, to this machine without and to others with a token as
-    `Authorization: Bearer ID.SECRET`. routes: of other parts (web endpoints, the dashboard), after ours."""
+    """What clients and browsers reach. metrics: gives them in Prometheus' format, to this machine without and to others with a token.
+
+    administration: routes of other parts, below `PREFIX`, for those with a token: nothing gets to them past the guard. open_routes: those that
+    anybody may ask, each of which has a check of its own where it needs one."""
 
     async def get_status(request: Request) -> Response:
-        authenticate(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         return JSONResponse(await status())
 
     async def get_metrics(request: Request) -> Response:
-        if request.client is None or not ip_address(request.client.host).is_loopback:
-            _, _, pair = request.headers.get("Authorization", "").partition(" ")
-            authenticate(*(pair.strip().split(".", 1) if "." in pair else ("", "")))
+        if not is_from_here(request):
+            authenticate(*shown_token(request), peer_of(request))
         return Response(metrics(), media_type=CONTENT_TYPE)
 
-    own: list[BaseRoute] = [
-        Route("/healthz", _healthz, methods=["GET"]),
-        Route("/metrics", get_metrics, methods=["GET"]),
-        Route(PREFIX + "/status", get_status, methods=["GET"]),
-        *transfer.routes(),
-    ]
-    return Starlette(routes=[*own, *routes], exception_handlers=_HANDLERS)
+    return Starlette(
+        routes=[
+            Route("/healthz", _healthz, methods=["GET"]),
+            Route("/metrics", get_metrics, methods=["GET"]),
+            *transfer.routes(),
+            *open_routes,
+            Mount(
+                PREFIX,
+                routes=[Route("/status", get_status, methods=["GET"]), *administration],
+                middleware=[Middleware(Guard, authenticate=authenticate)],
+            ),
+        ],
+        exception_handlers=_HANDLERS,
+    )
 
 
 def make_container_gateway(*, transfer: Transfer) -> Starlette:

@@ -9,23 +9,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument, NotFound
-from stoker.gateway.app import Authenticate
 from stoker.services.apps import App, Apps
 from stoker.services.canaries import Canaries, Canary
 from stoker.services.environments import Environments
-from stoker.services.transfer import PREFIX
 
-_PATH = PREFIX + "/canaries/{app}"
+_PATH = "/canaries/{app}"
 
 
 class CanaryRoutes:
-    def __init__(
-        self, *, canaries: Canaries, apps: Apps, environments: Environments, authenticate: Authenticate
-    ) -> None:
+    def __init__(self, *, canaries: Canaries, apps: Apps, environments: Environments) -> None:
         self._canaries = canaries
         self._apps = apps
         self._environments = environments
-        self._check = authenticate
 
     def routes(self) -> list[Route]:
         return [
@@ -60,7 +55,6 @@ class CanaryRoutes:
         return JSONResponse({"app": app.name, "canary": _document(canary)})
 
     def _app(self, request: Request) -> App:
-        self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         environment = self._environments.resolve(request.query_params.get("environment", ""))
         name = request.path_params["app"]
         app = self._apps.by_name(environment.id, name)

@@ -46,6 +46,12 @@ class Exchange:
         return "WEBSOCKET" if self.is_websocket else str(self.scope["method"])
 
     @property
+    def peer(self) -> str:
+        """The address of the client, "" when unknown."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @property
     def path(self) -> str:
         """As the endpoint sees it: without the prefix."""
         return self.scope["path"][len(self.prefix) :] or "/"
@@ -112,7 +118,6 @@ class Exchange:
     def summary(self) -> Message:
         """What the access log says of it."""
         aborted = not self.complete and (self._length is None or self._sent < self._length)
-        client = self.scope.get("client")
         return {
             "label": self.endpoint.label,
             "method": self.method,
@@ -120,7 +125,7 @@ class Exchange:
             "status": self.status or None,
             "ms": round((time.perf_counter() - self._begun) * 1000, 1),
             "bytes": self._sent,
-            "client": client[0] if client else None,
+            "client": self.peer or None,
             "request_id": self.request_id.decode(),
             **({"call": self.call_id} if self.call_id else {}),
             **({"aborted": True} if aborted else {}),

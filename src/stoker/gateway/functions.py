@@ -10,12 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument, NotFound
-from stoker.gateway.app import Authenticate
 from stoker.services.apps import Apps
 from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 from stoker.services.history import History
-from stoker.services.transfer import PREFIX
 
 _MOST = 100_000  # inputs of one answer; the newest count
 _SPAN = 7 * 86_400.0  # seconds, when none is asked for: results are kept that long
@@ -29,20 +27,17 @@ class FunctionRoutes:
         functions: Functions,
         environments: Environments,
         history: History,
-        authenticate: Authenticate,
     ) -> None:
         self._apps = apps
         self._functions = functions
         self._environments = environments
         self._history = history
-        self._authenticate = authenticate
 
     def routes(self) -> list[Route]:
-        return [Route(PREFIX + "/functions/{app}/{function}", self.show, methods=["GET"])]
+        return [Route("/functions/{app}/{function}", self.show, methods=["GET"])]
 
     async def show(self, request: Request) -> Response:
         """A method of a class stands for the class, whose containers serve all its methods."""
-        self._authenticate(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         function = self._find(
             request.query_params.get("environment", ""), request.path_params["app"], request.path_params["function"]
         )

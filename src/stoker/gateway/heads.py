@@ -16,6 +16,7 @@ HOP_BY_HOP = frozenset(
 ANSWERED_HERE = frozenset((b"expect", b"modal-secret", b"modal-key", b"modal-authorization"))
 REQUEST_ID = b"x-request-id"
 _ORIGIN = frozenset((b"x-forwarded-proto", b"x-forwarded-prefix"))
+_THIS_MACHINE = ("127.", "::1")
 _NOT_FORWARDED = HOP_BY_HOP | ANSWERED_HERE
 _NOT_FOR_CONNECTION = frozenset((b"keep-alive", b"close", b"upgrade", b"content-length", b"host"))
 _VALID_ID = re.compile(rb"^[A-Za-z0-9_.:\-]{1,128}$")
@@ -40,12 +41,19 @@ def forwarded(headers: HeaderList) -> HeaderList:
 
 def with_origin(headers: HeaderList, peer: str, scheme: str) -> HeaderList:
     """The headers, and where the request came from. What a proxy on this machine says of that holds; others could say anything."""
-    if peer and not peer.startswith(("127.", "::1")):
+    if peer and not peer.startswith(_THIS_MACHINE):
         headers = [header for header in headers if header[0] not in _ORIGIN]
     origin = [(b"x-forwarded-for", peer.encode())] if peer else []
     if not any(name == b"x-forwarded-proto" for name, _ in headers):
         origin.append((b"x-forwarded-proto", scheme.encode()))
     return headers + origin
+
+
+def asking_for(peer: str, forwarded_for: bytes) -> str:
+    """The address of the client. What a proxy on this machine says of that holds, as with other requests; others could say anything."""
+    if not forwarded_for or not peer.startswith(_THIS_MACHINE):
+        return peer
+    return forwarded_for.rpartition(b",")[2].strip().decode("latin-1") or peer
 
 
 def written(first_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -18,6 +18,7 @@ from stoker.gateway.heads import (
     HOP_BY_HOP,
     REQUEST_ID,
     HeaderList,
+    asking_for,
     forwarded,
     own_answer,
     path_of,
@@ -70,6 +71,7 @@ class Passage:
         self._http_1_1 = front.parser.get_http_version() == "1.1"
         self._expects_continue = front.expect_100_continue
         self._named = dict(front.headers)
+        self._peer = asking_for(front.client[0] if front.client else "", self._named.get(b"x-forwarded-for", b""))
         self._chunked = b"transfer-encoding" in self._named
         self._request_id = request_id(self._named.get(REQUEST_ID, b""))
         self._request_complete = False
@@ -251,7 +253,7 @@ class Passage:
 
     def _is_admitted(self) -> bool:
         """Answers with a refusal when not."""
-        if self._gate.admission.admits(self._place.endpoint, self._named):
+        if self._gate.admission.admits(self._place.endpoint, self._named, self._peer):
             return True
         self._refuse(401, NO_TOKEN, [(b"www-authenticate", b"Modal-Key")])
         return False

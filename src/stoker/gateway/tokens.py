@@ -12,12 +12,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError, Unauthenticated
+from stoker.gateway.guard import peer_of
 from stoker.services.token_flows import Flow, TokenFlows
 from stoker.services.tokens import Token, Tokens
 from stoker.services.transfer import PREFIX
 
 _PAGES = PREFIX + "/token-requests"
-_LIST = PREFIX + "/tokens"
+_LIST = "/tokens"
 _MAX_BODY = 64 << 10
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -32,13 +33,13 @@ def page_path(page: str) -> str:
 
 
 class TokenRoutes:
-    """Every change needs a token that works, in the headers or, on the page, in the form."""
+    """The page is open to everybody and wants a token that works in its form."""
 
     def __init__(self, *, tokens: Tokens, flows: TokenFlows) -> None:
         self._tokens = tokens
         self._flows = flows
 
-    def routes(self) -> list[Route]:
+    def administration(self) -> list[Route]:
         return [
             Route(_LIST, self.list, methods=["GET"]),
             Route(_LIST, self.create, methods=["POST"]),
@@ -46,16 +47,18 @@ class TokenRoutes:
             Route(_LIST + "/{token}/enable", self.enable, methods=["POST"]),
             Route(_LIST + "/{token}/disable", self.disable, methods=["POST"]),
             Route(_LIST + "/{token}", self.delete, methods=["DELETE"]),
+        ]
+
+    def pages(self) -> list[Route]:
+        return [
             Route(_PAGES + "/{page}", self.show_page, methods=["GET"]),
             Route(_PAGES + "/{page}", self.submit_page, methods=["POST"]),
         ]
 
     async def list(self, request: Request) -> Response:
-        self._authenticate(request)
         return JSONResponse({"tokens": [_document(t) for t in self._tokens.all()]})
 
     async def create(self, request: Request) -> Response:
-        self._authenticate(request)
         body = await _json(request)
         name, lifetime = body.get("name", ""), body.get("lifetime_seconds")
         if not isinstance(name, str) or not isinstance(lifetime, (int, float, type(None))):
@@ -64,25 +67,22 @@ class TokenRoutes:
         return JSONResponse(_document(self._tokens.find(token_id)) | {"secret": secret}, 201, _HEADERS)
 
     async def approve(self, request: Request) -> Response:
-        approver = self._authenticate(request)
         body = await _json(request)
-        token_id = await self._flows.approve(self._flows.by_code(str(body.get("code", ""))), _name(approver))
+        flow = self._flows.by_code(str(body.get("code", "")))
+        token_id = await self._flows.approve(flow, _name(request.state.token))
         return JSONResponse(_document(self._tokens.find(token_id)), 201)
 
     async def enable(self, request: Request) -> Response:
-        self._authenticate(request)
         token = self._tokens.find(request.path_params["token"])
         await self._tokens.enable([token.id])
         return JSONResponse(_document(token))
 
     async def disable(self, request: Request) -> Response:
-        self._authenticate(request)
         token = self._tokens.find(request.path_params["token"])
         await self._tokens.disable([token.id])
         return JSONResponse(_document(token))
 
     async def delete(self, request: Request) -> Response:
-        self._authenticate(request)
         token = self._tokens.find(request.path_params["token"])
         await self._tokens.delete(token.id)
         return JSONResponse(_document(token))
@@ -101,10 +101,11 @@ class TokenRoutes:
             return _page(f"<p>{html.escape(str(error))}</p>", 404)
         try:
             fields = await _form(request)
-            self._tokens.authenticate(fields.get("token_id", ""), fields.get("token_secret", ""))
+            shown = fields.get("token_id", ""), fields.get("token_secret", "")
+            approver = self._tokens.authenticate(*shown, peer_of(request))
             if self._flows.by_code(fields.get("code", "")) is not flow:
                 raise NotFound("The code belongs to another request. Compare it with what the terminal shows.")
-            token_id = await self._flows.approve(flow, _name(self._tokens.find(fields["token_id"])))
+            token_id = await self._flows.approve(flow, _name(approver))
         except StokerError as error:
             status = (
                 401 if isinstance(error, Unauthenticated) else 409 if isinstance(error, FailedPrecondition) else 400
@@ -114,11 +115,6 @@ class TokenRoutes:
             f"<p>Done. The terminal has its token now, <code>{html.escape(token_id)}</code>. You may close this page.</p>"
             f"<p><code>stoker token disable {html.escape(token_id)}</code> takes it back.</p>"
         )
-
-    def _authenticate(self, request: Request) -> Token:
-        token_id = request.headers.get("Modal-Token-Id", "")
-        self._tokens.authenticate(token_id, request.headers.get("Modal-Token-Secret", ""))
-        return self._tokens.find(token_id)
 
 
 def _document(token: Token) -> dict[str, Any]:

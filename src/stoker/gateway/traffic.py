@@ -9,22 +9,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument
-from stoker.gateway.app import Authenticate
 from stoker.services.traffic import MOST, Traffic
-from stoker.services.transfer import PREFIX
 
 
 class TrafficRoutes:
-    def __init__(self, *, traffic: Traffic, authenticate: Authenticate) -> None:
+    def __init__(self, *, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._check = authenticate
 
     def routes(self) -> list[Route]:
-        return [Route(PREFIX + "/traffic", self.list, methods=["GET"])]
+        return [Route("/traffic", self.list, methods=["GET"])]
 
     async def list(self, request: Request) -> Response:
         """`hours`: how far to look back. `limited`: whether there may be more inputs in that time than those given, the newest."""
-        self._check(request.headers.get("Modal-Token-Id", ""), request.headers.get("Modal-Token-Secret", ""))
         try:
             hours = float(request.query_params.get("hours", "24"))
         except ValueError:

@@ -57,7 +57,7 @@ class WebGateway:
         try:
             if isinstance(target, ServerSpec):
                 raise errors.NotFound("Write the label of a server in this URL without escapes.")
-            if not self._admission.admits(place.endpoint, exchange.headers):
+            if not self._admission.admits(place.endpoint, exchange.headers, exchange.peer):
                 await exchange.refuse(401, NO_TOKEN, [(b"www-authenticate", b"Modal-Key")])
             else:
                 await self._functions.answer(exchange, target)

@@ -21,6 +21,15 @@ class RegistryAuth:
 
 
 @dataclass(frozen=True)
+class FunctionStep:
+    """A function of the client's that makes the layer: its source with its settings, the global variables it uses, and its arguments."""
+
+    definition: str
+    globals: bytes = b""
+    arguments: bytes = b""
+
+
+@dataclass(frozen=True)
 class ImageSpec:
     """One layer as the client sends it: a Dockerfile whose `FROM base` names an image built before.
 
@@ -35,12 +44,16 @@ class ImageSpec:
     build_args: Mapping[str, str] = field(default_factory=dict)
     secret_ids: tuple[str, ...] = ()
     nonce: str = ""  # set for force_build, so that the result is a new image
+    function: FunctionStep | None = None  # makes the layer, in place of commands
 
     def fingerprint(self) -> bytes:
         """Canonical bytes for a content-addressed id."""
         document = asdict(self) | {
             "context_files": {name: data.hex() for name, data in sorted(self.context_files.items())}
         }
+        step = document.pop("function")
+        if step is not None:
+            document["function"] = {k: v.hex() if isinstance(v, bytes) else v for k, v in step.items()}
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -52,6 +65,7 @@ class BuildContext:
     mount_name: str = ""  # of a context mount whose files the builder itself has: a standalone Python
     secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
     registry_auth: RegistryAuth | None = None
+    confined: bool = False  # asked for by a container: nothing of the build may touch what others rely on
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class ImageConfig:
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     workdir: str = ""
+    user: str = ""  # of build steps; functions run as root
+    shell: tuple[str, ...] = ()  # of build steps in the shell form; empty for /bin/sh -c
     python_version: str = ""  # "3.11.2"; empty when the image has no `python`
     libc: str = "glibc"  # or "musl"
     libc_version: str = ""
@@ -74,8 +90,8 @@ class ImageConfig:
     @classmethod
     def from_json(cls, text: str) -> ImageConfig:
         document: dict[str, Any] = json.loads(text)
-        for name in ("entrypoint", "cmd"):
-            document[name] = tuple(document[name])
+        for name in ("entrypoint", "cmd", "shell"):
+            document[name] = tuple(document.get(name, ()))
         return cls(**document)
 
 
@@ -99,11 +115,16 @@ class ImageBuilder(Protocol):
         """Builds one layer. Raises ImageBuildFailed (with the end of the step's own output) or another StokerError."""
         ...
 
+    async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
+        """Makes of `files`, which a container of the image that `spec` is based on wrote, a layer on top of it. They are the builder's from now
+        on. None: there are no files. Raises StokerError."""
+        ...
+
     async def layers(self, image_id: str) -> tuple[Path, ...]:
         """Host directories, uppermost first, that form the image's root file system. Read-only. Raises NotFound."""
         ...
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         """Trees rooted at "/" that hold the modal client (`/pkg/...`) and, for builders >= 2025.06, its dependencies
         (`/__modal/deps`, `/pkg/sitecustomize.py`) for the Python of this image. Made on first use, then kept."""
         ...

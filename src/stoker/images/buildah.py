@@ -1,4 +1,6 @@
-"""The buildah command and its storage in one directory, apart from any other containers storage of the machine."""
+"""The buildah command and its storage in one directory, apart from any other containers storage of the machine.
+
+It fetches base images and keeps them. Nothing is built with it: its own steps would run with the host in reach."""
 
 from __future__ import annotations
 
@@ -7,23 +9,19 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stoker.aio.processes import Finished, capture, private
 from stoker.errors import FailedPrecondition, ImageBuildFailed
-from stoker.images.processes import Finished, capture, private, stream
 
 _INSTALL = "install it with `apt-get install buildah` (or your system's package manager) and start the server again."
 
-PLAIN = ("--pull-never", "--layers=false", "--format", "docker", "--isolation", "chroot")
-"""How Stoker builds: only on what is in the storage, all steps as one layer, with docker's meaning of every instruction, and without
-a container runtime."""
-
 TAG = "localhost/stoker"
-"""Images that were built, by their ids."""
+"""Images that earlier versions of Stoker built, by their ids."""
 BASE_TAG = "localhost/stoker-base"
-"""What they are built on."""
+"""Base images, by their keys."""
 
 
 class Buildah:
@@ -59,7 +57,6 @@ class Buildah:
             f'[storage]\ndriver = "overlay"\ngraphroot = {graph}\nrunroot = {run}\n'
         )
         (self._settings / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
-        (self._settings / "ignore").write_text("")
         # Base images are trusted by name, as everywhere where no signatures are set up.
         self.policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
         if _has_containers(self.storage):
@@ -70,32 +67,20 @@ class Buildah:
         """The signature policy, for commands that read images."""
         return self._settings / "policy.json"
 
-    @property
-    def _common(self) -> tuple[str, ...]:
-        # An empty ignore file: the client has already left out what should not be there.
-        return ("--signature-policy", str(self.policy), "--ignorefile", str(self._settings / "ignore"))
-
-    async def build(self, arguments: Sequence[str], *, env: Mapping[str, str], line: Callable[[str], None]) -> int:
-        """`buildah build` with each line of output handed to `line`; returns its exit code.
-
-        A cancelled build leaves no process, no mount and no working container."""
-        async with self._working():
-            return await stream(self._argv(("build", *self._common, *arguments)), env=self._env(env), line=line)
-
     async def settings(self, image: str) -> dict[str, Any]:
         """Docker's settings of an image: `Env`, `Cmd`, `Entrypoint`, `WorkingDir`, `User`, `Shell`, ..."""
         document = json.loads(await self.check("inspect", "--type", "image", image))
         found: dict[str, Any] = (document.get("Docker") or {}).get("config") or {}
         return found
 
-    async def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
-        """Any other command of buildah."""
+    async def run(self, *arguments: str, words: Sequence[str] = ()) -> Finished:
+        """Any command of buildah; `words` come before it."""
         async with self._working():
-            return await self._capture(arguments, env or {})
+            return await self._capture(arguments, words)
 
-    async def check(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    async def check(self, *arguments: str) -> str:
         """Like `run`, but raises ImageBuildFailed with buildah's own words when the command fails."""
-        result = await self.run(*arguments, env=env)
+        result = await self.run(*arguments)
         if result.code:
             raise ImageBuildFailed(f"buildah {arguments[0]} failed: {result.errors.strip() or result.output.strip()}")
         return result.output
@@ -122,6 +107,15 @@ class Buildah:
             top = parents[top]
         return tuple(result)
 
+    def names_at(self, layer: Path) -> tuple[str, ...]:
+        """The names of images whose uppermost layer is the directory `layer`."""
+        return tuple(
+            name
+            for entry in _read(self.storage / "overlay-images" / "images.json")
+            if self.storage / "overlay" / str(entry.get("layer")) / "diff" == layer
+            for name in entry.get("names") or ()
+        )
+
     def _image(self, image: str) -> dict[str, Any]:
         for entry in _read(self.storage / "overlay-images" / "images.json"):
             if entry["id"] == image or image in (entry.get("names") or ()):
@@ -137,34 +131,30 @@ class Buildah:
             yield
         finally:
             self._running -= 1
-            # A killed build leaves its working container, and so does buildah itself for `COPY --from` another image. They do not
-            # tell which build they belong to, so they go when nothing else is under way. So does what a killed one had fetched.
+            # A killed command leaves a working container, or what it had fetched. They do not tell whose they are, so they go when
+            # nothing else is under way.
             if not self._running and (_has_containers(self.storage) or os.listdir(self._temporary)):
                 await asyncio.shield(asyncio.ensure_future(self._remove_containers()))
 
-    async def _capture(self, arguments: Sequence[str], env: Mapping[str, str]) -> Finished:
-        return await capture(self._argv(arguments), env=self._env(env))
+    async def _capture(self, arguments: Sequence[str], words: Sequence[str] = ()) -> Finished:
+        return await capture((*words, *private(("buildah", *arguments))), env=self._env())
 
     async def _remove_containers(self) -> None:
         async with self._cleaning:
             if not self._running:
                 if _has_containers(self.storage):
-                    await self._capture(("rm", "--all"), {})
+                    await self._capture(("rm", "--all"))
                 for path in self._temporary.iterdir():
                     await asyncio.to_thread(shutil.rmtree, path, True)
 
-    def _argv(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return private(("buildah", *arguments))
-
-    def _env(self, extra: Mapping[str, str]) -> dict[str, str]:
+    def _env(self) -> dict[str, str]:
         own = {
             "CONTAINERS_CONF": str(self._settings / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(self._settings / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(self._settings / "registries.conf"),
-            "BUILDAH_ISOLATION": "chroot",
             "TMPDIR": str(self._temporary),
         }
-        return {**os.environ, **extra, **own}
+        return {**os.environ, **own}
 
 
 def _has_containers(storage: Path) -> bool:

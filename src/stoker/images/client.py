@@ -15,7 +15,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -24,11 +25,9 @@ import modal
 import structlog
 import synchronicity
 
+from stoker.aio.processes import Finished, capture
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images.base import ImageConfig
-from stoker.images.processes import capture
-from stoker.images.records import Records
-from stoker.images.rootfs import run_inside
 from stoker.images.uvtool import run_uv
 
 _log = structlog.get_logger(__name__)
@@ -50,19 +49,38 @@ _MISSING = re.compile(r"there (?:is|are) no versions? of ([\w.-]+)[=<]")
 _KEPT_OUT = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pyc")
 
 
-class ClientTrees:
-    """Client and dependency trees under `cache`. `records` supplies an image with the right Python when bytecode must be compiled for
-    one that the host does not have; `host_python` is the interpreter of containers that have no image."""
+@dataclass(frozen=True)
+class Compiler:
+    """A Python that makes bytecode of trees. `run(words, tree)` runs it with these words after its name, with the tree at `place`.
 
-    def __init__(self, cache: Path, records: Records, *, host_python: str = "") -> None:
+    for_only: names the images that may use what it made, empty for all: whoever made the others may have it write anything."""
+
+    run: Callable[[Sequence[str], Path], Awaitable[Finished]]
+    place: str = ""
+    for_only: str = ""
+
+    @staticmethod
+    def on_host(python: str) -> Compiler:
+        return Compiler(lambda words, tree: capture((python, *words), env={}))
+
+
+FindCompiler = Callable[[str], Awaitable[Compiler | None]]
+"""Answers who compiles for a Python version ("3.12") that the server itself does not have; None for nobody."""
+
+
+class ClientTrees:
+    """Client and dependency trees under `cache`; `host_python` is the interpreter of containers that have no image."""
+
+    def __init__(self, cache: Path, *, host_python: str = "") -> None:
         self._directory = cache / "clients"
         self._cache = cache
-        self._records = records
         self._host_python = host_python
         self._locks: dict[str, asyncio.Lock] = {}
         self._held: dict[str, IO[str]] = {}
 
-    async def layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def layers(
+        self, client_version: str, config: ImageConfig, find_compiler: FindCompiler | None = None
+    ) -> tuple[Path, ...]:
         """The trees for a container of `config` started by a client of `client_version`.
 
         Raises NotFound for a version that does not exist, FailedPrecondition when the image cannot run it."""
@@ -76,18 +94,28 @@ class ClientTrees:
                 "The image has no `python`, which functions need. Pass `add_python=` to Image.from_registry, or start from an image "
                 "that has Python."
             )
-        tag = f"cp{python.replace('.', '')}"
+        compiler = await self._compiler(python, find_compiler)
+        tag = f"cp{python.replace('.', '')}" + (f"-{compiler.for_only}" if compiler and compiler.for_only else "")
         trees = []
         builder = config.builder_version or _newest_builder()
         if builder == "PREVIEW" or builder >= _MOUNTED_SINCE:
             name = f"deps-{builder}-{tag}-{config.libc}-{platform.machine()}"
-            trees.append(await self._tree(name, config, lambda path: self._install_dependencies(path, builder, config)))
+            trees.append(
+                await self._tree(name, compiler, lambda path: self._install_dependencies(path, builder, config))
+            )
         trees.append(
-            await self._tree(f"client-{version}-{tag}", config, lambda path: self._install_client(path, version))
+            await self._tree(f"client-{version}-{tag}", compiler, lambda path: self._install_client(path, version))
         )
         return tuple(reversed(trees))
 
-    async def _tree(self, name: str, config: ImageConfig, fill: Callable[[Path], Awaitable[None]]) -> Path:
+    async def _compiler(self, python: str, find: FindCompiler | None) -> Compiler | None:
+        if self._host_python:
+            return Compiler.on_host(self._host_python)
+        if python == SERVER_PYTHON:
+            return Compiler.on_host(sys.executable)
+        return await find(python) if find is not None else None
+
+    async def _tree(self, name: str, compiler: Compiler | None, fill: Callable[[Path], Awaitable[None]]) -> Path:
         target = self._directory / name
         await self._hold(name)
         if target.is_dir():
@@ -95,7 +123,7 @@ class ClientTrees:
         async with self._locks.setdefault(name, asyncio.Lock()), self._temporary() as work:
             if not target.is_dir():
                 await fill(work)
-                await self._compile(work, config)
+                await self._compile(work, compiler)
                 # Another server may have been faster; its tree is as good.
                 with contextlib.suppress(OSError):
                     work.rename(target)
@@ -144,6 +172,9 @@ class ClientTrees:
             "pip",
             "install",
             "--no-deps",
+            # What is built from source runs code of its own, here as root.
+            "--only-binary",
+            ":all:",
             "--python",
             sys.executable,
             "--target",
@@ -184,27 +215,16 @@ class ClientTrees:
         (root / "pkg").mkdir()
         (root / "pkg" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
 
-    async def _compile(self, root: Path, config: ImageConfig) -> None:
-        """Bytecode for the Python of `config`; without any interpreter of that version the tree works, only slower."""
-        python = ".".join(config.python_version.split(".")[:2])
-        compile_all = ("-I", "-m", "compileall", "-q", "-j", "0")
-        on_host = (*compile_all, "-s", str(root), "-p", "/", str(root))
-        if self._host_python:
-            result = await capture((self._host_python, *on_host), env={})
-        elif python == SERVER_PYTHON:
-            result = await capture((sys.executable, *on_host), env={})
-        else:
-            same = (record for record in self._records.all() if _same_python(record.config, config))
-            if (record := next(same, None)) is None:
-                return
-            argv = ("python", *compile_all, "-s", "/mnt", "-p", "/", "/mnt")
-            result = await run_inside(record.layers, argv, env=record.config.env, bind=root)
+    async def _compile(self, root: Path, compiler: Compiler | None) -> None:
+        """Without any interpreter of its version a tree works, only slower."""
+        if compiler is None:
+            return
+        place = compiler.place or str(root)
+        words = ("-I", "-m", "compileall", "-q", "-j", "0", "-s", place, "-p", "/", place)
+        result = await compiler.run(words, root)
         if result.code:
-            _log.warning("client not compiled, containers start slower", python=python, reason=result.errors[-500:])
-
-
-def _same_python(first: ImageConfig, second: ImageConfig) -> bool:
-    return (first.python_version, first.libc) == (second.python_version, second.libc)
+            reason = (result.errors or result.output)[-500:]
+            _log.warning("client not compiled, containers start slower", tree=root.name, reason=reason)
 
 
 def _copy_own(package: Path) -> None:

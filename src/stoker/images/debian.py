@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.aio.processes import private, stream
 from stoker.errors import ImageBuildFailed
 from stoker.images import aptsources, hostconfig, ocilayout
 from stoker.images.base import LogSink
-from stoker.images.processes import private, stream
 
 PYTHONS = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 """The Python of each Debian release."""

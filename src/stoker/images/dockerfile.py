@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ _DIRECTIVE = re.compile(r"^#\s*\w+\s*=")
 _HEREDOC = re.compile(r"^\d*<<(-?)(?:'([^'\s]+)'|\"([^\"\s]+)\"|([A-Za-z_][\w.-]*))")
 _FLAG = re.compile(r"^--[a-z-]+(?:=\S*)?(?:\s+|$)")
 _VARIABLE = re.compile(r"\\(.)|\$(?:(\w+)|\{(\w+)(?:(:?[-+])([^}]*))?\})")
+_DOLLAR = re.compile(r"\$\$|\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*(?::?[-+][^}]*)?\}")
+_CLIENT_ENV = re.compile(r"^ENV (?P<name>[^\s=]+)=(?P<value>.*)$", re.DOTALL)
 _TAKES_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
 
 
@@ -65,10 +68,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """`preamble` holds directives and the `ARG`s before the first `FROM`."""
+    """`arguments` are the values of those `ARG`s that come before the first `FROM`."""
 
-    directives: tuple[str, ...]
-    preamble: tuple[Instruction, ...]
+    arguments: Mapping[str, str]
     stages: tuple[Stage, ...]
 
     @property
@@ -99,7 +101,38 @@ def parse(commands: Sequence[str], build_args: Mapping[str, str]) -> Dockerfile:
     if not stages:
         raise ImageBuildFailed("The image has no FROM instruction, so there is nothing to build on.")
     values = _global_arguments(preamble, build_args)
-    return Dockerfile(tuple(directives), tuple(preamble), tuple(_stage(*stage, values) for stage in stages))
+    return Dockerfile(values, tuple(_stage(*stage, values) for stage in stages))
+
+
+def client_environment(lines: Sequence[str]) -> dict[str, str] | None:
+    """What `Image.env({...})` sets, when `lines` are exactly what the client makes of that; None for any other.
+
+    The client quotes the values as a shell wants it, so that Docker's rules would keep `$PATH` as it is. It is meant to be filled in."""
+    if len(lines) < 2 or lines[0] != "FROM base":
+        return None
+    values = {}
+    for line in lines[1:]:
+        match = _CLIENT_ENV.match(line)
+        if match is None:
+            return None
+        try:
+            words = shlex.split(match["value"])
+        except ValueError:
+            return None
+        value = words[0] if words else ""
+        if len(words) > 1 or shlex.quote(value) != match["value"]:
+            return None
+        values[match["name"]] = value
+    return values
+
+
+def filled_in(text: str, values: Mapping[str, str]) -> str:
+    """Fills `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` in; `$$`, backslashes and quotes stay as they are."""
+
+    def replace(match: re.Match[str]) -> str:
+        return match.group() if match.group() == "$$" else expand(match.group(), values)
+
+    return _DOLLAR.sub(replace, text)
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
@@ -135,18 +168,23 @@ def assignments(value: str, env: Mapping[str, str]) -> dict[str, str]:
     return result
 
 
-def command(value: str) -> tuple[str, ...]:
-    """The words of `CMD`/`ENTRYPOINT`: a JSON list as it is, the shell form as a shell command."""
-    import json
+def command(value: str, shell: Sequence[str] = ("/bin/sh", "-c")) -> tuple[str, ...]:
+    """The words of `CMD`, `ENTRYPOINT` or `RUN`: a JSON list as it is, the shell form as a command for `shell`."""
+    words = json_words(value)
+    if words is not None:
+        return words
+    return (*shell, value) if value.strip() else ()
 
-    if value.lstrip().startswith("["):
-        try:
-            words = json.loads(value)
-        except ValueError:
-            words = None
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            return tuple(words)
-    return ("/bin/sh", "-c", value) if value.strip() else ()
+
+def json_words(value: str) -> tuple[str, ...] | None:
+    """The words of the JSON form; None for the other form."""
+    if not value.lstrip().startswith("["):
+        return None
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return None
+    return tuple(parsed) if isinstance(parsed, list) and all(isinstance(word, str) for word in parsed) else None
 
 
 def _instructions(lines: Sequence[str], escape: str) -> Iterable[Instruction]:

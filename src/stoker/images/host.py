@@ -10,13 +10,12 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from stoker.aio.processes import capture
 from stoker.errors import FailedPrecondition, NotFound
-from stoker.images import dockerfile
+from stoker.images import dockerfile, finish
 from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
-from stoker.images.inspection import QUESTION
-from stoker.images.processes import capture
 from stoker.images.records import Record, Records
 
 _SETTINGS = frozenset({"ENV", "WORKDIR", "ENTRYPOINT", "CMD"})
@@ -29,7 +28,7 @@ class HostImages:
     def __init__(self, data: Path, *, python: str = "", cache: Path | None = None) -> None:
         self._python = python or sys.executable
         self._records = Records(data / "images" / "host")
-        self._clients = ClientTrees(cache or default_cache(), self._records, host_python=self._python)
+        self._clients = ClientTrees(cache or default_cache(), host_python=self._python)
         self._host: ImageConfig | None = None
         self._lock = asyncio.Lock()
 
@@ -73,7 +72,13 @@ class HostImages:
             python_packages=host.python_packages,
             builder_version=spec.builder_version,
         )
-        self._records.write(image_id, Record("", (), config))
+        self._records.write(image_id, Record((), config))
+        return config
+
+    async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
+        """The function wrote to the host's own files."""
+        config = self._base("base", spec)
+        self._records.write(image_id, Record((), config))
         return config
 
     async def layers(self, image_id: str) -> tuple[Path, ...]:
@@ -81,7 +86,7 @@ class HostImages:
         self._records.read(image_id)
         return ()
 
-    async def client_layers(self, client_version: str, config: ImageConfig) -> tuple[Path, ...]:
+    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
         return await self._clients.layers(client_version, config)
 
     async def remove(self, image_id: str) -> None:
@@ -110,7 +115,7 @@ class HostImages:
 
     async def _ask(self) -> ImageConfig:
         try:
-            result = await capture((self._python, "-B", "-"), env={}, stdin=QUESTION)
+            result = await capture((self._python, "-B", "-"), env={}, stdin=finish.SOURCE)
             answer = json.loads(result.output.strip().splitlines()[-1])
         except (OSError, ValueError, IndexError) as error:
             raise FailedPrecondition(

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from stoker.errors import InvalidArgument
 from stoker.images.dockerfile import Dockerfile, Heredoc, Instruction, Stage
 
+_PLAIN = re.compile(r"http://(?:[^\s/@]*@)?([^\s/@,]+)")
+
 
 class IndexMirrors:
     """`mirrors` maps the address of an index to that of its mirror, or to a directory of this machine (absolute, "file:" implied)."""
@@ -34,10 +36,9 @@ class IndexMirrors:
         return tuple(path.parent if path.name == "simple" else path for path in paths)
 
     @property
-    def plain_hosts(self) -> str:
-        """Servers (space between) that pip must be told to trust, since they are not asked through TLS."""
-        plain = {urlsplit(mirror).netloc for mirror in self._mirrors.values() if mirror.startswith("http:")}
-        return " ".join(sorted(plain))
+    def plain_hosts(self) -> set[str]:
+        """Servers (host:port) that are not asked through TLS, which pip must be told to trust."""
+        return {urlsplit(mirror).netloc for mirror in self._mirrors.values() if mirror.startswith("http:")}
 
     def used(self, source: Dockerfile) -> dict[str, str]:
         """The mirrors that stand in for an index in some command."""
@@ -46,24 +47,35 @@ class IndexMirrors:
         found = {match.group(1) for text in texts if self._pattern for match in self._pattern.finditer(text)}
         return {url: self._mirrors[url] for url in sorted(found)}
 
-    def apply(self, source: Dockerfile) -> Dockerfile:
-        """The same Dockerfile with the mirrors' addresses in its commands."""
+    def apply(self, source: Dockerfile, elsewhere: Mapping[str, str]) -> Dockerfile:
+        """The same Dockerfile with the mirrors' addresses in its commands. elsewhere: servers (host:port) that steps reach at another place."""
         if self._pattern is None:
             return source
-        return replace(source, stages=tuple(self._stage(stage) for stage in source.stages))
+        pattern = self._pattern
 
-    def _stage(self, stage: Stage) -> Stage:
-        return replace(stage, instructions=tuple(self._instruction(step) for step in stage.instructions))
+        def text(original: str) -> str:
+            return pattern.sub(lambda match: moved(self._mirrors[match.group(1)], elsewhere), original)
 
-    def _instruction(self, step: Instruction) -> Instruction:
-        if step.keyword != "RUN":
-            return step
-        heredocs = tuple(Heredoc(doc.token, doc.name, self._text(doc.body)) for doc in step.heredocs)
-        return Instruction(step.keyword, self._text(step.value), self._text(step.text), heredocs)
+        def instruction(step: Instruction) -> Instruction:
+            if step.keyword != "RUN":
+                return step
+            heredocs = tuple(Heredoc(doc.token, doc.name, text(doc.body)) for doc in step.heredocs)
+            return Instruction(step.keyword, text(step.value), text(step.text), heredocs)
 
-    def _text(self, text: str) -> str:
-        assert self._pattern is not None
-        return self._pattern.sub(lambda match: self._mirrors[match.group(1)], text)
+        def stage(original: Stage) -> Stage:
+            return replace(original, instructions=tuple(map(instruction, original.instructions)))
+
+        return replace(source, stages=tuple(map(stage, source.stages)))
+
+
+def plain_servers(text: str) -> set[str]:
+    """The servers (host:port) of all addresses in `text` that are asked without TLS."""
+    return {match[1] for match in _PLAIN.finditer(text)}
+
+
+def moved(text: str, elsewhere: Mapping[str, str]) -> str:
+    """`text` with the places that `elsewhere` names for servers."""
+    return _PLAIN.sub(lambda match: match[0].replace(match[1], elsewhere.get(match[1], match[1])), text)
 
 
 def _runs(source: Dockerfile) -> Iterator[Instruction]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from stoker.disk import size_of
-from stoker.errors import ImageBuildFailed
 from stoker.images.base import Forget, Leftover
+from stoker.images.bases import Base, BaseRecords
 from stoker.images.buildah import BASE_TAG, TAG, Buildah
+from stoker.images.layerstore import LayerStore
 from stoker.images.pythons import StandalonePythons
-from stoker.images.records import Records
+from stoker.images.records import Record, Records
 
 
 class Leftovers:
     """Of one data directory. While something is removed no image may be built."""
 
-    def __init__(self, buildah: Buildah, records: Records, pythons: StandalonePythons) -> None:
+    def __init__(self, buildah: Buildah, store: LayerStore, records: Records, pythons: StandalonePythons) -> None:
         self._buildah = buildah
+        self._store = store
         self._records = records
+        self._bases = BaseRecords(buildah)
         self._pythons = pythons
 
     def find(self, keep: Collection[str], before: float) -> list[Leftover]:
@@ -34,14 +36,14 @@ class Leftovers:
                 staying.update(record.layers)
             else:
                 going.append((image_id, record.layers))
-        bases = self._bases(before, staying)
-        for _, layers in bases.items():
-            staying.update(layers)  # they go with the base
+        bases = self._unused_bases(before, staying)
+        for base in bases.values():
+            staying.update(base.layers)  # they go with the base
         counted: set[Path] = set()
         found = [Leftover("image", image_id, _size(layers, staying, counted)) for image_id, layers in going]
-        for name, layers in bases.items():
-            staying.difference_update(layers)
-            found.append(Leftover("base", name, _size(layers, staying, counted)))
+        for key, base in bases.items():
+            staying.difference_update(base.layers)
+            found.append(Leftover("base", key, _size(base.layers, staying, counted)))
         found += [Leftover("python", path.name, size_of(path)) for path in self._pythons.unused(before)]
         return found
 
@@ -56,32 +58,68 @@ class Leftovers:
 
     async def remove_image(self, image_id: str) -> bool:
         """Forgets an image and removes those of its layers that no other image is built on; whether it was there."""
+        record = self._records.find(image_id)
         self._records.remove(image_id)
-        return (await self._buildah.run("rmi", f"{TAG}:{image_id}")).code == 0
+        if record is None:
+            return False
+        await self._remove_layers(record.layers)
+        await self._remove_earlier(image_id, record)
+        return True
 
     async def prune(self) -> None:
-        """Removes what has no name any more: the bases in whose place newer ones came."""
+        """Removes what has no record any more: layers of killed builds, and bases in whose place newer ones came."""
+        await self._remove_layers(self._store.all())
         await self._buildah.run("rmi", "--prune")
 
-    def _bases(self, before: float, used: set[Path]) -> dict[str, tuple[Path, ...]]:
-        """Layers by name; `used` are those of images that stay."""
+    async def _remove_layers(self, layers: Iterable[Path]) -> None:
+        used = await asyncio.to_thread(self._used)
+        for layer in layers:
+            if layer.parent == self._store.layers and layer not in used and layer.is_dir():
+                await asyncio.to_thread(self._store.remove, layer)
+
+    async def _remove_earlier(self, image_id: str, record: Record) -> None:
+        """Removes an image that an earlier version of Stoker kept in buildah's storage, unless later ones are built on its layers. Those it is
+        built on itself may have waited for that."""
+        used = await asyncio.to_thread(self._used)
+        for layer in record.layers:
+            if layer in used:
+                break
+            for name in self._buildah.names_at(layer):
+                if name.startswith(f"{TAG}:") and self._records.find(name.removeprefix(f"{TAG}:")) is None:
+                    await self._buildah.run("rmi", name)
+
+    def _used_by_images(self) -> set[Path]:
+        return {layer for _, _, record in self._records.entries() for layer in record.layers}
+
+    def _used(self) -> set[Path]:
+        used = self._used_by_images()
+        for key in self._bases.names():
+            if (base := self._bases.read(key)) is not None:
+                used.update(base.layers)
+        return used
+
+    def _unused_bases(self, before: float, used: set[Path]) -> dict[str, Base]:
+        """Those of which no layer is in `used`, by their keys."""
         found = {}
-        for path in sorted((self._buildah.directory / "bases").glob("*.json")):
-            with contextlib.suppress(ImageBuildFailed, FileNotFoundError):
-                layers = self._buildah.layers(f"{BASE_TAG}:{path.stem}")
-                if path.stat().st_mtime < before and layers[0] not in used:
-                    found[path.stem] = layers
+        for key in self._bases.names():
+            base = self._bases.read(key) or self._bases.earlier(key)
+            if base is not None and self._bases.made_at(key) < before and base.layers[0] not in used:
+                found[key] = base
         return found
 
-    async def _remove_base(self, name: str) -> bool:
-        own = f"{BASE_TAG}:{name}"
-        with contextlib.suppress(ImageBuildFailed):
-            others = [other for other in self._buildah.names_of(own) if other != own]
-            (self._buildah.directory / "bases" / f"{name}.json").unlink(missing_ok=True)
-            # The name under which it was pulled goes with it, but not what is the same image as another base.
-            extra = () if any(other.startswith(TAG) for other in others) else others
-            return (await self._buildah.run("rmi", own, *extra)).code == 0
-        return False
+    async def _remove_base(self, key: str) -> bool:
+        base = self._bases.read(key) or self._bases.earlier(key)
+        if base is None or base.layers[0] in await asyncio.to_thread(self._used_by_images):
+            return False
+        self._bases.remove(key)
+        await self._remove_layers(base.layers)
+        if not base.image:
+            return True
+        # The name under which it was pulled goes with it, but not what is the same image as another base.
+        own = f"{BASE_TAG}:{key}"
+        others = [name for name in self._buildah.names_of(base.image) if name != own]
+        extra = () if any(name.startswith((TAG, BASE_TAG)) for name in others) else others
+        return (await self._buildah.run("rmi", own, *extra)).code == 0
 
 
 def _size(layers: Iterable[Path], others: set[Path], counted: set[Path]) -> int:

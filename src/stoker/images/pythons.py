@@ -15,9 +15,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.aio.processes import capture
 from stoker.errors import ImageBuildFailed
 from stoker.images.base import LogSink
-from stoker.images.processes import capture
 from stoker.images.uvtool import run_uv
 
 _NAME = re.compile(
@@ -75,6 +75,10 @@ class StandalonePythons:
                 await self._make(python, target, log)
         os.utime(target)  # for `unused`
         return target
+
+    def interpreter(self, series: str) -> Path | None:
+        """The program of a Python of `series` ("3.12") that is here."""
+        return next(self.directory.glob(f"cpython-{series}.*/python/bin/python{series}"), None)
 
     def unused(self, before: float) -> list[Path]:
         """Those that no build asked for since then (seconds since the epoch), and what killed servers left. Blocks."""

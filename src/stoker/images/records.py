@@ -14,11 +14,12 @@ from stoker.images.base import ImageConfig
 
 @dataclass(frozen=True)
 class Record:
-    """`image` is the builder's own id of the image, `layers` (uppermost first) its directories."""
+    """`layers` (uppermost first) are the directories of an image. `image`: its id in buildah's storage, for those of earlier versions of
+    Stoker, which have their layers there."""
 
-    image: str
     layers: tuple[Path, ...]
     config: ImageConfig
+    image: str = ""
 
 
 class Records:
@@ -33,14 +34,17 @@ class Records:
 
     def read(self, image_id: str) -> Record:
         """Raises NotFound, also when a layer was deleted behind the server's back. Counts as a use of the image."""
-        path = self._directory / f"{image_id}.json"
-        record = self._load(path)
+        record = self.find(image_id)
         if record is None or not all(layer.is_dir() for layer in record.layers):
             raise NotFound(
                 f"The image {image_id} is not on this server (any more); build it again by deploying or running the app."
             )
-        os.utime(path)
+        os.utime(self._path(image_id))
         return record
+
+    def find(self, image_id: str) -> Record | None:
+        """The record as it is; None when there is none."""
+        return self._load(self._path(image_id))
 
     def write(self, image_id: str, record: Record) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -49,13 +53,13 @@ class Records:
             "layers": [str(self._relative(layer)) for layer in record.layers],
             "config": json.loads(record.config.to_json()),
         }
-        path = self._directory / f"{image_id}.json"
+        path = self._path(image_id)
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(document))
         os.replace(temporary, path)
 
     def remove(self, image_id: str) -> None:
-        (self._directory / f"{image_id}.json").unlink(missing_ok=True)
+        self._path(image_id).unlink(missing_ok=True)
 
     def entries(self) -> Iterator[tuple[str, float, Record]]:
         """Every image's id, when it was last used (seconds since the epoch), and its record."""
@@ -63,12 +67,8 @@ class Records:
             if (record := self._load(path)) is not None:
                 yield path.stem, path.stat().st_mtime, record
 
-    def all(self) -> Iterator[Record]:
-        """Every record, the most recently used first."""
-        paths = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in paths:
-            if (record := self._load(path)) is not None:
-                yield record
+    def _path(self, image_id: str) -> Path:
+        return self._directory / f"{image_id}.json"
 
     def _load(self, path: Path) -> Record | None:
         try:
@@ -76,7 +76,8 @@ class Records:
         except FileNotFoundError:
             return None
         config = ImageConfig.from_json(json.dumps(document["config"]))
-        return Record(document["image"], tuple(self._images / layer for layer in document["layers"]), config)
+        layers = tuple(self._images / layer for layer in document["layers"])
+        return Record(layers, config, document["image"])
 
     def _relative(self, layer: Path) -> Path:
         return layer.relative_to(self._images) if layer.is_relative_to(self._images) else layer

@@ -1,17 +1,11 @@
-"""What the user reads of a build: buildah's output with our own steps and its bookkeeping left out."""
+"""What the user reads of a build."""
 
 from __future__ import annotations
 
-import re
 from collections import deque
 
 from stoker.images.base import LogSink
-from stoker.images.recipe import Recipe
 
-_STEP = re.compile(r"^(?:\[\d+/\d+\] )?STEP \d+/\d+: (.*)$")
-_COMMIT = re.compile(r"^(?:\[\d+/\d+\] )?COMMIT\b")
-_FRAME = re.compile(r"^(?:Error: |error |subprocess exited with status )")
-_STATUS = re.compile(r"exit status (\d+)")
 _KEPT_LINES = 50
 
 
@@ -42,43 +36,3 @@ class Transcript:
         how = "failed" if code is None else f"failed with exit code {code}"
         head = f"Step {self._count}/{self._steps} of the image {how}: {self._step}" if self._step else ""
         return "\n".join(filter(None, [head, reason, *self._tail]))
-
-
-class BuildahLog:
-    """Called with each line that buildah prints; passes on what belongs to the user's steps."""
-
-    def __init__(self, recipe: Recipe, log: LogSink) -> None:
-        self._recipe = recipe
-        self.transcript = Transcript(recipe.steps, log)
-        self._command = False
-        self._hidden = True
-        self._errors: deque[str] = deque(maxlen=5)
-
-    def __call__(self, line: str) -> None:
-        if match := _STEP.match(line):
-            self._begin(match.group(1))
-        elif _COMMIT.match(line):
-            self._hidden = True
-        elif _FRAME.match(line):
-            self._errors.append(line)
-        elif not self._hidden:
-            self.transcript.line(line)
-
-    def failure(self, code: int) -> str:
-        """The message for a build that ended with `code`."""
-        status = _STATUS.search("\n".join(self._errors))
-        if self._command and status is not None:
-            return self.transcript.failure(int(status.group(1)))
-        # Not a command of the user that failed but the step itself (a file to copy is missing, ...).
-        reason = re.sub(r'^Error: (?:building at STEP ".*?": )?', "", self._errors[-1]) if self._errors else ""
-        return self.transcript.failure(None, reason or f"buildah ended with exit code {code}")
-
-    def _begin(self, text: str) -> None:
-        shown = self._recipe.shown.get(text, text)
-        self._hidden = shown is None
-        if shown is None:
-            return
-        for local, name in self._recipe.names.items():
-            shown = shown.replace(local, name)
-        self._command = shown.startswith("RUN")
-        self.transcript.begin(shown)

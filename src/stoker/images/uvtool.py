@@ -11,9 +11,9 @@ from pathlib import Path
 
 import uv
 
+from stoker.aio.processes import Finished, capture, stream
 from stoker.errors import ImageBuildFailed
 from stoker.images import hostconfig
-from stoker.images.processes import Finished, capture, stream
 
 
 async def run_uv(
@@ -54,7 +54,8 @@ async def uv_binary(version: str, cache: Path) -> Path:
     if not kept.exists():
         work = Path(tempfile.mkdtemp(prefix="uv-"))
         try:
-            result = await run_uv("pip", "install", "--no-deps", "--target", str(work), f"uv=={version}", cache=cache)
+            wanted = ("--no-deps", "--only-binary", ":all:", "--target", str(work), f"uv=={version}")
+            result = await run_uv("pip", "install", *wanted, cache=cache)
             if result.code:
                 raise ImageBuildFailed(
                     f"uv {version} cannot be installed; leave `uv_version` out to use {metadata.version('uv')}, or choose a "

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from stoker.cancelling import finished
@@ -16,7 +17,7 @@ from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
 from stoker.node import snapshots
 from stoker.node.bucket import BucketMount
-from stoker.node.bucket_mounts import BucketMounts
+from stoker.node.bucket_mounts import BucketMounts, cache_of
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
@@ -29,6 +30,8 @@ _SANDBOX_ENV = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
+LineSink = Callable[[int, str], "asyncio.Future[None] | None"]
+"""Takes whole lines of file descriptor 1 or 2. A future says that no more is wanted until it is done."""
 _ENTRYPOINT = ("python", "-m", "modal._container_entrypoint")
 
 
@@ -66,20 +69,26 @@ class ContainerRequest:
     gpu_snapshot: bool = False
     reseed: bool = True
     base: Path | None = None  # the snapshot with nothing but the client that it comes from
+    keep: bool = False  # what it wrote is kept after its end, in `Node.kept`
 
 
 class Node:
-    def __init__(self, runtime: Runtime, builder: ImageBuilder, run_dir: Path) -> None:
+    def __init__(
+        self, runtime: Runtime, builder: ImageBuilder, run_dir: Path, local_endpoints: Collection[str] = ()
+    ) -> None:
+        """local_endpoints: see `BucketMounts`."""
         self._runtime = runtime
         self._builder = builder
         self._run_dir = run_dir
-        self._buckets = BucketMounts(run_dir.parent / "buckets")
+        self._buckets = BucketMounts(run_dir.parent / "buckets", local_endpoints)
         self.check_bucket = self._buckets.check
         self._hook_layer = run_dir.parent / "snapshot-hook"
+        self.kept = run_dir.parent / "kept"
         self._closing = False
 
     async def open(self) -> None:
-        shutil.rmtree(self._run_dir, ignore_errors=True)
+        for directory in (self._run_dir, self.kept):
+            shutil.rmtree(directory, ignore_errors=True)
         self._run_dir.mkdir(mode=0o700, parents=True)
         longest = self._run_dir / ("x" * 25) / "modal.sock"
         if len(str(longest)) > _LONGEST_SOCKET_PATH:
@@ -119,25 +128,27 @@ class Node:
     def gpu_snapshot_obstacle(self) -> str:
         return self._runtime.gpu_snapshot_obstacle()
 
-    async def start(self, request: ContainerRequest, write: Callable[[int, str], None]) -> NodeContainer:
+    async def start(self, request: ContainerRequest, write: LineSink) -> NodeContainer:
         """Starts a container; its output goes line by line to `write(fd, text)`. Raises StokerError."""
-        places = await self._buckets.mount(request.task_id, request.buckets, lambda line: write(2, line))
+
+        def complain(line: str) -> None:
+            write(2, line)
+
+        places = await self._buckets.mount(request.task_id, request.buckets, complain)
         try:
             return await self._start(request, places, write)
         except BaseException:
             await finished(self._buckets.unmount(request.task_id))
             raise
 
-    async def _start(
-        self, request: ContainerRequest, buckets: Sequence[Path], write: Callable[[int, str], None]
-    ) -> NodeContainer:
+    async def _start(self, request: ContainerRequest, buckets: Sequence[Path], write: LineSink) -> NodeContainer:
         """buckets: where those of the request are mounted on the host."""
         spec = await self._spec(request, buckets)
-        splitters = {fd: LineSplitter(lambda text, fd=fd: write(fd, text)) for fd in (1, 2)}  # type: ignore[misc]
+        splitters = {fd: LineSplitter(partial(write, fd)) for fd in (1, 2)}
         task_dir = self.task_dir(request.task_id)
 
-        def sink(fd: int, chunk: bytes) -> None:
-            splitters[fd].feed(chunk)
+        def sink(fd: int, chunk: bytes) -> asyncio.Future[None] | None:
+            return splitters[fd].feed(chunk)
 
         if request.snapshots:
             snapshots.write_before(task_dir, spec.env, reseed=request.reseed)
@@ -216,7 +227,8 @@ class Node:
 
     async def _spec(self, request: ContainerRequest, buckets: Sequence[Path] = ()) -> ContainerSpec:
         image_layers, client_layers = await asyncio.gather(
-            self._builder.layers(request.image_id), self._builder.client_layers(request.client_version, request.image)
+            self._builder.layers(request.image_id),
+            self._builder.client_layers(request.client_version, request.image_id, request.image),
         )
         task_dir = self.task_dir(request.task_id)
         (task_dir / "args.bin").write_bytes(request.arguments)
@@ -248,6 +260,8 @@ class Node:
             network=request.network,
             gpu_devices=request.gpu_devices,
             gpu_snapshot=request.gpu_snapshot,
+            keep=self.kept / request.function_id / request.task_id if request.keep else None,
+            own=(task_dir, *map(cache_of, buckets)),
         )
 
 
@@ -278,6 +292,7 @@ class NodeContainer:
         self.signal = container.signal
         self.kill = container.kill
         self.usage = container.usage
+        self.stuck = container.stuck
         self.checkpoint = container.checkpoint
         self.open_files = container.open_files
 

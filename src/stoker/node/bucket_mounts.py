@@ -15,10 +15,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import obstore
@@ -26,10 +27,12 @@ import psutil
 from obstore import exceptions
 from obstore.store import S3Store
 
+from stoker import oom
 from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.node.bucket import BucketMount
 from stoker.runtime import linux
+from stoker.runtime.host_services import is_here
 
 _START_LIMIT = 20.0  # seconds
 _END_LIMIT = 5.0
@@ -68,8 +71,10 @@ Say = Callable[[str], None]
 class BucketMounts:
     """All mounts of one server, in `directory`, which nothing else uses."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, local_endpoints: Collection[str] = ()) -> None:
+        """local_endpoints: servers (host or host:port) on this machine whose buckets may be mounted."""
         self._directory = directory
+        self._local_endpoints = frozenset(local_endpoints)
         self._mounted: dict[str, list[_Mount]] = {}
 
     async def open(self) -> None:
@@ -81,6 +86,8 @@ class BucketMounts:
         obstacle = missing_parts()
         if obstacle:
             raise FailedPrecondition(f"A CloudBucketMount cannot be mounted on this server: {obstacle}.")
+        if bucket.endpoint:
+            await self._check_endpoint(bucket)
         options: Any = bucket.store_options()
         store = S3Store(
             bucket.name,
@@ -101,6 +108,17 @@ class BucketMounts:
             raise Unavailable(
                 f"The bucket {bucket.name!r} at {bucket.host} cannot be reached: {_brief(text)}."
             ) from None
+
+    async def _check_endpoint(self, bucket: BucketMount) -> None:
+        """The server asks for a bucket, so an app could have it talk to what only the machine itself may reach."""
+        place = urlsplit(bucket.endpoint)
+        if {place.netloc.rpartition("@")[2], place.hostname} & self._local_endpoints:
+            return
+        if await asyncio.to_thread(is_here, place.hostname or ""):
+            raise FailedPrecondition(
+                f"The endpoint {bucket.endpoint} of the bucket {bucket.name!r} is this machine itself. If apps may mount buckets of it, "
+                f'name it in the server\'s settings: local_bucket_endpoints = ["{place.netloc.rpartition("@")[2]}"].'
+            )
 
     async def mount(self, task_id: str, buckets: Sequence[BucketMount], say: Say) -> list[Path]:
         """Mounts the buckets of a container; returns their directories, in order. say: receives what goes wrong later, as lines.
@@ -131,6 +149,11 @@ class BucketMounts:
             await self.unmount(task_id)
 
 
+def cache_of(place: Path) -> Path:
+    """Where the files lie that are written to the bucket that is mounted at `place`, until they are uploaded."""
+    return place.with_name(f"{place.name}-cache")
+
+
 def missing_parts() -> str:
     """What this machine lacks for mounting buckets, a clause; empty when it lacks nothing."""
     if sys.platform != "linux":
@@ -151,7 +174,7 @@ class _Mount:
     def __init__(self, bucket: BucketMount, path: Path) -> None:
         self.path = path
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._cache = path.with_name(f"{path.name}-cache")
+        self._cache = cache_of(path)
         self._bucket = bucket
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -165,6 +188,7 @@ class _Mount:
             command = ["rclone", "mount", self._bucket.source, str(self.path), f"--config=/dev/fd/{config}", *_OPTIONS]
             command.append("--read-only" if self._bucket.read_only else f"--cache-dir={self._cache}")
             self._process = await asyncio.create_subprocess_exec(
+                *oom.scored(oom.HELPERS),
                 *command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -16,13 +16,15 @@ class LineSplitter:
     Bytes that are not UTF-8 become replacement characters; a character split over two chunks does not.
     """
 
-    def __init__(self, emit: Callable[[str], None]) -> None:
+    def __init__(self, emit: Callable[[str], asyncio.Future[None] | None]) -> None:
+        """emit: may return a future, see `feed`."""
         self._emit = emit
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._rest = ""
         self._timer: asyncio.TimerHandle | None = None
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> asyncio.Future[None] | None:
+        """A future when who takes the lines wants no more until it is done."""
         text = self._rest + self._decoder.decode(chunk)
         end = text.rfind("\n") + 1
         if end == 0 and len(text) > _LONGEST:
@@ -31,10 +33,9 @@ class LineSplitter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if end:
-            self._emit(text[:end])
         if self._rest:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
+        return self._emit(text[:end]) if end else None
 
     def flush(self) -> None:
         """Passes on what is held back, also without a line end."""

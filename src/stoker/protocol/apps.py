@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 
 from stoker.errors import NotFound
 from stoker.ids import is_id
+from stoker.protocol import scopes
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services import apps as states
@@ -62,7 +63,7 @@ class AppServicer:
         url = self._url(app)
         return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=url, app_logs_url=url)
 
-    @rpc("AppGetOrCreate", once=True)
+    @rpc("AppGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
     ) -> api_pb2.AppGetOrCreateResponse:
@@ -77,7 +78,7 @@ class AppServicer:
         )
         return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=handle)
 
-    @rpc("AppGetByDeploymentName")
+    @rpc("AppGetByDeploymentName", containers=scopes.ANY_ENVIRONMENT)
     async def get_by_name(
         self, request: api_pb2.AppGetByDeploymentNameRequest, caller: Caller
     ) -> api_pb2.AppGetByDeploymentNameResponse:
@@ -92,13 +93,13 @@ class AppServicer:
             lifecycle=self._lifecycle(shown) if shown else None,
         )
 
-    @rpc("AppGetLifecycle")
+    @rpc("AppGetLifecycle", containers=scopes.ANYTHING)
     async def lifecycle(
         self, request: api_pb2.AppGetLifecycleRequest, caller: Caller
     ) -> api_pb2.AppGetLifecycleResponse:
         return api_pb2.AppGetLifecycleResponse(lifecycle=self._lifecycle(self._apps.get(request.app_id)))
 
-    @rpc("AppGetLayout")
+    @rpc("AppGetLayout", containers=scopes.ANYTHING)
     async def layout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller) -> api_pb2.AppGetLayoutResponse:
         return api_pb2.AppGetLayoutResponse(app_layout=self._metadata.layout(request.app_id))
 
@@ -137,12 +138,12 @@ class AppServicer:
         await self._apps.disconnect(request.app_id, reason)
         return Empty()
 
-    @rpc("AppStop")
+    @rpc("AppStop", containers=scopes.OWN_APP)
     async def stop(self, request: api_pb2.AppStopRequest, caller: Caller) -> Empty:
         await self._apps.stop(request.app_id)
         return Empty()
 
-    @rpc("AppList")
+    @rpc("AppList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.AppListRequest, caller: Caller) -> api_pb2.AppListResponse:
         environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
         response = api_pb2.AppListResponse()
@@ -160,7 +161,7 @@ class AppServicer:
             )
         return response
 
-    @rpc("AppGetLogs")
+    @rpc("AppGetLogs", containers=scopes.OWN_APP)
     async def follow_logs(
         self, request: api_pb2.AppGetLogsRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
@@ -177,12 +178,12 @@ class AppServicer:
         async for entry in self._logs.follow(request.app_id, after, timeout, wanted, over=over):
             yield _batch(entry) if entry is not None else api_pb2.TaskLogsBatch(app_done=True)
 
-    @rpc("AppFetchLogs")
+    @rpc("AppFetchLogs", containers=scopes.OWN_LOG)
     async def fetch_logs(self, request: api_pb2.AppFetchLogsRequest, caller: Caller) -> api_pb2.AppFetchLogsResponse:
         entries = self._entries(request.app_id, _fetch_filter(request), request.limit or 1000)
         return api_pb2.AppFetchLogsResponse(batches=[_batch(e) for e in entries])
 
-    @rpc("AppCountLogs")
+    @rpc("AppCountLogs", containers=scopes.OWN_LOG)
     async def count_logs(self, request: api_pb2.AppCountLogsRequest, caller: Caller) -> api_pb2.AppCountLogsResponse:
         wanted = _fetch_filter(request)
         width = request.bucket_secs or 60

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.blobs import Blobs
 from stoker.services.network_files import NetworkFiles
 from stoker.services.transfer import TransferUrls
 
+_KNOWN = scopes.known_blobs("blob_id", words="blobs it made or was told of")
+
 
 def url_for(urls: TransferUrls, method: str, path: str, caller: Caller) -> str:
     """A signed URL that this caller can reach."""
     host = caller.host or caller.metadata.get("x-modal-host", "")
-    return urls.url(method, path, kind=caller.kind, host=host)
+    return urls.url(method, path, kind="container" if caller.inside else "client", host=host)
 
 
 class BlobServicer:
@@ -22,10 +25,11 @@ class BlobServicer:
         self._network_files = network_files
         self._urls = urls
 
-    @rpc("BlobCreate")
+    @rpc("BlobCreate", containers=scopes.ANYTHING, restricted=scopes.ANYTHING)
     async def create(self, request: api_pb2.BlobCreateRequest, caller: Caller) -> api_pb2.BlobCreateResponse:
         """Always a multipart upload, be it of one part: for single uploads the client insists on hosts it knows."""
         upload = await self._blobs.create(request.content_length)
+        caller.tell(upload.blob_id)
         multipart = api_pb2.MultiPartUpload(
             part_length=upload.part_length,
             upload_urls=[url_for(self._urls, "PUT", path, caller) for path in upload.part_paths],
@@ -38,7 +42,7 @@ class BlobServicer:
             multiparts=api_pb2.MultiPartUploadList(items=[multipart]),
         )
 
-    @rpc("BlobGet")
+    @rpc("BlobGet", containers=_KNOWN, restricted=_KNOWN)
     async def get(self, request: api_pb2.BlobGetRequest, caller: Caller) -> api_pb2.BlobGetResponse:
         source = self._network_files if request.blob_id.startswith("sv-") else self._blobs
         path = source.download_path(request.blob_id)

@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.blobs import Blobs
 from stoker.services.call_records import Call, Input, Output
@@ -29,6 +30,7 @@ _SPAWNED = (
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC_LEGACY,
 )
+_OWN_CHUNKS = scopes.RUNNING_CALL & scopes.known_blobs("data_chunks", "data_blob_id")
 
 
 class CallServicer:
@@ -39,7 +41,11 @@ class CallServicer:
         self._blobs = blobs
         self._web = web
 
-    @rpc("FunctionMap", once=True)
+    @rpc(
+        "FunctionMap",
+        once=True,
+        containers=scopes.TRUE_PARENT & scopes.known_blobs("pipelined_inputs", "input", "args_blob_id"),
+    )
     async def map(self, request: api_pb2.FunctionMapRequest, caller: Caller) -> api_pb2.FunctionMapResponse:
         kind = "map" if request.function_call_type == api_pb2.FUNCTION_CALL_TYPE_MAP else "unary"
         spawned = request.from_spawn_map or request.function_call_invocation_type in _SPAWNED
@@ -50,8 +56,9 @@ class CallServicer:
             request.parent_input_id,
             _payloads(request.pipelined_inputs),
             spawned=spawned,
-            key=f"{caller.token_id or caller.task_id}/{caller.idempotency_key}" if caller.idempotency_key else "",
+            key=f"{caller.name}/{caller.idempotency_key}" if caller.idempotency_key else "",
             repeated=caller.repeats,
+            caller_app_id=caller.container.app_id if caller.container is not None else "",
         )
         policy = self._functions.get(request.function_id).active.spec.pool.retry
         return api_pb2.FunctionMapResponse(
@@ -68,22 +75,26 @@ class CallServicer:
             ),
         )
 
-    @rpc("FunctionPutInputs", once=True)
+    @rpc(
+        "FunctionPutInputs",
+        once=True,
+        containers=scopes.MADE_CALL & scopes.known_blobs("inputs", "input", "args_blob_id"),
+    )
     async def put(self, request: api_pb2.FunctionPutInputsRequest, caller: Caller) -> api_pb2.FunctionPutInputsResponse:
         call = self._calls.get(request.function_call_id)
         inputs = await self._calls.put(call.id, _payloads(request.inputs), spawned=call.invocation in _SPAWNED)
         return api_pb2.FunctionPutInputsResponse(inputs=_accepted(inputs))
 
-    @rpc("FunctionFinishInputs")
+    @rpc("FunctionFinishInputs", containers=scopes.MADE_CALL)
     async def finish_inputs(self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller) -> Empty:
         self._calls.get(request.function_call_id)
         return Empty()
 
-    @rpc("FunctionRetryInputs")
+    @rpc("FunctionRetryInputs", containers=scopes.ANYTHING)
     async def retry(self, request: api_pb2.FunctionRetryInputsRequest, caller: Caller) -> Any:
         raise Unimplemented("This server retries inputs itself; clients are told not to.")
 
-    @rpc("FunctionGetOutputs", waits=True)
+    @rpc("FunctionGetOutputs", containers=scopes.NEAR_CALL, waits=True)
     async def outputs(
         self, request: api_pb2.FunctionGetOutputsRequest, caller: Caller
     ) -> api_pb2.FunctionGetOutputsResponse:
@@ -107,21 +118,24 @@ class CallServicer:
         ):
             found, unfinished = [], len(found)  # it is told when its caller has what came before
         last = f"{found[-1].seq}-0" if found else request.last_entry_id or "0-0"
+        outputs = [_output(o) for o in found]
+        for output in outputs:
+            caller.tell(output.result.data_blob_id)
         return api_pb2.FunctionGetOutputsResponse(
-            outputs=[_output(o) for o in found],
+            outputs=outputs,
             idxs=[o.idx for o in found],
             last_entry_id=last,
             num_unfinished_inputs=unfinished,
         )
 
-    @rpc("FunctionCallFromId")
+    @rpc("FunctionCallFromId", containers=scopes.NEAR_CALL)
     async def from_id(
         self, request: api_pb2.FunctionCallFromIdRequest, caller: Caller
     ) -> api_pb2.FunctionCallFromIdResponse:
         call = self._calls.get(request.function_call_id)
         return api_pb2.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.total)
 
-    @rpc("FunctionGetCallGraph")
+    @rpc("FunctionGetCallGraph", containers=scopes.OWN_CALL)
     async def graph(
         self, request: api_pb2.FunctionGetCallGraphRequest, caller: Caller
     ) -> api_pb2.FunctionGetCallGraphResponse:
@@ -142,21 +156,23 @@ class CallServicer:
             )
         return response
 
-    @rpc("FunctionCallCancel")
+    @rpc("FunctionCallCancel", containers=scopes.OWN_CALL)
     async def cancel(self, request: api_pb2.FunctionCallCancelRequest, caller: Caller) -> Empty:
         await self._calls.cancel(request.function_call_id, terminate_containers=request.terminate_containers)
         return Empty()
 
-    @rpc("FunctionCallGetDataOut")
+    @rpc("FunctionCallGetDataOut", containers=scopes.NEAR_CALL)
     async def data_out(
         self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.DataChunk]:
         self._calls.get(request.function_call_id)
         async with contextlib.aclosing(self._streams.follow(request.function_call_id, request.last_index)) as chunks:
-            async for chunk in chunks:
-                yield api_pb2.DataChunk.FromString(chunk)
+            async for data in chunks:
+                chunk = api_pb2.DataChunk.FromString(data)
+                caller.tell(chunk.data_blob_id)
+                yield chunk
 
-    @rpc("FunctionCallGetDataIn")
+    @rpc("FunctionCallGetDataIn", clients=False, containers=scopes.RUNNING_CALL, restricted=scopes.RUNNING_CALL)
     async def data_in(
         self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.DataChunk]:
@@ -168,7 +184,7 @@ class CallServicer:
             async for index, message in messages:
                 yield api_pb2.DataChunk(index=index, data=message, data_format=api_pb2.DATA_FORMAT_ASGI)
 
-    @rpc("FunctionCallPutDataOut", waits=True)
+    @rpc("FunctionCallPutDataOut", clients=False, containers=_OWN_CHUNKS, restricted=_OWN_CHUNKS, waits=True)
     async def put_data_out(self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller) -> Empty:
         web = self._web.find(request.function_call_id)
         if web is not None:
@@ -176,8 +192,9 @@ class CallServicer:
                 await web.receive(chunk.index, chunk.SerializeToString())
             return Empty()
         call = self._calls.get(request.function_call_id)
-        if call.open_inputs:  # else it comes from an attempt that is over
-            await self._streams.put(call.id, [await self._chunk(chunk) for chunk in request.data_chunks])
+        if not call.open_inputs:
+            return Empty()  # it ended meanwhile, or the chunks come from an attempt that is over
+        await self._streams.put(call.id, [await self._chunk(chunk) for chunk in request.data_chunks])
         return Empty()
 
     def finished(self, call: Call) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from stoker.protocol.commands import COMMANDS, LOCAL, UNTESTED
-from stoker.protocol.rpc import SERVICE, declared_by
+from stoker.protocol.rights import Scope
+from stoker.protocol.rpc import SERVICE, Declaration, declared_by
 from stoker.protocol.servicers import SERVICERS
 
 CLOUD_ONLY = frozenset(
@@ -68,8 +69,12 @@ Made from the code by `make docs`; do not edit. The protocol is the one of the `
 {offered} of {total} RPCs are offered, {cloud} only make sense in Modal's cloud, {missing} are not offered yet.
 An RPC that is not offered answers `UNIMPLEMENTED` with one sentence, which the client shows.
 
-| RPC | State |
-|---|---|
+The last three columns say who may call: a client with a token, code in a container, and code in a container of a function with
+`restrict_modal_access=True`. "yes" means whatever the request names, "no" that the answer is `PERMISSION_DENIED`; other words say which
+requests are allowed. [security.md](security.md) explains them. "anybody" needs no token.
+
+| RPC | State | Client | Container | Restricted container |
+|---|---|---|---|---|
 """
 
 _COMMANDS_HEAD = """
@@ -86,7 +91,7 @@ def compatibility_table() -> str:
     """The whole page."""
     from importlib.metadata import version
 
-    offered = {name for servicer in SERVICERS for name in declared_by(servicer)}
+    offered = {name: declared for servicer in SERVICERS for name, (_, declared) in declared_by(servicer).items()}
     names = sorted(SERVICE.methods_by_name)
     states = {
         name: "offered" if name in offered else "cloud only" if name in CLOUD_ONLY else "not yet" for name in names
@@ -99,9 +104,22 @@ def compatibility_table() -> str:
         cloud=counts["cloud only"],
         missing=counts["not yet"],
     )
-    rpcs = "".join(f"| {name} | {states[name]} |\n" for name in names)
+    rpcs = "".join(f"| {name} | {states[name]} | {' | '.join(_callers(offered.get(name)))} |\n" for name in names)
     commands = "".join(f"| `modal {name}` | {COMMANDS[name]} | {_shown(name)} |\n" for name in sorted(COMMANDS))
     return head + rpcs + _COMMANDS_HEAD + commands
+
+
+def _callers(declared: Declaration | None) -> tuple[str, str, str]:
+    """Who may call an RPC: the cells for a client, a container and a restricted container."""
+    if declared is None:
+        return "", "", ""
+    rights = declared.rights
+    client = "anybody" if rights.open else "yes" if rights.clients else "no"
+    return client, _words(rights.containers), _words(rights.restricted)
+
+
+def _words(scope: Scope | None) -> str:
+    return "no" if scope is None else scope.words
 
 
 def _shown(name: str) -> str:

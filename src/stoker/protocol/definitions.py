@@ -52,16 +52,20 @@ def parse_definition(definition: bytes, binding: bytes) -> FunctionSpec:
         limits=Limits(
             cpu_milli=resources.milli_cpu_max or None,
             memory_bytes=resources.memory_mb_max << 20 if resources.memory_mb_max else None,
+            disk_bytes=resources.ephemeral_disk_mb << 20 or None,
+            memory_request=(resources.memory_mb or _DEFAULT_MEMORY_MIB) << 20,
         ),
         pool=_pool(function),
         scaling=scaling_settings(function),
         startup_timeout=_startup_timeout(function),
         network=not function.block_network,
+        restricted=request.function_data.untrusted or any(f.untrusted for f in ranked),
         memory_snapshot=function.checkpointing_enabled,
         gpu_snapshot=function._experimental_enable_gpu_snapshot,
         schedule=_schedule(request),
         web=web_specs(function),
         server=_server(function),
+        builds_image=function.is_builder_function,
         unsupported=_unsupported(function),
     )
 
@@ -166,8 +170,12 @@ def _pool(function: Any) -> PoolSettings:
         batch_linger=function.batch_linger_ms / 1000,
         timeout=min(float(function.timeout_secs or _DEFAULT_TIMEOUT), _LONGEST_TIMEOUT),
         retry=_retry(function.retry_policy),
-        max_inputs_per_container=function.max_inputs or int(function.single_use_containers),
+        max_inputs_per_container=1 if function.is_builder_function else _most_inputs(function),
     )
+
+
+def _most_inputs(function: Any) -> int:
+    return function.max_inputs or int(function.single_use_containers)
 
 
 def _volumes(function: Any) -> tuple[VolumeUse, ...]:

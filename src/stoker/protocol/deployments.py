@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.apps import WIRE_STATES
 from stoker.protocol.definitions import ranked_functions
 from stoker.protocol.rpc import Caller, rpc
@@ -44,7 +45,7 @@ class DeploymentServicer:
         self._workspace = workspace
         self._page_url = page_url
 
-    @rpc("AppDeploymentHistory")
+    @rpc("AppDeploymentHistory", containers=scopes.OWN_APP)
     async def history(
         self, request: api_pb2.AppDeploymentHistoryRequest, caller: Caller
     ) -> api_pb2.AppDeploymentHistoryResponse:
@@ -54,22 +55,22 @@ class DeploymentServicer:
             production_app_version=current.version if current else 0,
         )
 
-    @rpc("AppRollback", once=True, containers=False)
+    @rpc("AppRollback", once=True)
     async def roll_back(self, request: api_pb2.AppRollbackRequest, caller: Caller) -> api_pb2.AppRollbackResponse:
         app = await self._deployments.roll_back(request.app_id, request.version, request=caller.idempotency_key)
         return api_pb2.AppRollbackResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
-    @rpc("AppPromote", once=True, containers=False)
+    @rpc("AppPromote", once=True)
     async def promote(self, request: api_pb2.AppPromoteRequest, caller: Caller) -> api_pb2.AppPromoteResponse:
         app = await self._deployments.promote(request.app_id, request.version, request=caller.idempotency_key)
         return api_pb2.AppPromoteResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
-    @rpc("AppRollover", once=True, containers=False)
+    @rpc("AppRollover", once=True)
     async def roll_over(self, request: api_pb2.AppRolloverRequest, caller: Caller) -> api_pb2.AppRolloverResponse:
         app = await self._deployments.roll_over(request.app_id, request=caller.idempotency_key)
         return api_pb2.AppRolloverResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
-    @rpc("AppGetInfo")
+    @rpc("AppGetInfo", containers=scopes.OWN_APP)
     async def info(self, request: api_pb2.AppGetInfoRequest, caller: Caller) -> api_pb2.AppGetInfoResponse:
         app = self._apps.get(request.app_id)
         response = api_pb2.AppGetInfoResponse()
@@ -86,11 +87,11 @@ class DeploymentServicer:
                 response.function_info_summaries[function_id].CopyFrom(_summary(definitions))
         return response
 
-    @rpc("AppGetTags")
+    @rpc("AppGetTags", containers=scopes.OWN_APP)
     async def tags(self, request: api_pb2.AppGetTagsRequest, caller: Caller) -> api_pb2.AppGetTagsResponse:
         return api_pb2.AppGetTagsResponse(tags=self._apps.get(request.app_id).tags)
 
-    @rpc("AppSetTags", containers=False)
+    @rpc("AppSetTags")
     async def set_tags(self, request: api_pb2.AppSetTagsRequest, caller: Caller) -> Empty:
         await self._apps.set_tags(request.app_id, dict(request.tags))
         return Empty()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.named import get_or_create
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.dicts import Dicts
@@ -20,7 +21,7 @@ class DictServicer:
         self._objects = dicts.objects
         self._environments = environments
 
-    @rpc("DictGetOrCreate", once=True)
+    @rpc("DictGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
         self, request: api_pb2.DictGetOrCreateRequest, caller: Caller
     ) -> api_pb2.DictGetOrCreateResponse:
@@ -32,17 +33,17 @@ class DictServicer:
             await self._dicts.update(found.id, [(e.key, e.value) for e in request.data])
         return api_pb2.DictGetOrCreateResponse(dict_id=found.id, metadata=_metadata(found))
 
-    @rpc("DictGetById")
+    @rpc("DictGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.DictGetByIdRequest, caller: Caller) -> api_pb2.DictGetByIdResponse:
         found = self._objects.get(request.dict_id)
         return api_pb2.DictGetByIdResponse(dict_id=found.id, metadata=_metadata(found))
 
-    @rpc("DictHeartbeat")
+    @rpc("DictHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.DictHeartbeatRequest, caller: Caller) -> Empty:
         await self._objects.heartbeat(request.dict_id)
         return Empty()
 
-    @rpc("DictList")
+    @rpc("DictList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.DictListRequest, caller: Caller) -> api_pb2.DictListResponse:
         environment = self._environments.resolve(request.environment_name)
         page = request.pagination
@@ -54,25 +55,25 @@ class DictServicer:
         ]
         return api_pb2.DictListResponse(dicts=items, environment_name=environment.name)
 
-    @rpc("DictDelete", once=True)
+    @rpc("DictDelete", once=True, containers=scopes.of_own_environment("dict_id"))
     async def delete(self, request: api_pb2.DictDeleteRequest, caller: Caller) -> Empty:
         await self._objects.delete(request.dict_id)
         return Empty()
 
-    @rpc("DictGet")
+    @rpc("DictGet", containers=scopes.ANYTHING)
     async def get(self, request: api_pb2.DictGetRequest, caller: Caller) -> api_pb2.DictGetResponse:
         value = self._dicts.get(request.dict_id, request.key)
         return api_pb2.DictGetResponse(found=value is not None, value=value)
 
-    @rpc("DictContains")
+    @rpc("DictContains", containers=scopes.ANYTHING)
     async def contains(self, request: api_pb2.DictContainsRequest, caller: Caller) -> api_pb2.DictContainsResponse:
         return api_pb2.DictContainsResponse(found=self._dicts.contains(request.dict_id, request.key))
 
-    @rpc("DictLen")
+    @rpc("DictLen", containers=scopes.ANYTHING)
     async def length(self, request: api_pb2.DictLenRequest, caller: Caller) -> api_pb2.DictLenResponse:
         return api_pb2.DictLenResponse(len=self._dicts.length(request.dict_id))
 
-    @rpc("DictUpdate", once=True)
+    @rpc("DictUpdate", once=True, containers=scopes.ANYTHING)
     async def update(self, request: api_pb2.DictUpdateRequest, caller: Caller) -> api_pb2.DictUpdateResponse:
         entries = [(e.key, e.value) for e in request.updates]
         created = await self._dicts.update(
@@ -80,17 +81,17 @@ class DictServicer:
         )
         return api_pb2.DictUpdateResponse(created=created)
 
-    @rpc("DictPop", once=True)
+    @rpc("DictPop", once=True, containers=scopes.ANYTHING)
     async def pop(self, request: api_pb2.DictPopRequest, caller: Caller) -> api_pb2.DictPopResponse:
         value = await self._dicts.pop(request.dict_id, request.key, request=_name(caller))
         return api_pb2.DictPopResponse(found=value is not None, value=value)
 
-    @rpc("DictClear", once=True)
+    @rpc("DictClear", once=True, containers=scopes.ANYTHING)
     async def clear(self, request: api_pb2.DictClearRequest, caller: Caller) -> Empty:
         await self._dicts.clear(request.dict_id)
         return Empty()
 
-    @rpc("DictContents")
+    @rpc("DictContents", containers=scopes.ANYTHING)
     async def contents(self, request: api_pb2.DictContentsRequest, caller: Caller) -> AsyncIterator[api_pb2.DictEntry]:
         after = b""
         while True:
@@ -103,7 +104,7 @@ class DictServicer:
 
 def _name(caller: Caller) -> str:
     """Of a request, for its repeats after a restart of the server; the others are answered before they come here."""
-    return f"{caller.task_id or caller.token_id}/{caller.idempotency_key}" if caller.idempotency_key else ""
+    return f"{caller.name}/{caller.idempotency_key}" if caller.idempotency_key else ""
 
 
 def _metadata(found: Named) -> api_pb2.DictMetadata:

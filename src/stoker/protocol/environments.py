@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environment, Environments
 
@@ -13,7 +14,7 @@ class EnvironmentServicer:
     def __init__(self, *, environments: Environments) -> None:
         self._environments = environments
 
-    @rpc("EnvironmentGetOrCreate")
+    @rpc("EnvironmentGetOrCreate", containers=scopes.EXISTING_ENVIRONMENT)
     async def get_or_create(
         self, request: api_pb2.EnvironmentGetOrCreateRequest, caller: Caller
     ) -> api_pb2.EnvironmentGetOrCreateResponse:
@@ -41,12 +42,12 @@ class EnvironmentServicer:
     async def list(self, request: Empty, caller: Caller) -> api_pb2.EnvironmentListResponse:
         return api_pb2.EnvironmentListResponse(items=[self._item(e) for e in self._environments.all()])
 
-    @rpc("EnvironmentCreate", once=True, containers=False)
+    @rpc("EnvironmentCreate", once=True)
     async def create(self, request: api_pb2.EnvironmentCreateRequest, caller: Caller) -> Empty:
         await self._environments.create(request.name)
         return Empty()
 
-    @rpc("EnvironmentUpdate", containers=False)
+    @rpc("EnvironmentUpdate")
     async def update(self, request: api_pb2.EnvironmentUpdateRequest, caller: Caller) -> api_pb2.EnvironmentListItem:
         environment = await self._environments.update(
             request.current_name,
@@ -56,7 +57,7 @@ class EnvironmentServicer:
         )
         return self._item(environment)
 
-    @rpc("EnvironmentDelete", once=True, containers=False)
+    @rpc("EnvironmentDelete", once=True)
     async def delete(self, request: api_pb2.EnvironmentDeleteRequest, caller: Caller) -> Empty:
         await self._environments.delete(request.name)
         return Empty()

@@ -9,6 +9,7 @@ from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.protocol import scopes
 from stoker.protocol.definitions import parse_definition
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
@@ -76,7 +77,7 @@ class FunctionServicer:
         class_id = await self._functions.create_class(request.app_id, request.existing_class_id)
         return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
 
-    @rpc("FunctionGet")
+    @rpc("FunctionGet", containers=scopes.ANY_ENVIRONMENT)
     async def get(self, request: api_pb2.FunctionGetRequest, caller: Caller) -> api_pb2.FunctionGetResponse:
         app = self._app(request.app_name, request.environment_name)
         function_id = app.function_ids.get(request.object_tag)
@@ -97,7 +98,7 @@ class FunctionServicer:
             function=self._metadata.function_data(function),
         )
 
-    @rpc("FunctionGetById")
+    @rpc("FunctionGetById", containers=scopes.ANYTHING)
     async def get_by_id(
         self, request: api_pb2.FunctionGetByIdRequest, caller: Caller
     ) -> api_pb2.FunctionGetByIdResponse:
@@ -106,7 +107,7 @@ class FunctionServicer:
             function=self._metadata.function_data(function), handle_metadata=self._metadata.of_function(function)
         )
 
-    @rpc("ClassGet")
+    @rpc("ClassGet", containers=scopes.ANY_ENVIRONMENT)
     async def get_class(self, request: api_pb2.ClassGetRequest, caller: Caller) -> api_pb2.ClassGetResponse:
         app = self._app(request.app_name, request.environment_name)
         class_id = app.class_ids.get(request.object_tag)
@@ -118,7 +119,7 @@ class FunctionServicer:
             class_id=class_id, handle_metadata=self._metadata.of_class(app, request.object_tag, pinned)
         )
 
-    @rpc("FunctionBindParams", once=True)
+    @rpc("FunctionBindParams", once=True, containers=scopes.OPTIONS_WITH_OWN_SECRETS)
     async def bind(
         self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
     ) -> api_pb2.FunctionBindParamsResponse:
@@ -133,7 +134,7 @@ class FunctionServicer:
             bound_function_id=function.id, handle_metadata=self._metadata.of_function(function)
         )
 
-    @rpc("FunctionUpdateSchedulingParams")
+    @rpc("FunctionUpdateSchedulingParams", containers=scopes.FUNCTION_OF_OWN_ENVIRONMENT)
     async def update_scaling(
         self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
@@ -159,7 +160,7 @@ class FunctionServicer:
         self._scheduler.rescale(function.id)
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=_scaling(function.scaling))
 
-    @rpc("FunctionGetSchedulingParams")
+    @rpc("FunctionGetSchedulingParams", containers=scopes.ANYTHING)
     async def get_scaling(
         self, request: api_pb2.FunctionGetSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionGetSchedulingParamsResponse:
@@ -168,7 +169,7 @@ class FunctionServicer:
         response.autoscaler_configuration.settings.CopyFrom(_scaling(function.scaling))
         return response
 
-    @rpc("FunctionGetCurrentStats")
+    @rpc("FunctionGetCurrentStats", containers=scopes.ANYTHING)
     async def stats(self, request: api_pb2.FunctionGetCurrentStatsRequest, caller: Caller) -> api_pb2.FunctionStats:
         self._functions.get(request.function_id)
         runner = self._scheduler.runner(request.function_id)

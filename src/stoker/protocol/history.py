@@ -8,6 +8,7 @@ from typing import Any
 
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.apps import WIRE_STATES
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import Apps
@@ -82,7 +83,7 @@ class HistoryServicer:
             bucket.bucket_start_at.FromNanoseconds(int(start * 1e9))
         return response
 
-    @rpc("FunctionGetTimeRangeStats")
+    @rpc("FunctionGetTimeRangeStats", containers=scopes.FUNCTION_OF_OWN_ENVIRONMENT)
     async def function_totals(
         self, request: api_pb2.FunctionGetTimeRangeStatsRequest, caller: Caller
     ) -> api_pb2.FunctionGetTimeRangeStatsResponse:
@@ -109,7 +110,7 @@ class HistoryServicer:
         _fill(response.container_percentile_stats, "Startup time (s)", totals.start_times)
         return response
 
-    @rpc("AppGetTimeRangeStats")
+    @rpc("AppGetTimeRangeStats", containers=scopes.OWN_APP)
     async def app_totals(
         self, request: api_pb2.AppGetTimeRangeStatsRequest, caller: Caller
     ) -> api_pb2.AppGetTimeRangeStatsResponse:
@@ -131,7 +132,7 @@ class HistoryServicer:
             _count(sums, totals)
         return response
 
-    @rpc("FunctionListVariants")
+    @rpc("FunctionListVariants", containers=scopes.FUNCTION_OF_OWN_APP)
     async def variants(
         self, request: api_pb2.FunctionListVariantsRequest, caller: Caller
     ) -> api_pb2.FunctionListVariantsResponse:

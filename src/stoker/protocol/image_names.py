@@ -6,6 +6,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.image_names import ImageNames
@@ -23,15 +24,15 @@ class ImageNameServicer:
     @rpc("ImagePublish", once=True)
     async def publish(self, request: api_pb2.ImagePublishRequest, caller: Caller) -> api_pb2.ImagePublishResponse:
         environment_id, tag = self._names.resolve(request.tag, request.environment_name)
-        revision = await self._names.publish(environment_id, tag, request.image_id, caller.token_id or caller.task_id)
+        revision = await self._names.publish(environment_id, tag, request.image_id, caller.token_id)
         return api_pb2.ImagePublishResponse(image_id=revision.image_id, revision_id=revision.id)
 
-    @rpc("ImageGetByTag")
+    @rpc("ImageGetByTag", containers=scopes.ANY_ENVIRONMENT)
     async def get_by_tag(self, request: api_pb2.ImageGetByTagRequest, caller: Caller) -> api_pb2.ImageGetByTagResponse:
         found = self._names.get(*self._names.resolve(request.tag, request.environment_name))
         return api_pb2.ImageGetByTagResponse(image_id=self._images.get(found.image_id).id)
 
-    @rpc("ImageListTags")
+    @rpc("ImageListTags", containers=scopes.OWN_ENVIRONMENT)
     async def list_tags(self, request: api_pb2.ImageListTagsRequest, caller: Caller) -> api_pb2.ImageListTagsResponse:
         """The token of a page is the last tag of the one before."""
         environment = self._environments.resolve(request.environment_name)
@@ -83,7 +84,7 @@ class ImageNameServicer:
         await self._images.delete(request.image_id)
         return Empty()
 
-    @rpc("ImageBuildChainGet")
+    @rpc("ImageBuildChainGet", containers=scopes.ASKED_IMAGE)
     async def build_chain(
         self, request: api_pb2.ImageBuildChainGetRequest, caller: Caller
     ) -> api_pb2.ImageBuildChainGetResponse:

@@ -7,14 +7,17 @@ from typing import Any
 
 from modal_proto import api_pb2
 
-from stoker.errors import Unimplemented
-from stoker.images.base import BuildContext, ImageConfig, ImageSpec, RegistryAuth
+from stoker.errors import InvalidArgument
+from stoker.images.base import BuildContext, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
+from stoker.protocol import scopes
+from stoker.protocol.pickling import pickled
 from stoker.protocol.rpc import Caller, rpc
-from stoker.services.images import BUILDING, READY, Image, Images
+from stoker.services.images import BUILDING, READY, FunctionRun, Image, Images
 from stoker.services.mounts import Mounts
 from stoker.services.secrets import Secrets
 
 _LONGEST_STREAM = 55.0
+_INVOCATION = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
 _SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 _AUTH_KINDS = {
@@ -30,13 +33,11 @@ class ImageServicer:
         self._mounts = mounts
         self._secrets = secrets
 
-    @rpc("ImageGetOrCreate")
+    @rpc("ImageGetOrCreate", containers=scopes.IMAGE_WITH_OWN_SECRETS)
     async def get_or_create(
         self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
     ) -> api_pb2.ImageGetOrCreateResponse:
         wire = request.image
-        if wire.HasField("build_function"):
-            raise Unimplemented("This server does not offer Image.run_function yet; use run_commands or a Volume.")
         spec = ImageSpec(
             commands=tuple(wire.dockerfile_commands),
             bases={base.docker_tag: base.image_id for base in wire.base_images},
@@ -45,7 +46,10 @@ class ImageServicer:
             builder_version=request.builder_version,
             build_args=dict(wire.build_args),
             secret_ids=tuple(wire.secret_ids),
+            function=_function_step(wire),
         )
+
+        confined = caller.container is not None
 
         async def make_context(spec: ImageSpec) -> BuildContext:
             auth = None
@@ -59,16 +63,24 @@ class ImageServicer:
                 mount_name=standalone,
                 secret_env=await self._secrets.values(list(spec.secret_ids)),
                 registry_auth=auth,
+                confined=confined,
             )
 
-        image = await self._images.ensure(spec, make_context, force=request.force_build or request.ignore_cache)
+        image = await self._images.ensure(
+            spec,
+            make_context,
+            force=request.force_build or request.ignore_cache,
+            confined=confined,
+            function=_function_run(request),
+        )
+        caller.tell(image.id)
         response = api_pb2.ImageGetOrCreateResponse(image_id=image.id)
         if image.state == READY:
             response.result.status = _SUCCESS
             response.metadata.CopyFrom(_metadata(image.config))
         return response
 
-    @rpc("ImageJoinStreaming")
+    @rpc("ImageJoinStreaming", containers=scopes.ASKED_IMAGE)
     async def join(
         self, request: api_pb2.ImageJoinStreamingRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
@@ -82,10 +94,33 @@ class ImageServicer:
         if image.state != BUILDING:
             yield _ended(image)
 
-    @rpc("ImageFromId")
+    @rpc("ImageFromId", containers=scopes.ANYTHING)
     async def from_id(self, request: api_pb2.ImageFromIdRequest, caller: Caller) -> api_pb2.ImageFromIdResponse:
         config = self._images.config(request.image_id)
         return api_pb2.ImageFromIdResponse(image_id=request.image_id, metadata=_metadata(config))
+
+
+def _function_step(wire: Any) -> FunctionStep | None:
+    """What of Image.run_function the image is known by."""
+    if not wire.HasField("build_function"):
+        return None
+    function = wire.build_function
+    arguments = function.input.SerializeToString() if function.HasField("input") else b""
+    return FunctionStep(function.definition, function.globals, arguments)
+
+
+def _function_run(request: api_pb2.ImageGetOrCreateRequest) -> FunctionRun | None:
+    """Raises InvalidArgument."""
+    wire = request.image
+    if not wire.HasField("build_function"):
+        return None
+    if not request.build_function_id or {base.docker_tag for base in wire.base_images} != {"base"}:
+        raise InvalidArgument("Image.run_function needs a function and one image to run it on.")
+    function = wire.build_function
+    if function.HasField("input"):
+        return FunctionRun(request.build_function_id, function.input.SerializeToString(), _INVOCATION)
+    no_arguments = api_pb2.FunctionInput(args=pickled(((), {})), data_format=api_pb2.DATA_FORMAT_PICKLE)
+    return FunctionRun(request.build_function_id, no_arguments.SerializeToString(), _INVOCATION)
 
 
 def _ended(image: Image) -> api_pb2.ImageJoinStreamingResponse:

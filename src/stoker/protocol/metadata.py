@@ -145,6 +145,7 @@ def _data_of(definition: Any, name: str) -> Any:
         timeout_secs=definition.timeout_secs,
         startup_timeout_secs=definition.startup_timeout_secs,
         function_schema=definition.function_schema,
+        untrusted=definition.untrusted,
         supported_input_formats=definition.supported_input_formats,
         supported_output_formats=definition.supported_output_formats,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.mounts import MountedFile, Mounts
 
@@ -20,20 +21,20 @@ class MountServicer:
     def __init__(self, *, mounts: Mounts) -> None:
         self._mounts = mounts
 
-    @rpc("MountBatchedCheckExistence")
+    @rpc("MountBatchedCheckExistence", containers=scopes.ANYTHING)
     async def check_existence(
         self, request: api_pb2.MountBatchedCheckExistenceRequest, caller: Caller
     ) -> api_pb2.MountBatchedCheckExistenceResponse:
         missing = self._mounts.missing(list(request.sha256_hex_hashes))
         return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing, checked_at=_now())
 
-    @rpc("MountPutFile", once=True)
+    @rpc("MountPutFile", once=True, containers=scopes.known_blobs("data_blob_id"))
     async def put_file(self, request: api_pb2.MountPutFileRequest, caller: Caller) -> api_pb2.MountPutFileResponse:
         """Also the question whether a file is there: with no data, or (older clients) empty data."""
         exists = await self._mounts.put_file(request.sha256_hex, request.data, request.data_blob_id)
         return api_pb2.MountPutFileResponse(exists=exists, checked_at=_now())
 
-    @rpc("MountGetOrCreate")
+    @rpc("MountGetOrCreate", containers=scopes.NAMELESS)
     async def get_or_create(
         self, request: api_pb2.MountGetOrCreateRequest, caller: Caller
     ) -> api_pb2.MountGetOrCreateResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.named import get_or_create
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
@@ -20,7 +21,7 @@ class QueueServicer:
         self._objects = queues.objects
         self._environments = environments
 
-    @rpc("QueueGetOrCreate", once=True)
+    @rpc("QueueGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
         self, request: api_pb2.QueueGetOrCreateRequest, caller: Caller
     ) -> api_pb2.QueueGetOrCreateResponse:
@@ -30,17 +31,17 @@ class QueueServicer:
         )
         return api_pb2.QueueGetOrCreateResponse(queue_id=found.id, metadata=_metadata(found))
 
-    @rpc("QueueGetById")
+    @rpc("QueueGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.QueueGetByIdRequest, caller: Caller) -> api_pb2.QueueGetByIdResponse:
         found = self._objects.get(request.queue_id)
         return api_pb2.QueueGetByIdResponse(queue_id=found.id, metadata=_metadata(found))
 
-    @rpc("QueueHeartbeat")
+    @rpc("QueueHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.QueueHeartbeatRequest, caller: Caller) -> Empty:
         await self._objects.heartbeat(request.queue_id)
         return Empty()
 
-    @rpc("QueueList")
+    @rpc("QueueList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.QueueListRequest, caller: Caller) -> api_pb2.QueueListResponse:
         environment = self._environments.resolve(request.environment_name)
         page = request.pagination
@@ -57,12 +58,12 @@ class QueueServicer:
             )
         return response
 
-    @rpc("QueueDelete", once=True)
+    @rpc("QueueDelete", once=True, containers=scopes.of_own_environment("queue_id"))
     async def delete(self, request: api_pb2.QueueDeleteRequest, caller: Caller) -> Empty:
         await self._objects.delete(request.queue_id)
         return Empty()
 
-    @rpc("QueuePut", once=True)
+    @rpc("QueuePut", once=True, containers=scopes.ANYTHING)
     async def put(self, request: api_pb2.QueuePutRequest, caller: Caller) -> Empty:
         await self._queues.put(
             request.queue_id,
@@ -74,7 +75,7 @@ class QueueServicer:
         )
         return Empty()
 
-    @rpc("QueueGet", waits=True)
+    @rpc("QueueGet", containers=scopes.ANYTHING, waits=True)
     async def get(self, request: api_pb2.QueueGetRequest, caller: Caller) -> api_pb2.QueueGetResponse:
         """Not `once`: a caller that goes must not take items along. Repeats are known by what the database keeps of them."""
         values = await self._queues.get(
@@ -87,7 +88,7 @@ class QueueServicer:
         )
         return api_pb2.QueueGetResponse(values=values)
 
-    @rpc("QueueNextItems", waits=True)
+    @rpc("QueueNextItems", containers=scopes.ANYTHING, waits=True)
     async def next_items(
         self, request: api_pb2.QueueNextItemsRequest, caller: Caller
     ) -> api_pb2.QueueNextItemsResponse:
@@ -98,13 +99,13 @@ class QueueServicer:
             items=[api_pb2.QueueItem(value=item.value, entry_id=str(item.seq)) for item in items]
         )
 
-    @rpc("QueueLen")
+    @rpc("QueueLen", containers=scopes.ANYTHING)
     async def length(self, request: api_pb2.QueueLenRequest, caller: Caller) -> api_pb2.QueueLenResponse:
         if request.total:
             return api_pb2.QueueLenResponse(len=self._queues.total(request.queue_id)[0])
         return api_pb2.QueueLenResponse(len=self._queues.length(request.queue_id, request.partition_key))
 
-    @rpc("QueueClear", once=True)
+    @rpc("QueueClear", once=True, containers=scopes.ANYTHING)
     async def clear(self, request: api_pb2.QueueClearRequest, caller: Caller) -> Empty:
         await self._queues.clear(request.queue_id, None if request.all_partitions else request.partition_key)
         return Empty()

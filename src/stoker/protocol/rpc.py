@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from modal_proto import api_pb2
+
+from stoker.protocol.rights import Rights, Scope
+from stoker.services.identity import ContainerIdentity
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
 
@@ -20,16 +23,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Caller(NamedTuple):
     """Who calls: a client known by its token, or the container behind one unix socket."""
 
-    kind: Literal["client", "container"]
+    container: ContainerIdentity | None = None
+    """None for a client."""
+    inside: bool = False
+    """Whether the call comes from inside a container, also that of a client there: HTTP URLs handed to it must be reachable from there."""
     client_version: str = ""
     token_id: str = ""
-    task_id: str = ""
     idempotency_key: str = ""
     repeats: bool = False
     """Whether the caller says that it sent this request before."""
     host: str = ""
     """The host name or address by which the caller reached the server, "" when unknown; HTTP URLs handed to it must use a host it can reach."""
     metadata: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def task_id(self) -> str:
+        """Of the calling container, "" for a client."""
+        return self.container.task_id if self.container is not None else ""
+
+    @property
+    def name(self) -> str:
+        """What sets it apart from all other callers."""
+        return self.task_id or self.token_id
+
+    def tell(self, object_id: str) -> None:
+        """Notes that the answer names a blob or an image to the caller, who may use it from now on."""
+        if self.container is not None and object_id:
+            self.container.told.add(object_id)
 
 
 @dataclass(frozen=True)
@@ -38,9 +58,8 @@ class Declaration:
 
     name: str
     once: bool
-    open: bool
-    containers: bool
     waits: bool
+    rights: Rights
 
 
 @dataclass(frozen=True)
@@ -52,27 +71,40 @@ class Method:
     request_type: type[Any]
     streams: bool
     once: bool
-    open: bool
-    containers: bool
     waits: bool
+    rights: Rights
 
 
 def rpc(
-    name: str, *, once: bool = False, open: bool = False, containers: bool = True, waits: bool = False
+    name: str,
+    *,
+    once: bool = False,
+    open: bool = False,
+    clients: bool = True,
+    containers: Scope | None = None,
+    restricted: Scope | None = None,
+    waits: bool = False,
 ) -> Callable[[F], F]:
     """Declares that the decorated method implements the RPC `name`.
 
     once: a repeat with the same idempotency key gets the first answer again and changes nothing.
     open: may be called without a token.
-    containers: False when code inside a container may not call it.
+    clients: False when only containers may call it.
+    containers: what code inside a container may ask for; None for nothing.
+    restricted: the same for containers of functions with restrict_modal_access=True.
     waits: the call mostly waits (a long poll) and is given up when its caller goes away. Every other call runs to its end: what it
         changes must not be left half done.
     """
     if name not in SERVICE.methods_by_name:
         raise ValueError(f"{name} is not an RPC of modal.client.ModalClient")
+    known = SERVICE.methods_by_name[name].input_type.fields_by_name
+    for scope in filter(None, (containers, restricted)):
+        if unknown := set(scope.fields) - set(known):
+            raise ValueError(f"The request of {name} has no field {', '.join(sorted(unknown))}")
 
     def declare(function: F) -> F:
-        function._rpc = Declaration(name, once, open, containers, waits)  # type: ignore[attr-defined]
+        declared = Declaration(name, once, waits, Rights(open, clients, containers, restricted))
+        function._rpc = declared  # type: ignore[attr-defined]
         return function
 
     return declare
@@ -102,9 +134,8 @@ def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
                 request_type=message_class(descriptor.input_type.full_name),
                 streams=descriptor.server_streaming,
                 once=declared.once,
-                open=declared.open,
-                containers=declared.containers,
                 waits=declared.waits,
+                rights=declared.rights,
             )
     return methods
 

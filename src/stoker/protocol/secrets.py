@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
@@ -16,7 +17,7 @@ class SecretServicer:
         self._secrets = secrets
         self._environments = environments
 
-    @rpc("SecretGetOrCreate", once=True)
+    @rpc("SecretGetOrCreate", once=True, containers=scopes.NEW_AT_HOME)
     async def get_or_create(
         self, request: api_pb2.SecretGetOrCreateRequest, caller: Caller
     ) -> api_pb2.SecretGetOrCreateResponse:
@@ -30,7 +31,7 @@ class SecretServicer:
         )
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id, metadata=self._metadata(secret))
 
-    @rpc("SecretList")
+    @rpc("SecretList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.SecretListRequest, caller: Caller) -> api_pb2.SecretListResponse:
         environment = self._environments.resolve(request.environment_name)
         page = request.pagination
@@ -47,7 +48,7 @@ class SecretServicer:
         ]
         return api_pb2.SecretListResponse(items=items, environment_name=environment.name)
 
-    @rpc("SecretGetInfo")
+    @rpc("SecretGetInfo", containers=scopes.of_own_environment("secret_id"))
     async def get_info(self, request: api_pb2.SecretGetInfoRequest, caller: Caller) -> api_pb2.SecretGetInfoResponse:
         return api_pb2.SecretGetInfoResponse(metadata=self._metadata(self._secrets.get(request.secret_id)))
 

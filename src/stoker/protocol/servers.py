@@ -5,7 +5,8 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.errors import InvalidArgument, PermissionDenied
+from stoker.errors import InvalidArgument
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.functions import Functions, ServerSpec
 from stoker.services.servers import Servers
@@ -16,21 +17,19 @@ class ServerServicer:
         self._servers = servers
         self._functions = functions
 
-    @rpc("ContainerServerLifecycleReady")
+    @rpc("ContainerServerLifecycleReady", clients=False, containers=scopes.ANYTHING, restricted=scopes.ANYTHING)
     async def ready(self, request: api_pb2.ContainerServerLifecycleReadyRequest, caller: Caller) -> Empty:
-        if caller.kind != "container":
-            raise PermissionDenied("Only a container may call this.")
         self._servers.ready(caller.task_id)
         return Empty()
 
-    @rpc("FunctionGetFlashAuthToken")
+    @rpc("FunctionGetFlashAuthToken", containers=scopes.ANYTHING)
     async def token(
         self, request: api_pb2.FunctionGetFlashAuthTokenRequest, caller: Caller
     ) -> api_pb2.FunctionGetFlashAuthTokenResponse:
         self._server(request.function_id)
         return api_pb2.FunctionGetFlashAuthTokenResponse(token=self._servers.token(request.function_id))
 
-    @rpc("FlashContainerList")
+    @rpc("FlashContainerList", containers=scopes.FUNCTION_OF_OWN_ENVIRONMENT)
     async def list(
         self, request: api_pb2.FlashContainerListRequest, caller: Caller
     ) -> api_pb2.FlashContainerListResponse:

@@ -6,6 +6,7 @@ import difflib
 
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.environments import Environments
@@ -21,7 +22,7 @@ class SuggestionServicer:
         self._functions = functions
         self._environments = environments
 
-    @rpc("ObjectSuggest")
+    @rpc("ObjectSuggest", containers=scopes.OWN_ENVIRONMENT)
     async def objects(self, request: api_pb2.ObjectSuggestRequest, caller: Caller) -> api_pb2.ObjectSuggestResponse:
         environment = self._environments.resolve(request.environment_name)
         apps = [a for a in self._apps.all(environment.id) if a.state == DEPLOYED]

@@ -39,34 +39,33 @@ class TokenServicer:
     async def info(self, request: api_pb2.TokenInfoGetRequest, caller: Caller) -> api_pb2.TokenInfoGetResponse:
         response = api_pb2.TokenInfoGetResponse(workspace_id=self._workspace, workspace_name=self._workspace)
         response.user_identity.username = response.user_identity.user_id = self._workspace
-        if caller.token_id:
-            token = self._tokens.find(caller.token_id)
-            response.token_id, response.token_name = token.id, token.name
-            response.created_at.FromMilliseconds(int(token.created_at * 1000))
-            if token.expires_at is not None:
-                response.expires_at.FromMilliseconds(int(token.expires_at * 1000))
+        token = self._tokens.find(caller.token_id)
+        response.token_id, response.token_name = token.id, token.name
+        response.created_at.FromMilliseconds(int(token.created_at * 1000))
+        if token.expires_at is not None:
+            response.expires_at.FromMilliseconds(int(token.expires_at * 1000))
         return response
 
-    @rpc("TokensList", containers=False)
+    @rpc("TokensList")
     async def list(self, request: Empty, caller: Caller) -> api_pb2.TokensListResponse:
         return api_pb2.TokensListResponse(tokens=[self._item(t) for t in self._tokens.all()])
 
-    @rpc("TokenEnable", containers=False)
+    @rpc("TokenEnable")
     async def enable(self, request: api_pb2.TokenEnableRequest, caller: Caller) -> Empty:
         await self._tokens.enable(list(request.token_ids))
         return Empty()
 
-    @rpc("TokenDisable", containers=False)
+    @rpc("TokenDisable")
     async def disable(self, request: api_pb2.TokenDisableRequest, caller: Caller) -> Empty:
         await self._tokens.disable(list(request.token_ids))
         return Empty()
 
-    @rpc("TokenDelete", once=True, containers=False)
+    @rpc("TokenDelete", once=True)
     async def delete(self, request: api_pb2.TokenDeleteRequest, caller: Caller) -> Empty:
         await self._tokens.delete(request.token_id)
         return Empty()
 
-    @rpc("TokenFlowCreate", open=True, containers=False)
+    @rpc("TokenFlowCreate", open=True)
     async def begin_flow(
         self, request: api_pb2.TokenFlowCreateRequest, caller: Caller
     ) -> api_pb2.TokenFlowCreateResponse:
@@ -75,7 +74,7 @@ class TokenServicer:
             token_flow_id=flow.id, web_url=self._page_url(flow.page), code=flow.code, wait_secret=flow.wait_secret
         )
 
-    @rpc("TokenFlowWait", open=True, containers=False, waits=True)
+    @rpc("TokenFlowWait", open=True, waits=True)
     async def wait_flow(self, request: api_pb2.TokenFlowWaitRequest, caller: Caller) -> api_pb2.TokenFlowWaitResponse:
         timeout = min(request.timeout, _LONGEST_WAIT)
         token = await self._flows.wait(request.token_flow_id, request.wait_secret, timeout)
@@ -85,7 +84,7 @@ class TokenServicer:
             token_id=token[0], token_secret=token[1], workspace_username=self._workspace
         )
 
-    @rpc("WebhookTokenCreate", once=True, containers=False)
+    @rpc("WebhookTokenCreate", once=True)
     async def create_proxy_token(
         self, request: api_pb2.WebhookTokenCreateRequest, caller: Caller
     ) -> api_pb2.TokenCreateResponse:
@@ -94,7 +93,7 @@ class TokenServicer:
         )
         return api_pb2.TokenCreateResponse(token_id=token_id, token_secret=secret)
 
-    @rpc("WebhookTokenUpdate", containers=False)
+    @rpc("WebhookTokenUpdate")
     async def update_proxy_token(
         self, request: api_pb2.WebhookTokenUpdateRequest, caller: Caller
     ) -> api_pb2.WebhookToken:
@@ -102,16 +101,16 @@ class TokenServicer:
             return _proxy_item(self._proxy_tokens.get(request.token_id))
         return _proxy_item(await self._proxy_tokens.rename(request.token_id, request.name))
 
-    @rpc("WebhookTokenDelete", once=True, containers=False)
+    @rpc("WebhookTokenDelete", once=True)
     async def delete_proxy_token(self, request: api_pb2.TokenDeleteRequest, caller: Caller) -> Empty:
         await self._proxy_tokens.delete(request.token_id)
         return Empty()
 
-    @rpc("WebhookTokenList", containers=False)
+    @rpc("WebhookTokenList")
     async def list_proxy_tokens(self, request: Empty, caller: Caller) -> api_pb2.WebhookTokenListResponse:
         return api_pb2.WebhookTokenListResponse(tokens=[_proxy_item(t) for t in self._proxy_tokens.all()])
 
-    @rpc("WebhookTokenListForEnvironment", containers=False)
+    @rpc("WebhookTokenListForEnvironment")
     async def list_proxy_tokens_of(
         self, request: api_pb2.WebhookTokenListForEnvironmentRequest, caller: Caller
     ) -> api_pb2.WebhookTokenListResponse:
@@ -119,17 +118,17 @@ class TokenServicer:
         tokens = self._proxy_tokens.all(environment.id)
         return api_pb2.WebhookTokenListResponse(tokens=[_proxy_item(t) for t in tokens])
 
-    @rpc("WebhookTokenEnvironmentAdd", containers=False)
+    @rpc("WebhookTokenEnvironmentAdd")
     async def allow_proxy_token(self, request: api_pb2.WebhookTokenEnvironmentAddRequest, caller: Caller) -> Empty:
         await self._proxy_tokens.allow(request.token_id, request.environment_id)
         return Empty()
 
-    @rpc("WebhookTokenEnvironmentRemove", containers=False)
+    @rpc("WebhookTokenEnvironmentRemove")
     async def revoke_proxy_token(self, request: api_pb2.WebhookTokenEnvironmentRemoveRequest, caller: Caller) -> Empty:
         await self._proxy_tokens.revoke(request.token_id, request.environment_id)
         return Empty()
 
-    @rpc("WebhookTokenEnvironmentList", containers=False)
+    @rpc("WebhookTokenEnvironmentList")
     async def list_environments_of_proxy_token(
         self, request: api_pb2.WebhookTokenEnvironmentListRequest, caller: Caller
     ) -> api_pb2.WebhookTokenEnvironmentListResponse:

@@ -17,7 +17,6 @@ import structlog
 from stoker.errors import (
     FailedPrecondition,
     InvalidArgument,
-    PermissionDenied,
     StokerError,
     Unimplemented,
 )
@@ -25,8 +24,12 @@ from stoker.keepalive import notice_lost_peers
 from stoker.protocol.http2.connection import Connection, Stream
 from stoker.protocol.http2.headers import Headers
 from stoker.protocol.replay import ReplayCache
+from stoker.protocol.rights import Scope
 from stoker.protocol.rpc import SERVICE, Caller, Method
 from stoker.protocol.status import Status, WireStatus, wire_status
+from stoker.services.attempts import Peer
+from stoker.services.identity import ContainerIdentity
+from stoker.services.ownership import Ownership
 from stoker.services.waiting import settled
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
@@ -37,24 +40,30 @@ _log = structlog.get_logger(__name__)
 
 
 class Authenticator(Protocol):
-    """Checks the token of a client; raises Unauthenticated with the sentence to show."""
+    """Checks the token of a client."""
 
-    def authenticate(self, token_id: str, token_secret: str) -> None: ...
+    def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> object:
+        """Raises Unauthenticated with the sentence to show."""
+        ...
 
 
 class Transport:
     """Serves `methods`; every other RPC of the service answers UNIMPLEMENTED with one clear sentence."""
 
-    def __init__(self, methods: Mapping[str, Method], authenticator: Authenticator) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], authenticator: Authenticator, ownership: Ownership | None = None
+    ) -> None:
+        """ownership: what the scopes of containers' requests look up; without it whatever has a scope is refused."""
         self._methods = methods
         self._authenticator = authenticator
+        self._ownership = ownership
         self._replays = ReplayCache()
         self._clients: _Listener | None = None
         self._containers: dict[str, _Listener] = {}
 
     async def listen(self, host: str, port: int) -> int:
         """Serves clients at host:port (0 picks a free port); returns the port. Raises FailedPrecondition when it is taken."""
-        listener = _Listener(_Rpcs(self._methods, self._replays, self._authenticator, task_id=""))
+        listener = _Listener(self._rpcs(None))
         try:
             server = await asyncio.get_running_loop().create_server(listener.connection, host, port, backlog=1024)
         except OSError as error:
@@ -74,11 +83,11 @@ class Transport:
         assert self._clients is not None
         return self._clients.connection()
 
-    async def listen_container(self, task_id: str, path: Path) -> None:
-        """Serves the container `task_id` at a unix socket."""
-        listener = _Listener(_Rpcs(self._methods, self._replays, self._authenticator, task_id=task_id))
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None:
+        """Serves a container at a unix socket."""
+        listener = _Listener(self._rpcs(container))
         listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
-        self._containers[task_id] = listener
+        self._containers[container.task_id] = listener
 
     async def quiet(self, task_id: str, timeout: float) -> bool:
         """Waits until the container `task_id` has closed all its connections, at most `timeout` seconds; whether it has."""
@@ -100,6 +109,9 @@ class Transport:
             await self.close_container(task_id)
         if self._clients is not None:
             self._clients.close()
+
+    def _rpcs(self, container: ContainerIdentity | None) -> _Rpcs:
+        return _Rpcs(self._methods, self._replays, self._authenticator, self._ownership, container)
 
 
 class _Listener:
@@ -140,11 +152,13 @@ class _Listener:
 class _Request:
     """A call on its way in, then under way."""
 
-    __slots__ = ("body", "caller", "method", "task")
+    __slots__ = ("body", "caller", "method", "scope", "task")
 
-    def __init__(self, method: Method, caller: Caller) -> None:
+    def __init__(self, method: Method, caller: Caller, scope: Scope | None) -> None:
+        """scope: what of the RPC the caller may ask for, None for everything."""
         self.method = method
         self.caller = caller
+        self.scope = scope
         self.body = bytearray()
         self.task: asyncio.Task[None] | None = None
 
@@ -153,18 +167,24 @@ class _Rpcs:
     """gRPC over the streams of one kind of caller: checks who calls, reads the request, sends the answer."""
 
     def __init__(
-        self, methods: Mapping[str, Method], replays: ReplayCache, authenticator: Authenticator, task_id: str
+        self,
+        methods: Mapping[str, Method],
+        replays: ReplayCache,
+        authenticator: Authenticator,
+        ownership: Ownership | None,
+        container: ContainerIdentity | None,
     ) -> None:
         self._methods = methods
         self._replays = replays
         self._authenticator = authenticator
-        self._task_id = task_id
+        self._ownership = ownership
+        self._container = container
 
     # The streams
 
     def begin(self, stream: Stream, headers: Headers) -> None:
         try:
-            stream.state = self._admit(headers)
+            stream.state = self._admit(stream, headers)
         except StokerError as error:
             _refuse(stream, wire_status(error))
 
@@ -173,7 +193,7 @@ class _Rpcs:
         if not isinstance(request, _Request) or stream.closed:
             return
         request.body += data
-        most = _MAX_OPEN_MESSAGE if request.method.open else _MAX_MESSAGE
+        most = _MAX_OPEN_MESSAGE if request.method.rights.open else _MAX_MESSAGE
         if len(request.body) > most + _PREFIX.size:
             request.body.clear()
             error = InvalidArgument(f"The request is larger than {most >> 10} KiB.")
@@ -191,7 +211,7 @@ class _Rpcs:
 
     # The calls
 
-    def _admit(self, headers: Headers) -> _Request:
+    def _admit(self, stream: Stream, headers: Headers) -> _Request:
         path = headers.get(":path", "")
         name = path.removeprefix(_PATH)
         method = self._methods.get(name)
@@ -199,20 +219,29 @@ class _Rpcs:
             raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
         if method is None:
             raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
-        if self._task_id:
-            if not method.containers:
-                raise PermissionDenied(f"{name} may not be called from inside a container.")
-        elif not method.open:
-            token, secret = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
-            self._authenticator.authenticate(token, secret)
-        return _Request(method, self._caller(headers))
+        container = self._container
+        if container is not None and (container.restricted or not headers.get("x-modal-token-id")):
+            return _Request(method, self._caller(headers, container), method.rights.admit_container(name, container))
+        # Code in a container that shows a token is a client, like anybody with that token.
+        if container is not None or not method.rights.open:
+            self._authenticate(stream, headers)
+        method.rights.admit_client(name)
+        return _Request(method, self._caller(headers, None), None)
 
-    def _caller(self, headers: Headers) -> Caller:
+    def _authenticate(self, stream: Stream, headers: Headers) -> None:
+        """Raises Unauthenticated."""
+        token = headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", "")
+        connection = stream.connection
+        address = f"container {self._container.task_id}" if self._container is not None else connection.peer
+        self._authenticator.authenticate(*token, Peer(address, "grpc", proven=connection.proven == token))
+        connection.proven = token
+
+    def _caller(self, headers: Headers, container: ContainerIdentity | None) -> Caller:
         return Caller(
-            kind="container" if self._task_id else "client",
+            container=container,
+            inside=self._container is not None,
             client_version=headers.get("x-modal-client-version", ""),
-            token_id=headers.get("x-modal-token-id", ""),
-            task_id=self._task_id,
+            token_id=headers.get("x-modal-token-id", "") if container is None else "",
             idempotency_key=headers.get("x-idempotency-key", ""),
             repeats=headers.get("x-retry-attempt", "0") != "0",
             host=headers.get(":authority", "").rpartition(":")[0],
@@ -222,7 +251,9 @@ class _Rpcs:
     async def _guard(self, stream: Stream, request: _Request, work: Callable[[Stream, _Request, Any], Any]) -> None:
         """Runs a call; whatever goes wrong becomes a status."""
         try:
-            await work(stream, request, _message(request))
+            message = _message(request)
+            self._check(request, message)
+            await work(stream, request, message)
         except StokerError as error:
             _refuse(stream, wire_status(error))
         except asyncio.CancelledError:
@@ -233,10 +264,16 @@ class _Rpcs:
             _log.exception("rpc failed", rpc=request.method.name)
             _refuse(stream, _defect(request.method.name, error))
 
+    def _check(self, request: _Request, message: Any) -> None:
+        """Raises PermissionDenied when a container asks for what is not its own, NotFound when that does not exist."""
+        if request.scope is not None and request.caller.container is not None:
+            assert self._ownership is not None
+            request.scope.check(message, request.caller.container, self._ownership)
+
     async def _unary(self, stream: Stream, request: _Request, message: Any) -> None:
         method, caller = request.method, request.caller
         if method.once and caller.idempotency_key:
-            key = (method.name, caller.task_id or caller.token_id, caller.idempotency_key)
+            key = (method.name, caller.name, caller.idempotency_key)
             response = await self._replays.once(key, lambda: method.handler(message, caller))
         else:
             response = await method.handler(message, caller)

@@ -8,6 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.errors import FailedPrecondition
+from stoker.protocol import scopes
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
 from stoker.protocol.named import by_creation_type
@@ -38,7 +39,7 @@ class VolumeServicer:
         self._environments = environments
         self._urls = urls
 
-    @rpc("VolumeGetOrCreate", once=True)
+    @rpc("VolumeGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
         self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller
     ) -> api_pb2.VolumeGetOrCreateResponse:
@@ -56,17 +57,17 @@ class VolumeServicer:
             metadata=volume_metadata(volume),
         )
 
-    @rpc("VolumeGetById")
+    @rpc("VolumeGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller) -> api_pb2.VolumeGetByIdResponse:
         volume = self._volumes.get(request.volume_id)
         return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume))
 
-    @rpc("VolumeHeartbeat")
+    @rpc("VolumeHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
         await self._volumes.heartbeat(request.volume_id)
         return Empty()
 
-    @rpc("VolumeList")
+    @rpc("VolumeList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.VolumeListRequest, caller: Caller) -> api_pb2.VolumeListResponse:
         environment = self._environments.resolve(request.environment_name)
         page = request.pagination
@@ -81,23 +82,23 @@ class VolumeServicer:
         ]
         return api_pb2.VolumeListResponse(items=items, environment_name=environment.name)
 
-    @rpc("VolumeRename")
+    @rpc("VolumeRename", containers=scopes.of_own_environment("volume_id"))
     async def rename(self, request: api_pb2.VolumeRenameRequest, caller: Caller) -> Empty:
         await self._volumes.rename(request.volume_id, request.name)
         return Empty()
 
-    @rpc("VolumeDelete", once=True)
+    @rpc("VolumeDelete", once=True, containers=scopes.of_own_environment("volume_id"))
     async def delete(self, request: api_pb2.VolumeDeleteRequest, caller: Caller) -> Empty:
         await self._volumes.delete(request.volume_id)
         return Empty()
 
-    @rpc("VolumeCommit")
+    @rpc("VolumeCommit", containers=scopes.ANYTHING, restricted=scopes.MOUNTED_VOLUME)
     async def commit(self, request: api_pb2.VolumeCommitRequest, caller: Caller) -> api_pb2.VolumeCommitResponse:
         """Nothing to do: containers write to the volume's own directory."""
         self._volumes.get(request.volume_id)
         return api_pb2.VolumeCommitResponse(skip_reload=True)
 
-    @rpc("VolumeReload")
+    @rpc("VolumeReload", containers=scopes.ANYTHING, restricted=scopes.MOUNTED_VOLUME)
     async def reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
         """A container sees every change at once. What holds a file open fails all the same, as it must on other servers, which replace
         the whole mount: an app that relies on more would not be portable."""
@@ -108,7 +109,7 @@ class VolumeServicer:
             raise FailedPrecondition(f"there are open files preventing the operation: {found[0]} is open{others}")
         return Empty()
 
-    @rpc("VolumeListFiles")
+    @rpc("VolumeListFiles", containers=scopes.ANYTHING)
     async def list_files(
         self, request: api_pb2.VolumeListFilesRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
@@ -118,7 +119,7 @@ class VolumeServicer:
         async for batch in found:
             yield api_pb2.VolumeListFilesResponse(entries=file_entries(batch))
 
-    @rpc("VolumeListFiles2")
+    @rpc("VolumeListFiles2", containers=scopes.ANYTHING)
     async def list_files2(
         self, request: api_pb2.VolumeListFiles2Request, caller: Caller
     ) -> AsyncIterator[api_pb2.VolumeListFiles2Response]:
@@ -128,14 +129,14 @@ class VolumeServicer:
         async for batch in found:
             yield api_pb2.VolumeListFiles2Response(entries=file_entries(batch))
 
-    @rpc("VolumePutFiles", once=True)
+    @rpc("VolumePutFiles", once=True, containers=scopes.ANYTHING)
     async def put_files(self, request: api_pb2.VolumePutFilesRequest, caller: Caller) -> Empty:
         files = [(f.filename, f.sha256_hex, _mode(f)) for f in request.files]
         overwrite = not request.disallow_overwrite_existing_files
         await self._files.put_contents(request.volume_id, files, overwrite=overwrite)
         return Empty()
 
-    @rpc("VolumePutFiles2", once=True)
+    @rpc("VolumePutFiles2", once=True, containers=scopes.ANYTHING)
     async def put_files2(
         self, request: api_pb2.VolumePutFiles2Request, caller: Caller
     ) -> api_pb2.VolumePutFiles2Response:
@@ -157,7 +158,7 @@ class VolumeServicer:
             ]
         )
 
-    @rpc("VolumeGetFile2")
+    @rpc("VolumeGetFile2", containers=scopes.ANYTHING)
     async def get_file2(self, request: api_pb2.VolumeGetFile2Request, caller: Caller) -> api_pb2.VolumeGetFile2Response:
         found = await self._files.locate(
             request.volume_id, request.path, request.start, request.len, may_trim=request.client_pads_blocks
@@ -169,23 +170,23 @@ class VolumeServicer:
             len=found.length,
         )
 
-    @rpc("VolumeRemoveFile", once=True)
+    @rpc("VolumeRemoveFile", once=True, containers=scopes.ANYTHING)
     async def remove_file(self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller) -> Empty:
         await self._files.remove(request.volume_id, request.path, recursive=request.recursive)
         return Empty()
 
-    @rpc("VolumeRemoveFile2", once=True)
+    @rpc("VolumeRemoveFile2", once=True, containers=scopes.ANYTHING)
     async def remove_file2(self, request: api_pb2.VolumeRemoveFile2Request, caller: Caller) -> Empty:
         await self._files.remove(request.volume_id, request.path, recursive=request.recursive)
         return Empty()
 
-    @rpc("VolumeCopyFiles", once=True)
+    @rpc("VolumeCopyFiles", once=True, containers=scopes.ANYTHING)
     async def copy_files(self, request: api_pb2.VolumeCopyFilesRequest, caller: Caller) -> Empty:
         sources: Sequence[str] = request.src_paths
         await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)
         return Empty()
 
-    @rpc("VolumeCopyFiles2", once=True)
+    @rpc("VolumeCopyFiles2", once=True, containers=scopes.ANYTHING)
     async def copy_files2(self, request: api_pb2.VolumeCopyFiles2Request, caller: Caller) -> Empty:
         sources: Sequence[str] = request.src_paths
         await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)

@@ -9,6 +9,7 @@ import time
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import Apps
 from stoker.services.environments import Environments
@@ -36,28 +37,28 @@ class WorkspaceServicer:
         self._environments = environments
         self._scheduler = scheduler
 
-    @rpc("ClientHello")
+    @rpc("ClientHello", containers=scopes.ANYTHING, restricted=scopes.ANYTHING)
     async def hello(self, request: Empty, caller: Caller) -> api_pb2.ClientHelloResponse:
         return api_pb2.ClientHelloResponse()
 
-    @rpc("WorkspaceNameLookup")
+    @rpc("WorkspaceNameLookup", containers=scopes.ANYTHING)
     async def name(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceNameLookupResponse:
         return api_pb2.WorkspaceNameLookupResponse(workspace_name=self._workspace, username=self._workspace)
 
-    @rpc("AuthTokenGet")
+    @rpc("AuthTokenGet", containers=scopes.ANYTHING)
     async def auth_token(self, request: api_pb2.AuthTokenGetRequest, caller: Caller) -> api_pb2.AuthTokenGetResponse:
         """A token for planes this server does not have; the client wants one of the right shape and a lifetime."""
         parts = ({"alg": "none"}, {"exp": int(time.time()) + _TOKEN_LIFETIME})
         encoded = [base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts]
         return api_pb2.AuthTokenGetResponse(token=".".join([*encoded, ""]))
 
-    @rpc("WorkspaceDashboardUrlGet")
+    @rpc("WorkspaceDashboardUrlGet", containers=scopes.ANYTHING)
     async def dashboard(
         self, request: api_pb2.WorkspaceDashboardUrlRequest, caller: Caller
     ) -> api_pb2.WorkspaceDashboardUrlResponse:
         return api_pb2.WorkspaceDashboardUrlResponse(url=self._dashboard_url)
 
-    @rpc("WorkspaceMembersList", containers=False)
+    @rpc("WorkspaceMembersList")
     async def members(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceMembersListResponse:
         """One member, who is everybody that has a token."""
         tokens = self._tokens.all()
@@ -72,7 +73,7 @@ class WorkspaceServicer:
         )
         return response
 
-    @rpc("WorkspaceSettings")
+    @rpc("WorkspaceSettings", containers=scopes.ANYTHING)
     async def settings(self, request: Empty, caller: Caller) -> api_pb2.WorkspaceSettingsResponse:
         default = self._environments.default()
         return api_pb2.WorkspaceSettingsResponse(
@@ -80,21 +81,21 @@ class WorkspaceServicer:
             image_builder_version=self._environments.image_builder_version(default, caller.client_version),
         )
 
-    @rpc("WorkspaceSetDefaultEnvironment", containers=False)
+    @rpc("WorkspaceSetDefaultEnvironment")
     async def set_default_environment(
         self, request: api_pb2.WorkspaceSetDefaultEnvironmentRequest, caller: Caller
     ) -> Empty:
         await self._environments.set_default(request.environment_name)
         return Empty()
 
-    @rpc("WorkspaceSetImageBuilderVersion", containers=False)
+    @rpc("WorkspaceSetImageBuilderVersion")
     async def set_image_builder_version(
         self, request: api_pb2.WorkspaceSetImageBuilderVersionRequest, caller: Caller
     ) -> api_pb2.WorkspaceSetImageBuilderVersionResponse:
         await self._environments.set_image_builder_version(request.new_image_builder_version)
         return api_pb2.WorkspaceSetImageBuilderVersionResponse(image_builder_version=request.new_image_builder_version)
 
-    @rpc("TaskList")
+    @rpc("TaskList", containers=scopes.OWN_APP)
     async def tasks(self, request: api_pb2.TaskListRequest, caller: Caller) -> api_pb2.TaskListResponse:
         environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
         response = api_pb2.TaskListResponse()

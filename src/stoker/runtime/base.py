@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-OutputSink = Callable[[int, bytes], None]
-"""Called with (file descriptor 1 or 2, a chunk of bytes as it came); the node cuts the chunks into lines."""
+OutputSink = Callable[[int, bytes], "asyncio.Future[None] | None"]
+"""Called with (file descriptor 1 or 2, a chunk of bytes as it came); the node cuts the chunks into lines. A future says that there is no
+room for more until it is done: nothing is read meanwhile, which holds the container's writers up."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,21 @@ class BindMount:
     """A directory above `source` that others write to: no link that they put on the way from here to there may be followed."""
 
 
+MOST_PROCESSES = 1024
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a container may use. None means the whole machine."""
 
     cpu_milli: int | None = None
     memory_bytes: int | None = None
-    pids: int = 4096
+    memory_request: int = 0
+    """Bytes it asked for. What it has beyond them it may lose when all containers together have used up the machine's memory."""
+    disk_bytes: int | None = None
+    """What it may write to the disk as its own: all that is not in a mount. None for what the runtime gives each."""
+    tasks: int = 4000
+    """Processes and threads; of processes no more than `MOST_PROCESSES`, each of which is one of the host's, too."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,18 @@ class ContainerSpec:
     network: bool = True
     gpu_devices: tuple[int, ...] = ()
     """Indices of real GPUs to pass in; empty for none and for declared (fake) ones."""
+    keep: Path | None = None
+    """Where what the container wrote to its own files is put at its end, a new directory on the file system of the runtime's; None: nowhere."""
     gpu_snapshot: bool = False
     """Whether memory snapshots of this container include the memory of its GPUs."""
+    own: tuple[Path, ...] = ()
+    """Directories of the host that hold only what this container writes, so that they count as its own."""
 
 
 class ExitKind(str, enum.Enum):
     EXITED = "exited"  # by itself, with an exit code
-    OOM = "oom"  # the kernel killed it for memory
+    OOM = "oom"  # it was killed for memory
+    LIMIT = "limit"  # it was killed because it had more of something else than it may
     KILLED = "killed"  # we killed it
     FAILED = "failed"  # never started, or the sandbox itself crashed
 
@@ -108,6 +123,11 @@ class Container(Protocol):
         """What the container uses now, None where the platform cannot tell or it has ended."""
         ...
 
+    async def stuck(self, timeout: float) -> str:
+        """Why its program cannot go on, the last part of a sentence, such as "its sandbox does not answer"; within about `timeout` seconds.
+        Empty when it can, though it may be busy, and when it has ended."""
+        ...
+
     async def open_files(self, places: Sequence[str]) -> list[str]:
         """Paths inside the container, at or below `places`, that are open there or the working directory of a process; sorted.
         Empty when it has ended."""
@@ -140,6 +160,10 @@ class Runtime(Protocol):
 
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Container:
         """Starts one container; returns when its first process was launched. Raises StokerError when that fails."""
+        ...
+
+    def memory_ceiling(self) -> int | None:
+        """Bytes of memory that all containers together may have; None when nothing holds them to it."""
         ...
 
     def snapshot_build(self) -> str:

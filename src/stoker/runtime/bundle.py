@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stoker.runtime import init
 from stoker.runtime.base import ContainerSpec
-
-TINI = "/__modal/.bin/tini"
-"""Where the first process lives inside: it reaps orphans and hands signals on to the user's process."""
 
 _CAPABILITIES = [
     f"CAP_{name}"
@@ -49,23 +47,17 @@ def make_bundle(
     spec: ContainerSpec,
     *,
     root: Path,
-    tini: Path,
+    first: Path,
     namespace: Path,
     hostname: str,
     devices: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`config.json` for `spec` with "/" at `root` and the network namespace at `namespace`.
-
-    /tmp is not mentioned: gVisor puts a tmpfs there unless the image has files in it."""
+    """`config.json` for `spec` with "/" at `root`, the program of the first process at `first` and the network namespace at `namespace`."""
     mounts = [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
-        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
-        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        *_system_mounts(),
         *(_bind(mount.source, mount.target, mount.read_only, mount.direct) for mount in spec.mounts),
         # Last, so that a mount at /__modal does not hide it.
-        _bind(tini, TINI, read_only=True),
+        _bind(first, init.INSIDE, read_only=True),
     ]
     return {
         "ociVersion": "1.0.2",
@@ -74,26 +66,35 @@ def make_bundle(
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": [TINI, "--", *spec.argv],
-            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "args": [init.INSIDE, *spec.argv],
+            "env": _environment(spec.env),
             "cwd": spec.workdir or "/",
-            "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _OPEN_FILES, "hard": _OPEN_FILES}],
+            "capabilities": _capabilities(),
+            "rlimits": [_rlimit("NOFILE", _OPEN_FILES), _rlimit("NPROC", spec.limits.tasks)],
             "noNewPrivileges": True,
         },
         "mounts": mounts,
-        "linux": {
-            "namespaces": [
-                {"type": "pid"},
-                {"type": "ipc"},
-                {"type": "uts"},
-                {"type": "mount"},
-                {"type": "network", "path": str(namespace)},
-            ],
-            "devices": list(devices),
-            "maskedPaths": _MASKED,
-            "readonlyPaths": _READ_ONLY,
+        "linux": _linux(namespace) | {"devices": list(devices)},
+    }
+
+
+def step_config(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, hostname: str, namespace: Path
+) -> dict[str, Any]:
+    """`config.json` for a command of a build, but for its root, what is mounted from the host, and its user."""
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "process": {
+            "terminal": False,
+            "args": list(argv),
+            "env": _environment(env),
+            "cwd": cwd,
+            "capabilities": _capabilities(),
+            "noNewPrivileges": False,  # a step may use sudo
         },
+        "mounts": _system_mounts(),
+        "linux": _linux(namespace),
     }
 
 
@@ -106,6 +107,42 @@ def system_files(hostname: str, address: str, resolv_conf: str) -> dict[str, str
         "etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address:<15}\t{hostname}\n",
         "etc/resolv.conf": resolv_conf,
     }
+
+
+def _system_mounts() -> list[dict[str, Any]]:
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+    ]
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+def _capabilities() -> dict[str, list[str]]:
+    return {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")}
+
+
+def _linux(namespace: Path) -> dict[str, Any]:
+    return {
+        "namespaces": [
+            {"type": "pid"},
+            {"type": "ipc"},
+            {"type": "uts"},
+            {"type": "mount"},
+            {"type": "network", "path": str(namespace)},
+        ],
+        "maskedPaths": _MASKED,
+        "readonlyPaths": _READ_ONLY,
+    }
+
+
+def _rlimit(name: str, most: int) -> dict[str, Any]:
+    return {"type": f"RLIMIT_{name}", "soft": most, "hard": most}
 
 
 def _bind(source: Path, target: str, read_only: bool, direct: bool = False) -> dict[str, Any]:

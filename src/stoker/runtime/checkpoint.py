@@ -17,11 +17,15 @@ from pathlib import Path
 
 import anyio
 
+from stoker.disk import size_of
 from stoker.errors import FailedPrecondition
 from stoker.runtime import gpu_snapshot
+from stoker.runtime.commands import ask
 
 _IMAGE, _FILES = "image", "files"
 _DIRECT = "--direct"
+_PATIENCE = 60.0  # seconds for what takes milliseconds, and as many more as these bytes a second need:
+_SLOWEST = 10 << 20
 
 
 @dataclass(frozen=True)
@@ -70,37 +74,37 @@ def layers_of(snapshot: Path) -> tuple[Path, ...]:
     return (snapshot / _FILES,)
 
 
-async def save(command: Sequence[str], flags: Sequence[str], id: str, files: Path, snapshot: Path) -> None:
-    """Saves the sandbox `id` into the new directory `snapshot`. Raises FailedPrecondition; the sandbox goes on in any case.
+async def save(
+    command: Sequence[str], flags: Sequence[str], id: str, files: Path, snapshot: Path, memory_bytes: int
+) -> None:
+    """Saves the sandbox `id` into the new directory `snapshot`. Raises FailedPrecondition; the sandbox goes on in any case, if it can.
 
-    command: runsc with its global flags. flags: those of `runsc checkpoint`. files: the writable layer."""
+    command: runsc with its global flags. flags: those of `runsc checkpoint`. files: the writable layer. memory_bytes: about how much it has."""
+    seconds = _PATIENCE + memory_bytes / _SLOWEST
     image = snapshot / _IMAGE
     image.mkdir(parents=True)
     if not _takes_direct_writes(image):
         flags = [flag for flag in flags if flag != _DIRECT]
     # Paused around both, so that the files are those that the saved processes know.
-    await _run(*command, "pause", id)
+    await _run(_PATIENCE, *command, "pause", id)
     try:
-        await _run(*command, "checkpoint", f"--image-path={image}", *flags, id)
-        await _run("cp", "--archive", "--reflink=auto", "--one-file-system", str(files), str(snapshot / _FILES))
+        await _run(seconds, *command, "checkpoint", f"--image-path={image}", *flags, id)
+        copied = await asyncio.to_thread(size_of, files)
+        copy = ("cp", "--archive", "--reflink=auto", "--one-file-system", str(files), str(snapshot / _FILES))
+        await _run(_PATIENCE + copied / _SLOWEST, *copy)
     finally:
         with anyio.CancelScope(shield=True):
-            await _run(*command, "resume", id)
+            await _run(_PATIENCE, *command, "resume", id)
     # Not waited for: the container goes on.
     asyncio.get_running_loop().run_in_executor(None, _read_ahead, image)
 
 
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-    )
-    _, errors = await process.communicate()
-    if process.returncode:
-        detail = errors.decode(errors="replace").strip() or f"exit code {process.returncode}"
+async def _run(seconds: float, *command: str) -> None:
+    answer = await ask(command, seconds)
+    if answer.late:
+        raise FailedPrecondition(f"The container cannot be saved: nothing came of it within {seconds:.0f} s.")
+    if answer.code:
+        detail = answer.errors or f"exit code {answer.code}"
         raise FailedPrecondition(f"The container cannot be saved: {detail.splitlines()[-1]}")
 
 

@@ -41,12 +41,16 @@ def table(
 table inet {name} {{}}
 delete table inet {name}
 table inet {name} {{
+  set relays {{
+    type inet_service
+  }}
   chain to_host {{
     type filter hook input priority filter - 10; policy accept;
     iifname != "{prefix}*" accept
     ct state established,related accept
     ct status dnat accept
     ip daddr {GATEWAY} tcp dport {gateway_port} accept
+    ip daddr {GATEWAY} tcp dport @relays accept
 {names}    meta l4proto tcp reject with tcp reset
     drop
   }}
@@ -66,6 +70,11 @@ table inet {name} {{
   }}{redirection}
 }}
 """
+
+
+def admission(name: str, port: int) -> str:
+    """The nft script that lets sandboxes reach one more port of the gateway's address."""
+    return f"add element inet {name} relays {{ {port} }}\n"
 
 
 def removal(name: str) -> str:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from stoker.cancelling import finished
+from stoker.cancelling import finished, within
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.runtime import firewall, linux
 from stoker.runtime.addresses import GATEWAY, Block, Resolvers
 
 _NAMESPACES = Path("/run/netns")
 _GATEWAY_MAC = "02:00:ac:15:00:01"
+_SECONDS = 120.0  # for commands that take some milliseconds
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ class Network:
         finally:
             if namespace.address is not None and self._block is not None:
                 self._block.give_back(namespace.address)
+
+    async def admit(self, port: int) -> None:
+        """Lets sandboxes reach this port of the gateway's address. Raises FailedPrecondition."""
+        await _run("nft", "-f", "-", text=firewall.admission(self._table, port))
 
     def _refill(self) -> None:
         # In batches, and seldom at the moment of a start: its `ip` processes would compete with the sandbox for the CPU.
@@ -256,7 +261,11 @@ async def _run(*command: str, text: str = "", check: bool = True) -> str:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-    output, errors = await process.communicate()
+    try:
+        output, errors = await within(process.communicate(), _SECONDS)
+    except TimeoutError:
+        process.kill()
+        raise FailedPrecondition(f"`{' '.join(command)}` did not end within {_SECONDS:.0f} s.") from None
     if check and process.returncode:
         reason = re.sub(r"\s+", " ", errors.decode(errors="replace")).strip()
         raise FailedPrecondition(f"The network for sandboxes could not be set up: `{' '.join(command)}` said: {reason}")

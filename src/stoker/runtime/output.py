@@ -20,10 +20,13 @@ class OutputPipes:
 
     def __init__(self, sink: OutputSink = lambda descriptor, chunk: None) -> None:
         self.sink = sink
+        self.passed = 0
+        """Bytes that came through."""
         self._launched = False
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
         self._open: dict[int, int] = {}  # read end -> file descriptor in the program
+        self._room: asyncio.Future[None] | None = None  # while nothing is read
         read_out, self.stdout = os.pipe()
         try:
             read_err, self.stderr = os.pipe()
@@ -48,9 +51,14 @@ class OutputPipes:
         """Whether nobody holds a write end any more and everything was delivered."""
         return self._closed.done()
 
-    async def drained(self, timeout: float | None = None) -> bool:
-        """Waits until all who held the write ends closed them and everything was delivered; False after `timeout` seconds."""
-        await asyncio.wait([self._closed], timeout=timeout)
+    async def drained(self, timeout: float) -> bool:
+        """Waits until all who held the write ends closed them and everything was delivered; False when for `timeout` seconds nothing came
+        for which there was room."""
+        while not self._closed.done():
+            passed = self.passed
+            await asyncio.wait([self._closed], timeout=timeout)
+            if self.passed == passed and self._room is None:
+                break
         return self._closed.done()
 
     def abandon(self) -> None:
@@ -63,14 +71,29 @@ class OutputPipes:
             chunk = os.read(end, _CHUNK)
         except BlockingIOError:
             return
-        if chunk:
-            try:
-                self.sink(self._open[end], chunk)
-            except Exception:
-                # A broken sink must not stall the program behind a full pipe.
-                _log.exception("output of a container was lost")
+        if not chunk:
+            self._close(end)
             return
-        self._close(end)
+        self.passed += len(chunk)
+        try:
+            room = self.sink(self._open[end], chunk)
+        except Exception:
+            # A broken sink must not stall the program behind a full pipe.
+            _log.exception("output of a container was lost")
+            return
+        if room is not None and self._room is None:
+            self._pause(room)
+
+    def _pause(self, room: asyncio.Future[None]) -> None:
+        self._room = room
+        for end in self._open:
+            self._loop.remove_reader(end)
+        room.add_done_callback(self._go_on)
+
+    def _go_on(self, room: asyncio.Future[None]) -> None:
+        self._room = None
+        for end in self._open:
+            self._loop.add_reader(end, self._read, end)
 
     def _close(self, end: int) -> None:
         self._loop.remove_reader(end)

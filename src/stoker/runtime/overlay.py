@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition, InvalidArgument
@@ -16,6 +17,7 @@ from stoker.runtime import linux
 MAX_LAYERS = 500
 """The kernel's own limit for one overlay."""
 
+_TMP_NOTE = ".stoker-keeps-this-on-the-disk"
 _ATTEMPTS, _PAUSE = 20, 0.01  # seconds
 
 
@@ -53,6 +55,7 @@ class Overlay:
         for index, layer in enumerate(layers):
             (links / str(index)).symlink_to(layer)
         _in_directory(links, lambda: self._mount(len(layers)))
+        _keep_tmp(self.root)
 
     def remove(self) -> None:
         """Unmounts and deletes everything. Safe to call for a directory in any state."""
@@ -87,6 +90,16 @@ class Overlay:
         )
 
 
+def keep(directory: Path, target: Path | None) -> None:
+    """Makes of the writable layer of the overlay at `directory` the new directory `target`, when there is one."""
+    if target is None or not (directory / "upper").is_dir():
+        return
+    for mounted in linux.mounts_below(directory):
+        linux.unmount(mounted, linux.MNT_DETACH)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (directory / "upper").rename(target)
+
+
 def discard(directory: Path) -> None:
     """Unmounts everything below `directory` and deletes it."""
     for target in linux.mounts_below(directory):
@@ -98,6 +111,30 @@ def discard(directory: Path) -> None:
             elif error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise
     _remove(directory)
+
+
+def _keep_tmp(root: Path) -> None:
+    """gVisor puts a tmpfs, which is memory, over a /tmp that is empty or missing. So it is neither."""
+    above = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir("tmp", dir_fd=above)
+            os.chmod("tmp", 0o1777, dir_fd=above)
+        # What the image has there may be a link to anywhere, which is its own business.
+        with contextlib.suppress(NotADirectoryError), _opened("tmp", above) as tmp:
+            if not os.listdir(tmp):
+                os.close(os.open(_TMP_NOTE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=tmp))
+    finally:
+        os.close(above)
+
+
+@contextlib.contextmanager
+def _opened(name: str, above: int) -> Iterator[int]:
+    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 def _remove(directory: Path) -> None:

@@ -15,9 +15,12 @@ from pathlib import Path
 import anyio.to_thread
 import psutil
 
+from stoker import oom
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
+from stoker.runtime.commands import stopped_among
 from stoker.runtime.descendants import kill_marked, marked
+from stoker.runtime.memory import machine_memory
 from stoker.runtime.open_files import open_by
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.targets import MountTargets
@@ -45,6 +48,7 @@ class ProcessRuntime:
         self._scratch = self._state / "scratch"
         self._targets = MountTargets(self._state / "targets")
         self._running: dict[str, ProcessContainer] = {}
+        self._memory = machine_memory()
 
     async def open(self) -> None:
         def prepare() -> None:
@@ -99,9 +103,13 @@ class ProcessRuntime:
         async def end() -> None:
             await anyio.to_thread.run_sync(kill_marked, _MARK, mark)
 
+        oom.set_score(oom.container_score(spec.limits.memory_request, self._memory), process.pid)
         container = ProcessContainer(spec.id, mark, process, pipes, end, lambda: self._forget(spec.id))
         self._running[spec.id] = container
         return container
+
+    def memory_ceiling(self) -> int | None:
+        return None
 
     def snapshot_build(self) -> str:
         return ""
@@ -168,6 +176,12 @@ class ProcessContainer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._kill_all()
+
+    async def stuck(self, timeout: float) -> str:
+        if self._process.returncode is not None:
+            return ""
+        pids = await anyio.to_thread.run_sync(lambda: [process.pid for process in marked(_MARK, self._mark)])
+        return stopped_among(pids)
 
     async def open_files(self, places: Sequence[str]) -> list[str]:
         return await anyio.to_thread.run_sync(lambda: open_by(marked(_MARK, self._mark), places))

@@ -18,31 +18,37 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from stoker.cancelling import finished
+from stoker import oom
+from stoker.cancelling import finished, within
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import checkpoint, gpu, gpu_snapshot, overlay
+from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
-from stoker.runtime.cgroups import CgroupTree
+from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.kernel import KernelSettings
+from stoker.runtime.launch import launching
+from stoker.runtime.memory import MemoryEvents, ceiling
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
+from stoker.runtime.patrol import Patrol
 from stoker.runtime.pins import Pins
 from stoker.runtime.prepared import Prepared, Site, can_be_prepared
+from stoker.runtime.running_step import RunningStep
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox, errors_of
+from stoker.runtime.steps import Isolation, StepRunner
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
+_CREATION = 60.0  # seconds
+_FREEING = 5.0
+"""Seconds in which the memory of a container that was killed should be free."""
+_LOOK_AGAIN = 0.1
+"""Seconds between looks at the memory, which files that are read and written cause without end."""
 _log = logging.getLogger(__name__)
-
-# Joins the container's cgroups and then becomes runsc, so that not one process of the sandbox is ever outside of its limits.
-# Runs in a mount namespace of its own with an empty /proc/sys/net: some runsc releases take any network namespace of a kernel from
-# 6.11 on for the host's, because they see files there, and then refuse to start.
-_LAUNCH = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; mount -t tmpfs none /proc/sys/net || exit 125; exec "$@"'
 
 
 class RunscRuntime:
@@ -59,17 +65,28 @@ class RunscRuntime:
         state_dir: Path,
         *,
         runsc: Path,
-        tini: Path,
         gateway_port: int,
+        memory: int | None = None,
+        disk: int | None = None,
+        disk_reserve: int = 0,
         pool_size: int = 8,
         huge_pages: bool = True,
         hurry: bool = True,
+        build_isolation: Isolation = "auto",
     ) -> None:
-        """huge_pages, hurry: whether the kernel may be told so, see `KernelSettings`."""
+        """memory: bytes that all containers together may have; None for what `ceiling` says of this machine. disk: bytes that a container may write as
+        its own unless its limits say otherwise; None for a quarter of the disk. disk_reserve: bytes that stay free there. huge_pages, hurry: whether the kernel
+        may be told so, see `KernelSettings`. build_isolation: see `StepRunner`."""
         self._state = state_dir.absolute()
         self._containers = self._state / "containers"
         self._runsc = runsc
-        self._tini = tini
+        self._memory = ceiling() if memory is None else memory
+        self._running: dict[str, Sandbox] = {}
+        self._disk = disk
+        self._patrol = Patrol(self._state, disk_reserve, lambda: [*self._running.values(), *self.steps.running])
+        self._memory_events: MemoryEvents | None = None
+        self._making_room: asyncio.Task[None] | None = None
+        self._init = self._state / "init"
         self._huge_pages = huge_pages
         self._hurry = hurry
         self._kernel = KernelSettings()
@@ -79,11 +96,19 @@ class RunscRuntime:
         self._cgroups: CgroupTree | None = None
         self._abilities = Abilities()
         self._pins = Pins(self._state / "pins")
-        self._running: dict[str, Sandbox] = {}
         self._prepared: dict[str, Prepared] = {}
         self._starting: set[asyncio.Future[None]] = set()
         self._closing = False
         self._lock = -1
+        self.steps = StepRunner(
+            self._state,
+            runsc=runsc,
+            first=self._init,
+            network=self._network,
+            groups=self._groups,
+            began=self._patrol.come,
+            isolation=build_isolation,
+        )
 
     async def open(self) -> None:
         if sys.platform != "linux":
@@ -99,16 +124,18 @@ class RunscRuntime:
             raise FailedPrecondition(f"This runsc cannot be used: {why}. Run `stoker doctor --fix`.")
         if shutil.which("unshare") is None:
             raise FailedPrecondition("The program `unshare` is missing: install the package util-linux.")
-        if not self._tini.is_file():
-            raise FailedPrecondition(f"There is no tini at {self._tini}. Run `stoker doctor --fix`.")
         self._abilities = await anyio.to_thread.run_sync(Abilities.of, self._runsc)
         self._state.mkdir(parents=True, exist_ok=True)
         self._acquire()
+        init.place(self._init)
         self._closing = False
         self._cgroups = CgroupTree(self._cgroup_name)
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
+        self._cgroups.limit(self._memory)
+        self._memory_events = self._cgroups.watch_memory(self._look_at_memory)
         self._containers.mkdir()
+        self._patrol.start()
         self._kernel.open()
         if self._huge_pages:
             self._kernel.offer_large_pages()
@@ -128,7 +155,13 @@ class RunscRuntime:
             await sandbox.wait()
         if self._cgroups is None:
             return
+        await self.steps.close()
         await self._network.close()
+        self._patrol.stop()
+        if self._memory_events is not None:
+            self._memory_events.close()
+        if self._making_room is not None:
+            self._making_room.cancel()
         await anyio.to_thread.run_sync(self._sweep)
         self._kernel.close()
         self._cgroups = None
@@ -138,10 +171,13 @@ class RunscRuntime:
     async def start(self, spec: ContainerSpec, output: OutputSink) -> Sandbox:
         return await self._begin(spec, None, output)
 
+    def memory_ceiling(self) -> int:
+        return self._memory
+
     def snapshot_build(self) -> str:
         # Containers see the host's resolvers in a file that gVisor takes for unchanged.
         resolvers = self._network.resolvers.resolv_conf()
-        return hashlib.sha256(f"{self._abilities.build}\0{resolvers}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._abilities.build}\0{init.digest()}\0{resolvers}".encode()).hexdigest()
 
     def gpu_snapshot_obstacle(self) -> str:
         return self._abilities.gpu_obstacle
@@ -183,7 +219,13 @@ class RunscRuntime:
                 self._check(spec)
                 work = self._run(await self._furnish(groups, spec, snapshot), snapshot, output)
             sandbox = self._running[spec.id] = await work
+        self._patrol.come()
         return sandbox
+
+    def _groups(self) -> CgroupTree:
+        if self._cgroups is None:
+            raise FailedPrecondition("The runtime is not open.")
+        return self._cgroups
 
     @contextlib.contextmanager
     def _beginning(self) -> Iterator[CgroupTree]:
@@ -213,14 +255,22 @@ class RunscRuntime:
     async def _create(self, site: Site) -> OutputPipes:
         """A sandbox that waits; returns the pipes that will carry its output."""
         pipes = OutputPipes()
+        creation: asyncio.subprocess.Process | None = None
         try:
             creation = await self._launch(site, ("create",), pipes.stdout, pipes.stderr)
             pipes.launched()
-            if await creation.wait():
+            try:
+                code = await within(creation.wait(), _CREATION)
+            except TimeoutError:
+                raise FailedPrecondition(f"The sandbox could not be prepared within {_CREATION:.0f} s.") from None
+            if code:
                 raise FailedPrecondition(f"The sandbox could not be prepared: {errors_of(site.directory)}")
         except BaseException:
             pipes.launched()
             pipes.abandon()
+            if creation is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    creation.kill()
             raise
         return pipes
 
@@ -264,7 +314,9 @@ class RunscRuntime:
         async def save(target: Path) -> None:
             abilities = self._abilities
             save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
-            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target)
+            usage = site.group.usage()
+            memory = usage.memory_bytes if usage is not None else 0
+            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target, memory)
 
         return Sandbox(
             spec,
@@ -272,11 +324,15 @@ class RunscRuntime:
             group=site.group,
             command=command,
             directory=site.directory,
+            disk_limit=spec.limits.disk_bytes or self._disk_limit(),
             address=str(site.namespace.address) if site.namespace.address else None,
             pipes=pipes,
             remove=remove,
             save=save,
         )
+
+    def _disk_limit(self) -> int:
+        return shutil.disk_usage(self._state).total // 4 if self._disk is None else self._disk
 
     def _restoring(self, snapshot: Path) -> tuple[str, ...]:
         return ("restore", f"--image-path={checkpoint.image_of(snapshot)}", *self._abilities.restore_flags)
@@ -313,7 +369,7 @@ class RunscRuntime:
         root = overlay.Overlay(directory)
         root.mount(layers, system_files(_HOSTNAME, address, self._network.resolvers.resolv_conf()))
         config = make_bundle(
-            spec, root=root.root, tini=self._tini, namespace=namespace.path, hostname=_HOSTNAME, devices=devices
+            spec, root=root.root, first=self._init, namespace=namespace.path, hostname=_HOSTNAME, devices=devices
         )
         (directory / "config.json").write_text(json.dumps(config))
         return flags
@@ -328,8 +384,11 @@ class RunscRuntime:
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
-            "/bin/sh", "-c", _LAUNCH, "stoker", *site.group.joins, "--",
-            str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id,
+            *launching(
+                (str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id),
+                joins=site.group.joins,
+                oom_score=oom.container_score(site.spec.limits.memory_request, self._memory),
+            ),
             stdin=_NOTHING,
             stdout=stdout,
             stderr=stderr,
@@ -345,6 +404,7 @@ class RunscRuntime:
             for part in (
                 group.kill,
                 lambda: self._pins.release(id),
+                lambda: overlay.keep(site.directory, site.spec.keep),
                 lambda: overlay.discard(site.directory),
                 group.remove,
             ):
@@ -359,6 +419,49 @@ class RunscRuntime:
         except (OSError, FailedPrecondition):
             _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)
+
+    def _look_at_memory(self) -> None:
+        if self._making_room is None:
+            self._making_room = asyncio.get_running_loop().create_task(self._make_room())
+
+    async def _make_room(self) -> None:
+        """When the memory of all containers is used up, the one that has most above its request ends, or a step of a build that has more; the others
+        live on."""
+        again = False
+        try:
+            assert self._cgroups is not None
+            for sandbox in self._losers():
+                sandbox.end_for_memory()
+            ending = [asyncio.ensure_future(each.wait()) for each in self._running.values() if each.ending]
+            if ending:  # what they have is about to be free
+                await asyncio.wait(ending, timeout=_FREEING)
+            elif self._cgroups.is_full():
+                self._end_largest(self._cgroups)
+            await asyncio.sleep(_LOOK_AGAIN)  # what happens meanwhile is seen then
+            again = bool(self._losers()) or self._cgroups.is_full()
+        except OSError:
+            _log.exception("the memory of containers cannot be watched")
+        finally:
+            self._making_room = None
+        if again:
+            self._look_at_memory()
+
+    def _losers(self) -> list[Sandbox]:
+        """Those of which the kernel killed a part: the rest would wait for it for ever."""
+        return [sandbox for sandbox in self._running.values() if not sandbox.ending and sandbox.lost_a_process()]
+
+    def _end_largest(self, groups: CgroupTree) -> None:
+        """Unless the memory is that of containers that are gone, of which the kernel has some for a moment."""
+        used = sum(sandbox.memory_in_use() for sandbox in self._running.values())
+        spare = sum(_in_use(prepared.site.group) for prepared in self._prepared.values())
+        steps = [(step.memory_in_use(), step) for step in self.steps.running]
+        if not groups.is_full(used + spare + sum(has for has, _ in steps)):
+            return
+        excesses: list[tuple[int, Sandbox | RunningStep]] = [*steps]
+        excesses += [(sandbox.memory_excess(), sandbox) for sandbox in self._running.values()]
+        excess, largest = max(excesses, key=lambda found: found[0], default=(0, None))
+        if largest is not None and excess > 0:
+            largest.end_for_memory()
 
     def _acquire(self) -> None:
         self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -376,6 +479,11 @@ class RunscRuntime:
         self._cgroups.sweep()
         self._pins.sweep()
         overlay.discard(self._containers)
+
+
+def _in_use(group: Cgroup) -> int:
+    usage = group.usage()
+    return usage.memory_bytes if usage is not None else 0
 
 
 def _globals(directory: Path) -> tuple[str, ...]:

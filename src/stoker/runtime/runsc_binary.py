@@ -1,4 +1,4 @@
-"""The two programs a sandbox needs: a `runsc` that is known to work, and a static `tini` as its first process."""
+"""Which `runsc` is used: one that is known to work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import struct
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -44,16 +43,6 @@ def find_runsc(setting: str = "") -> Path:
     )
 
 
-def find_tini(setting: str = "") -> Path:
-    """A statically linked tini: it runs inside images whose C library is not ours. Raises FailedPrecondition."""
-    for path in [Path(setting)] if setting else [*_candidates("tini-static"), *_candidates("tini")]:
-        if path.is_file() and is_static(path):
-            return path
-    raise FailedPrecondition(
-        "No statically linked tini on this machine. Run `stoker doctor --fix`, or install the package `tini`."
-    )
-
-
 def known_good(path: Path) -> str | None:
     """Why this runsc must not be used, or None when it may be."""
     try:
@@ -61,20 +50,6 @@ def known_good(path: Path) -> str | None:
     except OSError as error:
         return f"{path}: {error.strerror}"
     return _judge(path, stat.st_mtime_ns, stat.st_size)
-
-
-def is_static(path: Path) -> bool:
-    """Whether an ELF file asks for no interpreter (dynamic loader)."""
-    with path.open("rb") as file:
-        header = file.read(64)
-        if len(header) < 64 or header[:4] != b"\x7fELF" or header[4] != 2:
-            return False
-        (offset,) = struct.unpack_from("<Q", header, 32)
-        size, count = struct.unpack_from("<HH", header, 54)
-        file.seek(offset)
-        table = file.read(size * count)
-    interpreter_segment = 3
-    return all(struct.unpack_from("<I", table, index * size)[0] != interpreter_segment for index in range(count))
 
 
 def go_version(path: Path) -> tuple[int, ...] | None:

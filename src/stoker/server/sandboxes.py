@@ -25,20 +25,25 @@ async def _processes(settings: Settings, data: DataDir) -> tuple[Runtime, ImageB
 
 
 async def _sandboxes(settings: Settings, data: DataDir, container_port: int) -> tuple[Runtime, ImageBuilder]:
-    from stoker.images.builder import BuildahImageBuilder
+    from stoker.images.builder import LayeredImageBuilder
+    from stoker.runtime.memory import ceiling
     from stoker.runtime.runsc import RunscRuntime
-    from stoker.runtime.runsc_binary import find_runsc, find_tini
+    from stoker.runtime.runsc_binary import find_runsc
 
     runtime = RunscRuntime(
         data.run / "runsc",
         runsc=find_runsc(settings.runsc_path),
-        tini=find_tini(),
         gateway_port=container_port,
+        memory=ceiling(settings.memory_reserve_mib << 20),
+        disk=int(settings.container_disk_gib * (1 << 30)) or None,
+        disk_reserve=settings.min_free_disk_mib << 20,
         huge_pages=settings.huge_pages,
         hurry=settings.expedited_rcu,
+        build_isolation=settings.build_isolation,
     )
-    builder = BuildahImageBuilder(
+    builder = LayeredImageBuilder(
         data.path,
+        runtime.steps,
         registry_mirrors=settings.registry_mirrors,
         insecure_registries=settings.insecure_registries,
         package_indexes=settings.package_indexes,

@@ -92,7 +92,8 @@ class Server:
         address = runtime.host_address()
         if address is not None:
             await serve_containers(services, address, container_port, cleanup)
-        transport = Transport(methods_of(make_servicers(services, call_servicer, self.http_url)), services.tokens)
+        methods = methods_of(make_servicers(services, call_servicer, self.http_url))
+        transport = Transport(methods, services.tokens, services.ownership)
         services.launcher.sockets = transport
         services.checkpoints.connections = transport
         cleanup.push_async_callback(transport.close)

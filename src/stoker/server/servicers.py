@@ -61,7 +61,9 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             deployments=s.deployments,
         ),
         call_servicer,
-        ContainerServicer(calls=s.calls, scheduler=s.scheduler, checkpoints=s.checkpoints, history=s.history),
+        ContainerServicer(
+            calls=s.calls, scheduler=s.scheduler, checkpoints=s.checkpoints, history=s.history, heartbeats=s.heartbeats
+        ),
         ServerServicer(servers=s.servers, functions=s.functions),
         ImageServicer(images=s.images, mounts=s.mounts, secrets=s.secrets),
         ImageNameServicer(names=s.image_names, images=s.images, environments=s.environments),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,6 +20,7 @@ from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import reachable
 from stoker.services.apps import DEPLOYED, Apps
+from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
 from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
@@ -28,7 +30,9 @@ from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
 from stoker.services.environments import Environments
+from stoker.services.function_builds import FunctionBuilds
 from stoker.services.functions import Functions
+from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.image_names import ImageNames
@@ -40,6 +44,7 @@ from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
+from stoker.services.ownership import Ownership
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
@@ -95,7 +100,9 @@ class Services:
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
-        self.tokens = Tokens(self.database)
+        self.metrics = Metrics()
+        self.attempts = Attempts(self.metrics.authentication_failed)
+        self.tokens = Tokens(self.database, self.attempts)
         if not self.tokens.works(*(data.read_token() or ("", ""))):
             is_first = not self.tokens.all()
             token = await self.tokens.create("first" if is_first else "administrator")
@@ -108,7 +115,7 @@ class Services:
         )
         await self.environments.load()
         await self._blob_store.check()
-        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments)
+        self.proxy_tokens = ProxyTokens(database=self.database, environments=self.environments, attempts=self.attempts)
 
     async def _named_state(self, gateway_port: int, container_port: int, runtime: Runtime) -> None:
         settings, data, database = self.settings, self.data, self.database
@@ -177,16 +184,18 @@ class Services:
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
         self._cleanup.push_async_callback(self.canaries.close)
-        self.images = Images(database, builder)
+        self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
 
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
-        self.node = Node(runtime, builder, data.run / "tasks")
+        self.node = Node(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
+        ceiling = runtime.memory_ceiling()
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
+            memory_mib=None if ceiling is None else ceiling >> 20,
             disk_mib=shutil.disk_usage(data.path).total >> 20,
             healthy=gpu_answers,
         )
@@ -201,7 +210,6 @@ class Services:
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
-        self.metrics = Metrics()
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
@@ -228,6 +236,8 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
+        self._cleanup.push_async_callback(self.heartbeats.close)
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
         self.engine.on_release = self.scheduler.resources_released
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
@@ -248,6 +258,14 @@ class Services:
         limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
         self.calls = Calls(self.database, self.scheduler, self.wire, limits)
         self._cleanup.push_async_callback(self.calls.close)
+        self.images.function_builds = FunctionBuilds(
+            functions=self.functions,
+            calls=self.calls,
+            scheduler=self.scheduler,
+            logs=self.logs,
+            endings=AsgiWire(self.blobs),
+            kept=self.node.kept,
+        )
         self.schedules = Schedules(
             apps=self.apps,
             functions=self.functions,
@@ -257,6 +275,19 @@ class Services:
             catch_up=min(settings.schedule_catch_up_hours / 24, settings.result_days) * 86_400,
         )
         self._cleanup.push_async_callback(self.schedules.close)
+        self.ownership = Ownership(
+            environments=self.environments,
+            apps=self.apps,
+            functions=self.functions,
+            calls=self.calls,
+            objects={
+                "dict_id": lambda id: self.dicts.objects.get(id).environment_id,
+                "queue_id": lambda id: self.queues.objects.get(id).environment_id,
+                "secret_id": lambda id: self.secrets.get(id).environment_id,
+                "shared_volume_id": lambda id: self.network_files.objects.get(id).environment_id,
+                "volume_id": lambda id: self.volumes.get(id).environment_id,
+            },
+        )
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs

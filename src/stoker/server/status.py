@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from stoker import __version__
+from stoker.gateway.images import builds_document
 from stoker.server.services import Services
 
 
@@ -47,6 +48,7 @@ def status(services: Services, *, started_at: float, grpc_url: str, http_url: st
             }
             for t in s.scheduler.tasks()
         ],
+        "builds": builds_document(s.images),
         "schedules": [
             {
                 "function": s.functions.get(plan.function_id).name,

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from stoker.gateway.access import AccessLog
@@ -35,12 +36,14 @@ async def serve_web(
     routes: Sequence[BaseRoute] = (),
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> HttpServer:
-    """The gateway of clients and browsers, on `settings.host`. routes: of other parts. is_stopping: whether containers take nothing new."""
+    """The gateway of clients and browsers, on `settings.host`. routes: of other parts, open to everybody. is_stopping: whether containers take nothing new."""
     s = services
     log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
     cleanup.callback(log.flush)
     admission = Admission(
-        s.servers, lambda key, secret, app_id: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id)
+        s.servers,
+        lambda key, secret, app_id, peer: s.proxy_tokens.check(key, secret, s.apps.get(app_id).environment_id, peer),
+        s.attempts,
     )
     servers = ServerGateway(
         endpoints=s.endpoints,
@@ -51,31 +54,8 @@ async def serve_web(
         body_silence=s.settings.web_silence_seconds,
     )
     cleanup.push_async_callback(servers.close)
-    own = [
-        *routes,
-        *TokenRoutes(tokens=s.tokens, flows=s.token_flows).routes(),
-        *CanaryRoutes(
-            canaries=s.canaries, apps=s.apps, environments=s.environments, authenticate=s.tokens.authenticate
-        ).routes(),
-        *TrafficRoutes(traffic=s.traffic, authenticate=s.tokens.authenticate).routes(),
-        *ImageRoutes(storage=s.image_storage, authenticate=s.tokens.authenticate).routes(),
-        *SnapshotRoutes(
-            snapshots=s.snapshots,
-            authenticate=s.tokens.authenticate,
-            names=partial(_names, s),
-        ).routes(),
-        *FunctionRoutes(
-            apps=s.apps,
-            functions=s.functions,
-            environments=s.environments,
-            history=s.history,
-            authenticate=s.tokens.authenticate,
-        ).routes(),
-    ]
     web = WebGateway(
-        make_gateway(
-            transfer=_transfer(s), status=status, authenticate=s.tokens.authenticate, metrics=s.metrics.text, routes=own
-        ),
+        make_application(s, status, routes),
         endpoints=s.endpoints,
         functions=FunctionGateway(
             s.web_calls,
@@ -92,6 +72,31 @@ async def serve_web(
     s.metrics.watch("stoker_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks()))
     await _serve(server, s.settings.host, port, cleanup)
     return server
+
+
+def make_application(
+    services: Services, status: Callable[[], Awaitable[dict[str, Any]]], routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """What the gateway answers besides web endpoints. routes: of other parts, open to everybody."""
+    s = services
+    tokens = TokenRoutes(tokens=s.tokens, flows=s.token_flows)
+    return make_gateway(
+        transfer=_transfer(s),
+        status=status,
+        authenticate=s.tokens.authenticate,
+        metrics=s.metrics.text,
+        administration=[
+            *tokens.administration(),
+            *CanaryRoutes(canaries=s.canaries, apps=s.apps, environments=s.environments).routes(),
+            *TrafficRoutes(traffic=s.traffic).routes(),
+            *ImageRoutes(images=s.images, storage=s.image_storage).routes(),
+            *SnapshotRoutes(snapshots=s.snapshots, names=partial(_names, s)).routes(),
+            *FunctionRoutes(
+                apps=s.apps, functions=s.functions, environments=s.environments, history=s.history
+            ).routes(),
+        ],
+        open_routes=[*routes, *tokens.pages()],
+    )
 
 
 async def serve_containers(services: Services, host: str, port: int, cleanup: AsyncExitStack) -> None:

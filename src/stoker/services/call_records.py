@@ -50,6 +50,7 @@ class Call:
     kind: str
     invocation: int
     created_at: float
+    caller_app_id: str = ""  # of the container that made it, "" for a client
     open_inputs: dict[str, Input] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     total: int = 0
@@ -74,6 +75,7 @@ def call_row(call: Call, parent_input_id: str) -> tuple[object, ...]:
         call.invocation,
         call.cancelled,
         call.created_at,
+        call.caller_app_id,
     )
 
 

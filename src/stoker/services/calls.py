@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -114,8 +114,9 @@ class Calls:
         spawned: bool,
         key: str = "",
         repeated: bool = False,
+        caller_app_id: str = "",
     ) -> tuple[Call, list[Input]]:
-        """A new call with its first inputs, given as (idx, payload). `repeated` with the `key` of an earlier
+        """A new call with its first inputs, given as (idx, payload). caller_app_id: of the container that makes it. `repeated` with the `key` of an earlier
         request gives the call made then, also by an earlier server on the same data. Raises NotFound, FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
@@ -123,7 +124,7 @@ class Calls:
         if known is not None:
             return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
-        call = Call(call_id, function_id, function.app_id, kind, invocation, time.time())
+        call = Call(call_id, function_id, function.app_id, kind, invocation, time.time(), caller_app_id)
         inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         if kind != WEB:
             with self._unanswered(call.id):
@@ -264,6 +265,10 @@ class Calls:
             raise
         for saving in repeated:
             await asyncio.shield(saving)
+
+    def running(self, task_id: str) -> Set[str]:
+        """The ids of the inputs that are under way in a container."""
+        return self._scheduler.running(task_id)
 
     # How it is done
 
@@ -457,7 +462,14 @@ class Calls:
             ).all()
             all_inputs = connection.execute(sa.select(inputs).where(inputs.c.call_id == call_id)).all()
         call = Call(
-            row.id, row.function_id, row.app_id, row.kind, row.invocation, row.created_at, cancelled=row.cancelled
+            row.id,
+            row.function_id,
+            row.app_id,
+            row.kind,
+            row.invocation,
+            row.created_at,
+            row.caller_app_id,
+            cancelled=row.cancelled,
         )
         call.outputs = [Output(**o._asdict()) for o in done]
         call.last_seq = max((o.seq for o in call.outputs), default=0)

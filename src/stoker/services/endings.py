@@ -18,10 +18,14 @@ class Ending(str, enum.Enum):
 def ending(exit: Exit, *, told_to_stop: bool, init_failed: bool) -> Ending:
     if init_failed:
         return Ending.INIT_FAILED
-    if told_to_stop or exit.kind is ExitKind.KILLED:
+    if told_to_stop:
         return Ending.STOPPED
+    if exit.kind is ExitKind.KILLED:
+        return Ending.CRASHED  # it was stuck, or did not come up
     if exit.kind is ExitKind.EXITED:
         return Ending.CRASHED if exit.code else Ending.STOPPED
+    if exit.kind is ExitKind.LIMIT:
+        return Ending.CRASHED
     return Ending.OOM if exit.kind is ExitKind.OOM else Ending.NOT_STARTED
 
 
@@ -33,6 +37,8 @@ def sentence(exit: Exit, *, stop_reason: str, init_failed: bool) -> str:
         return f"The container could not be started: {exit.detail}"
     if exit.kind is ExitKind.OOM:
         return f"The container ran out of memory. {exit.detail}".strip()
+    if exit.kind is ExitKind.LIMIT:
+        return exit.detail
     if init_failed:
         return "The container could not start: importing the app or an @enter method failed."
     return f"The container exited by itself with code {exit.code}. {exit.detail}".strip()

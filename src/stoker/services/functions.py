@@ -88,11 +88,13 @@ class FunctionSpec:
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     startup_timeout: float = 300.0
     network: bool = True
+    restricted: bool = False  # its containers may ask the server for nothing but what running their inputs takes
     memory_snapshot: bool = False
     gpu_snapshot: bool = False  # with the memory of its GPUs
     schedule: Schedule | None = None
     web: tuple[WebSpec, ...] = ()
     server: ServerSpec | None = None
+    builds_image: bool = False  # its files become a layer (Image.run_function)
     unsupported: str = ""
     """A sentence when the function asks for something this server does not offer; its calls fail with it."""
 

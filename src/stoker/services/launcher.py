@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import shutil
@@ -24,6 +25,7 @@ from stoker.services.bases import Bases
 from stoker.services.buckets import Buckets
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
+from stoker.services.identity import ContainerIdentity
 from stoker.services.images import Images
 from stoker.services.logs import INFO, Logs
 from stoker.services.metrics import Metrics
@@ -45,7 +47,7 @@ _log = structlog.get_logger(__name__)
 class Sockets(Protocol):
     """Serves a container through its own socket; implemented by `protocol/transport.py`."""
 
-    async def listen_container(self, task_id: str, path: Path) -> None: ...
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None: ...
 
     async def close_container(self, task_id: str) -> None: ...
 
@@ -139,10 +141,10 @@ class ContainerLauncher:
         self._leases[task.id] = lease
         request = await self._request(function, definition, task, lease, volumes)
         request = replace(request, buckets=buckets)
-        if task.snapshot is None:
+        if task.snapshot is None and not request.keep:
             task.snapshot = self._bases.choose(request)
             request = replace(request, base=task.snapshot.directory if task.snapshot else None)
-        await self.sockets.listen_container(task.id, self._node.socket_path(task.id))
+        await self.sockets.listen_container(_identity(task, definition), self._node.socket_path(task.id))
         self._records.keep(task)
         if task.snapshot is not None and self._snapshot_apps(task.app_id):
             self._spares.starting(request, task.snapshot)
@@ -264,6 +266,7 @@ class ContainerLauncher:
             restore_from=task.snapshot.directory if task.snapshot and task.snapshot.restores else None,
             gpu_snapshot=task.snapshot is not None and saves_gpu,
             reseed=self._reseed,
+            keep=spec.builds_image,
         )
 
     def _snapshot(
@@ -292,8 +295,15 @@ class ContainerLauncher:
             return VolumeDir(volume_id, root, mount_path, read_only)
         return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
-    def _write(self, task: Task, fd: int, text: str) -> None:
+    def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
         self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+        return self._logs.room()
+
+
+def _identity(task: Task, definition: Definition) -> ContainerIdentity:
+    spec = definition.spec
+    volume_ids = frozenset(volume.volume_id for volume in spec.volumes)
+    return ContainerIdentity(task.id, task.function_id, task.app_id, spec.restricted, volume_ids)
 
 
 def _thread_settings(cpu_milli: int) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The lines that containers print: kept in the database, streamed to whoever watches."""
+"""The lines that containers print: kept in the database, streamed to whoever watches.
+
+Nothing of it is dropped to save memory: whoever prints faster than the database stores is held up (`room`), and whoever watches too slowly for
+what is in memory reads on from the database. What the database refuses for long is lost, and the log says how much."""
 
 from __future__ import annotations
 
@@ -7,22 +10,24 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from stoker.aio.bell import Bell
 from stoker.aio.jobs import Jobs
-from stoker.cancelling import finished
 from stoker.errors import ResourceExhausted, Unavailable
+from stoker.services.waiting import settled
 from stoker.store import tables
 from stoker.store.database import Database
 
 STDOUT, STDERR, INFO = 1, 2, 3
-_KEEP_IN_MEMORY = 5_000  # entries per app
+_KEEP_IN_MEMORY = (5_000, 8 << 20)  # entries per app, and characters in them
+_MOST_UNSAVED = 4 << 20  # characters, of all apps; those who print wait then
 _FLUSH_SECONDS = 0.2
-_LONGEST_PAUSE = 30.0  # seconds between tries while nothing can be stored
-_MOST_UNSAVED_BYTES = 64 << 20  # in memory, until it can be stored
+_PATIENCE = (60, 1.0)  # tries to store entries while the database does not answer or is full, and seconds between them
+_SLICE = 500  # entries that are read from the database at once
 _FORGET_AFTER = 120.0  # seconds the entries of an app that is over stay in memory
 _log = structlog.get_logger(__name__)
 
@@ -66,9 +71,25 @@ class _AppLog:
     """The newest entries of one app and those who wait for more."""
 
     def __init__(self) -> None:
-        self.entries: deque[LogEntry] = deque(maxlen=_KEEP_IN_MEMORY)
+        self.entries: deque[LogEntry] = deque()
+        self.dropped = 0  # seq of the newest entry that is no longer in `entries`
         self.done = False
         self.news = Bell()
+        self._size = 0
+
+    @property
+    def newest(self) -> int:
+        return self.entries[-1].seq if self.entries else self.dropped
+
+    def add(self, entry: LogEntry) -> None:
+        most, largest = _KEEP_IN_MEMORY
+        self.entries.append(entry)
+        self._size += len(entry.data)
+        while len(self.entries) > most or (self._size > largest and len(self.entries) > 1):
+            oldest = self.entries.popleft()
+            self.dropped = oldest.seq
+            self._size -= len(oldest.data)
+        self.news.ring()
 
 
 class Logs:
@@ -77,13 +98,12 @@ class Logs:
         self._apps: dict[str, _AppLog] = {}
         self._unsaved: list[LogEntry] = []
         self._being_saved: list[LogEntry] = []
-        self._unsaved_bytes = 0  # of both
-        self._lost = 0  # entries for which there was no room while none could be stored
-        self._nul = (
-            "\N{REPLACEMENT CHARACTER}" if database.engine.dialect.name == "postgresql" else "\0"
-        )  # it keeps none
+        self._unsaved_size = 0  # characters, with those that are being saved
         self._jobs = Jobs("logs")
         self._saving: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None  # while there are too many
+        self._hurry: asyncio.Future[None] | None = None  # ends the delay of `_saving`
+        self._lost: dict[str, tuple[int, str]] = {}  # by app: characters that were not stored, and why
         with database.read() as connection:
             newest = connection.execute(sa.select(sa.func.max(tables.logs.c.seq))).scalar() or 0
         # Time in it: a server that was killed had shown entries that it had not stored, and whoever saw them asks for what comes after.
@@ -93,15 +113,22 @@ class Logs:
         """Adds an entry; watchers see it at once, the database a moment later."""
         self._seq += 1
         entry = LogEntry(self._seq, app_id, function_id, task_id, fd, data, time.time())
-        log = self._app(app_id)
-        log.entries.append(entry)
-        log.news.ring()
+        self._app(app_id).add(entry)
         self._unsaved.append(entry)
-        self._unsaved_bytes += _size(entry)
-        if self._unsaved_bytes > _MOST_UNSAVED_BYTES:
-            self._make_room()
-        if self._saving is None:
-            self._saving = self._jobs.start("store entries", self._save_soon())
+        self._unsaved_size += len(data)
+        if self._unsaved_size > _MOST_UNSAVED and self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+        self._plan_saving()
+
+    def room(self) -> asyncio.Future[None] | None:
+        """None while there is room for more entries; else a future that is done when there is again. Whoever writes what may be without end
+        waits for it."""
+        return self._room
+
+    @property
+    def position(self) -> int:
+        """The seq after which come all entries from now on."""
+        return self._seq
 
     def finish(self, app_id: str) -> None:
         """No more entries will come: streams of the app end."""
@@ -117,53 +144,39 @@ class Logs:
 
         over: the app has stopped, maybe long ago or under an earlier server."""
         if over and app_id not in self._apps:
-            for entry in self.fetch(app_id, wanted, _KEEP_IN_MEMORY):
-                if entry.seq > after:
-                    yield entry
+            async for entry in self._stored(app_id, after, None, wanted):
+                yield entry
             yield None
             return
         log = self._app(app_id)
+        after = after or log.dropped  # who begins to watch begins with what is in memory
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
+            while log.dropped > after:
+                upto = log.dropped
+                async for entry in self._stored(app_id, after, upto, wanted):
+                    yield entry
+                after = upto
             for entry in [e for e in log.entries if e.seq > after]:
                 after = entry.seq
                 if wanted.matches(entry):
                     yield entry
-            if log.done and (not log.entries or log.entries[-1].seq <= after):
+            if log.newest > after:
+                continue
+            if log.done:
                 yield None
                 return
-            if log.entries and log.entries[-1].seq > after:
-                continue
             if not await log.news.wait(deadline - loop.time()):
                 return
 
     def fetch(self, app_id: str, wanted: LogFilter, limit: int) -> list[LogEntry]:
         """The newest `limit` entries that match, oldest first, also from before the last restart."""
-        logs = tables.logs
-        query = sa.select(logs).where(logs.c.app_id == app_id)
-        for column, value in (
-            (logs.c.function_id, wanted.function_id),
-            (logs.c.task_id, wanted.task_id),
-            (logs.c.fd, wanted.fd),
-        ):
-            if value:
-                query = query.where(column == value)
-        if wanted.since:
-            query = query.where(logs.c.timestamp >= wanted.since)
-        if wanted.until:
-            query = query.where(logs.c.timestamp < wanted.until)
-        if wanted.search:
-            query = query.where(logs.c.data.contains(wanted.search, autoescape=True))
+        query = _query(app_id, wanted).order_by(tables.logs.c.seq.desc()).limit(limit)
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(logs.c.seq.desc()).limit(limit)).all()
-        stored = [
-            LogEntry(r.seq, r.app_id, r.function_id, r.task_id, r.fd, r.data, r.timestamp) for r in reversed(rows)
-        ]
+            stored = [_entry(row) for row in reversed(connection.execute(query).all())]
         newest = stored[-1].seq if stored else 0
-        unsaved = self._being_saved + self._unsaved
-        fresh = [e for e in unsaved if e.app_id == app_id and e.seq > newest and wanted.matches(e)]
-        return (stored + fresh)[-limit:]
+        return (stored + self._fresh(app_id, newest, wanted))[-limit:]
 
     def tail(self, app_id: str, task_id: str, lines: int = 20) -> str:
         """The last output of one container, for error messages."""
@@ -174,72 +187,131 @@ class Logs:
         if self._saving is not None:
             self._saving.cancel()
         await self._jobs.close()
-        await self._save()
+        await self._save(tries=1)
+
+    async def _stored(self, app_id: str, after: int, upto: int | None, wanted: LogFilter) -> AsyncIterator[LogEntry]:
+        """Entries with a seq above `after`, up to `upto`, from the database and from those on their way there."""
+        logs = tables.logs
+        query = _query(app_id, wanted).order_by(logs.c.seq).limit(_SLICE)
+        if upto is not None:
+            query = query.where(logs.c.seq <= upto)
+
+        def read(after: int) -> list[LogEntry]:
+            with self._database.read() as connection:
+                return [_entry(row) for row in connection.execute(query.where(logs.c.seq > after))]
+
+        while True:
+            # Looked at before the database is: what is stored meanwhile is in one of the two.
+            fresh = self._fresh(app_id, after, wanted)
+            entries = await asyncio.to_thread(read, after)
+            if len(entries) < _SLICE:
+                seen = entries[-1].seq if entries else after
+                entries += [e for e in fresh if e.seq > seen and (upto is None or e.seq <= upto)]
+            for entry in entries:
+                after = entry.seq
+                yield entry
+            if len(entries) < _SLICE:
+                return
+
+    def _fresh(self, app_id: str, after: int, wanted: LogFilter) -> list[LogEntry]:
+        """Those that are not in the database yet."""
+        unsaved = self._being_saved + self._unsaved
+        return [e for e in unsaved if e.app_id == app_id and e.seq > after and wanted.matches(e)]
 
     def _app(self, app_id: str) -> _AppLog:
         return self._apps.setdefault(app_id, _AppLog())
 
-    async def _save_soon(self) -> None:
-        pause = _FLUSH_SECONDS
-        try:
-            while self._unsaved:
-                await asyncio.sleep(pause)
-                stored = await finished(self._save())
-                pause = _FLUSH_SECONDS if stored else min(2 * pause, _LONGEST_PAUSE)
-        finally:
-            self._saving = None
+    def _plan_saving(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._saving is None:
+            self._hurry = loop.create_future()
+            self._saving = self._jobs.start("store entries", self._save_soon(self._hurry))
+        if self._room is not None and self._hurry is not None and not self._hurry.done():
+            self._hurry.set_result(None)
 
-    async def _save(self) -> bool:
-        """Stores what waits; False when that must be tried again, because the disk is full or the database away."""
+    async def _save_soon(self, hurry: asyncio.Future[None]) -> None:
+        await settled(hurry, _FLUSH_SECONDS)
+        await self._save()
+        self._saving = None
+        if self._unsaved:
+            self._plan_saving()
+
+    async def _save(self, tries: int = _PATIENCE[0]) -> None:
+        self._tell_lost()
         entries, self._unsaved = self._unsaved, []
         self._being_saved += entries
         try:
-            await self._store(entries)
-        except (ResourceExhausted, Unavailable):
-            self._unsaved[:0] = entries
-            self._make_room()
-            return False
-        else:
-            self._unsaved_bytes -= sum(map(_size, entries))
+            await self._store(entries, tries)
+        except asyncio.CancelledError:
+            self._unsaved[:0] = entries  # for the last try, at the end
+            raise
         finally:
             del self._being_saved[: len(entries)]  # stored in the order in which they were given
-        if self._lost:
-            _log.warning("log entries were lost while none could be stored", entries=self._lost)
-            self._lost = 0
-        return True
+        self._unsaved_size -= sum(len(entry.data) for entry in entries)
+        if self._room is not None and self._unsaved_size <= _MOST_UNSAVED:
+            self._room.set_result(None)
+            self._room = None
 
-    async def _store(self, entries: Sequence[LogEntry]) -> None:
-        """Logs must never stop the work: what can never be stored is left out."""
+    async def _store(self, entries: Sequence[LogEntry], tries: int) -> None:
+        """Logs must not stop the work for ever: what can never be stored is left out, and so is all when `tries` were in vain."""
         try:
-            await self._database.insert(tables.logs, [_row(entry, self._nul) for entry in entries], known=True)
-        except (ResourceExhausted, Unavailable):
-            raise
+            await self._insert(entries, tries)
         except Exception as error:
-            if len(entries) > 1:
+            if len(entries) > 1 and not isinstance(error, (ResourceExhausted, Unavailable)):
                 middle = len(entries) // 2
-                await self._store(entries[:middle])
-                await self._store(entries[middle:])
-            else:
-                _log.warning("a log entry cannot be stored", app=entries[0].app_id, error=str(error))
+                await self._store(entries[:middle], tries)
+                await self._store(entries[middle:], tries)
+                return
+            _log.warning("logs were not stored", entries=len(entries), error=str(error))
+            for entry in entries:
+                self._lost[entry.app_id] = (self._lost.get(entry.app_id, (0, ""))[0] + len(entry.data), str(error))
 
-    def _make_room(self) -> None:
-        """Of what cannot be stored only so much is kept, the newest of it."""
-        gone = 0
-        while self._unsaved_bytes > _MOST_UNSAVED_BYTES and gone < len(self._unsaved):
-            self._unsaved_bytes -= _size(self._unsaved[gone])
-            gone += 1
-        del self._unsaved[:gone]
-        if gone and not self._lost:
-            _log.warning("log entries are lost, since none can be stored")
-        self._lost += gone
+    async def _insert(self, entries: Sequence[LogEntry], tries: int) -> None:
+        takes_nul = self._database.engine.dialect.name == "sqlite"
+        rows = [_row(entry, takes_nul=takes_nul) for entry in entries]
+        while True:
+            try:
+                # Known: some may have been stored though the answer was lost.
+                await self._database.insert(tables.logs, rows, known=True)
+                return
+            except (ResourceExhausted, Unavailable):
+                tries -= 1
+                if tries <= 0:
+                    raise
+            await asyncio.sleep(_PATIENCE[1])
+
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for app_id, (characters, why) in lost.items():
+            self.write(app_id, INFO, f"[{characters} characters of output before this line were lost: {why}]\n")
 
 
-def _size(entry: LogEntry) -> int:
-    """Bytes in memory, about."""
-    return len(entry.data) + 300
+def _query(app_id: str, wanted: LogFilter) -> sa.Select[Any]:
+    """The stored entries of an app that match."""
+    logs = tables.logs
+    query = sa.select(logs).where(logs.c.app_id == app_id)
+    for column, value in (
+        (logs.c.function_id, wanted.function_id),
+        (logs.c.task_id, wanted.task_id),
+        (logs.c.fd, wanted.fd),
+    ):
+        if value:
+            query = query.where(column == value)
+    if wanted.since:
+        query = query.where(logs.c.timestamp >= wanted.since)
+    if wanted.until:
+        query = query.where(logs.c.timestamp < wanted.until)
+    if wanted.search:
+        query = query.where(logs.c.data.contains(wanted.search, autoescape=True))
+    return query
 
 
-def _row(entry: LogEntry, nul: str) -> dict[str, object]:
+def _entry(row: Any) -> LogEntry:
+    return LogEntry(row.seq, row.app_id, row.function_id, row.task_id, row.fd, row.data, row.timestamp)
+
+
+def _row(entry: LogEntry, *, takes_nul: bool) -> dict[str, object]:
+    """takes_nul: whether the database can store the character NUL."""
     return {
         "seq": entry.seq,
         "app_id": entry.app_id,
@@ -247,6 +319,6 @@ def _row(entry: LogEntry, nul: str) -> dict[str, object]:
         "task_id": entry.task_id,
         "input_id": "",
         "fd": entry.fd,
-        "data": entry.data.replace("\0", nul),
+        "data": entry.data if takes_nul else entry.data.replace("\0", "\u2400"),
         "timestamp": entry.timestamp,
     }

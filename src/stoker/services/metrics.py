@@ -49,6 +49,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._failures = Counter(
+            "stoker_failed_authentications_total",
+            "Tokens that were missing or wrong, by where they were shown and why they were refused.",
+            ["door", "reason"],
+            registry=self.registry,
+        )
+
     def container_ready(self, seconds: float, *, restored: bool) -> None:
         (self._restored if restored else self._cold).observe(seconds)
 
@@ -59,6 +66,9 @@ class Metrics:
         """status: 0 when there was no answer."""
         self._requests.labels(label, status).inc()
         self._durations.labels(label).observe(seconds)
+
+    def authentication_failed(self, door: str, reason: str) -> None:
+        self._failures.labels(door, reason).inc()
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

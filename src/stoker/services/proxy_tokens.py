@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from stoker.errors import InvalidArgument, NotFound
 from stoker.ids import new_id
+from stoker.services.attempts import ELSEWHERE, UNKNOWN, WRONG, Attempts, Peer
 from stoker.services.environments import Environments
 from stoker.store import tables
 from stoker.store.database import Change, Database
@@ -43,7 +44,9 @@ class ProxyToken:
 class ProxyTokens:
     """All proxy tokens, in memory: each request to a protected endpoint is checked."""
 
-    def __init__(self, *, database: Database, environments: Environments) -> None:
+    def __init__(self, *, database: Database, environments: Environments, attempts: Attempts | None = None) -> None:
+        """attempts: is told of those that fail."""
+        self._attempts = attempts or Attempts()
         self._database = database
         self._environments = environments
         with database.read() as connection:
@@ -55,12 +58,19 @@ class ProxyTokens:
                 self._tokens[token_id].environment_ids.add(environment_id)
         environments.on_delete.append(self._forget_environment)
 
-    def check(self, token_id: str, token_secret: str, environment_id: str) -> bool:
-        """Whether this is a token that opens endpoints of the environment."""
+    def check(self, token_id: str, token_secret: str, environment_id: str, peer: Peer) -> bool:
+        """Whether this is a token that opens endpoints of the environment. Raises TooManyAttempts."""
         token = self._tokens.get(token_id)
+        known_id = token.id if token is not None else ""
+        self._attempts.check(peer, known_id)
         # The hash is compared even for an unknown id, so that timing tells nothing about which ids exist.
         matches = hmac.compare_digest(_hash(token_secret), token.secret_sha256 if token else _hash(""))
-        return token is not None and matches and token.is_good_for(environment_id)
+        if token is not None and matches and token.is_good_for(environment_id):
+            return True
+        reason = UNKNOWN if token is None else ELSEWHERE if matches else WRONG
+        guess = "" if matches else _hash(f"{token_id} {token_secret}")
+        self._attempts.failed(peer, reason, known_id, guess)
+        return False
 
     def all(self, environment_id: str = "") -> list[ProxyToken]:
         """Oldest first; those that are good for one environment, when it is given."""

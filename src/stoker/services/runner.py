@@ -40,10 +40,8 @@ _LASTING = (NotFound, InvalidArgument, FailedPrecondition, ImageBuildFailed)  # 
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
-_LOOK_AGAIN, _LOOK_AGAIN_BUSY = (
-    0.005,
-    0.05,
-)  # seconds between looks at the number of containers; the second while inputs wait
+_LOOK_AGAIN = 0.005  # seconds between looks at the number of containers
+_LOOK_AGAIN_BUSY = 0.05  # while inputs wait
 _log = structlog.get_logger(__name__)
 
 FinishSink = Callable[[Iterable[Finish], "tuple[bytes, int] | None"], None]
@@ -345,6 +343,9 @@ class Runner:
             return
         task.told_to_stop = True
         task.stop_reason = task.stop_reason or reason
+        self._end(task)
+
+    def _end(self, task: Task) -> None:
         if task.container is not None:
             self._jobs.insist(f"kill {task.id}", task.container.kill)
         elif task.job is not None and task.launching:
@@ -490,8 +491,7 @@ class Runner:
         task = self.tasks.get(container_id)
         if task is not None and not task.stop_reason:
             task.stop_reason = f"It did not start within its start-up timeout of {startup:g} s."
-            if task.container is not None:
-                self._jobs.insist(f"kill {task.id}", task.container.kill)
+            self._end(task)
 
 
 def _now() -> float:

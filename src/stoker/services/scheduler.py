@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from stoker.core.autoscaler import ScalingSettings
@@ -131,6 +131,12 @@ class Scheduler:
     def task(self, task_id: str) -> Task | None:
         runner = self._of_task(task_id)
         return runner.tasks.get(task_id) if runner else None
+
+    def running(self, task_id: str) -> Set[str]:
+        """The ids of the inputs that a container runs."""
+        runner = self._of_task(task_id)
+        container = runner.pool.containers.get(task_id) if runner else None
+        return container.running.keys() if container else frozenset()
 
     def tasks(self, app_id: str = "") -> list[Task]:
         return [

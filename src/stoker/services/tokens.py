@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
-from stoker.ids import new_id
+from stoker.ids import is_id, new_id
+from stoker.services.attempts import DISABLED, EXPIRED, INSIDE, MISSING, UNKNOWN, WRONG, Attempts, Peer
 from stoker.store import tables
 from stoker.store.database import Change, Database
 
@@ -44,7 +45,9 @@ class Token:
 class Tokens:
     """All tokens, in memory: each request of a client is checked. When one was last used is written by `save_uses`, in one go."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, attempts: Attempts | None = None) -> None:
+        """attempts: is told of those that fail."""
+        self._attempts = attempts or Attempts()
         self._database = database
         with database.read() as connection:
             rows = connection.execute(sa.select(tables.tokens)).all()
@@ -52,29 +55,36 @@ class Tokens:
         self._used: set[str] = set()
         self._jobs = Jobs("tokens")
 
-    def authenticate(self, token_id: str, token_secret: str) -> None:
-        """Raises Unauthenticated unless the token is known, enabled, not expired, and its secret right."""
+    def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> Token:
+        """The token, which must be known, enabled, not expired, and its secret right. Raises Unauthenticated."""
         if not token_id:
+            self._attempts.failed(peer, MISSING)
             raise Unauthenticated(f"No token was sent. {_HELP}")
         token = self._tokens.get(token_id)
+        known_id = token.id if token is not None else ""
+        self._attempts.check(peer, known_id)
         # The hash is compared even for an unknown id, so that timing tells nothing about which ids exist.
         matches = hmac.compare_digest(_hash(token_secret), token.secret_sha256 if token else _hash(""))
         if token is None or not matches:
-            raise Unauthenticated(
-                f"The token {token_id!r} is not known to this server, or its secret is wrong. {_HELP}"
-            )
+            guess = _hash(f"{token_id} {token_secret}")
+            self._attempts.failed(peer, UNKNOWN if token is None else WRONG, known_id, guess)
+            shown = f"The token {token_id!r}" if is_id(token_id, "ak") else "The token"
+            raise Unauthenticated(f"{shown} is not known to this server, or its secret is wrong. {_HELP}")
         now = time.time()
         if not token.enabled:
+            self._attempts.failed(peer, DISABLED, token.id)
             raise Unauthenticated(f"The token {token_id!r} is disabled. `stoker token enable` enables it.")
         if token.is_expired(now):
+            self._attempts.failed(peer, EXPIRED, token.id)
             raise Unauthenticated(f"The token {token_id!r} has expired. `stoker token new` makes another.")
         token.last_used_at = now
         self._used.add(token_id)
+        return token
 
     def works(self, token_id: str, token_secret: str) -> bool:
         """Whether `authenticate` would let it pass."""
         try:
-            self.authenticate(token_id, token_secret)
+            self.authenticate(token_id, token_secret, INSIDE)
         except Unauthenticated:
             return False
         return True

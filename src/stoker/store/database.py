@@ -21,7 +21,7 @@ import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.appender import Appender, Rows, append
@@ -92,7 +92,7 @@ class Database:
     async def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, known: bool = False) -> None:
         """Stores rows with equal keys; columns that are not named get their defaults. known: one that is there already stays as it is, for an
         earlier try may have stored it."""
-        statement = self._insert(table) if known else sa.insert(table)
+        statement = self._unless_there(table) if known else sa.insert(table)
         if rows:
             await self.write(lambda connection: connection.execute(statement, rows))
 
@@ -234,9 +234,12 @@ class Database:
 
     def _insert(self, table: sa.Table) -> sa.Insert:
         """Of appended rows. One that is there is what an earlier try has stored whose commit was lost on its way."""
+        return self._unless_there(table) if self.engine.dialect.name == "postgresql" else sa.insert(table)
+
+    def _unless_there(self, table: sa.Table) -> sa.Insert:
         if self.engine.dialect.name == "postgresql":
             return postgresql.insert(table).on_conflict_do_nothing()
-        return sa.insert(table)
+        return sqlite.insert(table).on_conflict_do_nothing()
 
     def _tell_lost(self, jobs: list[Job]) -> None:
         """The log says once that the database does not answer, and once that it does again."""

@@ -268,6 +268,7 @@ calls = sa.Table(
     sa.Column("invocation", sa.Integer, nullable=False),
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
+    sa.Column("caller_app_id", sa.String(32), nullable=False, default=""),  # of the container that made it
 )
 
 inputs = sa.Table(

@@ -69,6 +69,10 @@ class Stream:
         self._end = b""  # the frames after the data
         self._room: asyncio.Future[None] | None = None
 
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def answer(self, head: bytes, data: bytes, end: bytes) -> None:
         """A whole answer: header frame, body, and the frames that end it (header blocks without their frame heads)."""
         self._connection.send_answer(self, head, data, end)
@@ -95,9 +99,11 @@ class Stream:
 
 
 class Connection(asyncio.Protocol):
-    """The server side of a connection."""
+    """The server side of a connection. `proven` belongs to the application: the token that this peer has shown last, rightly."""
 
     def __init__(self, application: Application, on_close: Callable[[Connection], None]) -> None:
+        self.peer = ""  # its address, "" for one at a unix socket
+        self.proven: object = None
         self._application = application
         self._on_close = on_close
         self._reader = FrameReader(_FRAME_SIZE)
@@ -124,6 +130,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]) if isinstance(address, tuple) else ""
         self.write(
             frames.settings(
                 {

@@ -4,7 +4,7 @@ import os
 
 import uvloop
 
-from stoker.images.processes import capture
+from stoker.aio.processes import capture
 
 
 def test_a_program_may_end_before_it_reads_its_input() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker import oom
+
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 14
 """Characters after which an unfinished line is handed on anyway (progress bars, minified files)."""
@@ -55,6 +57,7 @@ async def stream(
 
     When the waiting task is cancelled, the process and its group are killed before the cancellation goes on."""
     process = await asyncio.create_subprocess_exec(
+        *oom.scored(oom.BUILDS),
         *argv,
         env=dict(env),
         cwd=cwd,

@@ -1,0 +1,62 @@
+"""Short programs that a runtime runs beside containers, none of which it waits for without an end; and processes that do not run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoker.cancelling import finished
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DYING = 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended. `late`: it was killed, for it had not after its time."""
+
+    code: int
+    errors: str = ""
+    late: bool = False
+
+
+async def ask(command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> Answer:
+    """Runs a command whose output does not matter. It is killed when it takes longer, or the caller is cancelled. Raises OSError."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": _PATH} if env is None else dict(env),
+    )
+    saying = asyncio.ensure_future(process.communicate())
+    try:
+        await asyncio.wait([saying], timeout=seconds)
+        if not saying.done():
+            return Answer(-errno.ETIMEDOUT, late=True)
+        return Answer(process.returncode or 0, saying.result()[1].decode(errors="replace").strip())
+    finally:
+        if not saying.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await finished(_end_of(saying))
+
+
+def stopped_among(pids: Iterable[int]) -> str:
+    """Says which of the processes is stopped (SIGSTOP), not by a debugger; empty when none is."""
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+            if status[2].split()[0] == "T":
+                return f"its process {status[0].partition('(')[2] or pid} is stopped"
+    return ""
+
+
+async def _end_of(saying: asyncio.Future[tuple[bytes, bytes]]) -> None:
+    await asyncio.wait([saying], timeout=_DYING)
+    if not saying.done():
+        saying.cancel()
