@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stoker.errors import FailedPrecondition, PermissionDenied
+from stoker.errors import Damaged, FailedPrecondition, PermissionDenied
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,22 @@ class DataDir:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
+
+    def check_readable(self) -> None:
+        """Raises PermissionDenied or FailedPrecondition when this process cannot look into it."""
+        with self._explained():
+            os.listdir(self.path)
+
+    def check_database(self) -> None:
+        """Raises Damaged when the database is empty though the directory has been in use: a server would begin anew without a word."""
+        log = self.database.with_name(f"{self.database.name}-wal")
+        emptied = self.database.exists() and not self.database.stat().st_size and self.token_file.exists()
+        lost = not self.database.exists() and log.exists() and log.stat().st_size
+        if emptied or lost:
+            raise Damaged(
+                f"The database {self.database} is {'empty' if emptied else 'gone'}, though this directory has been in use. Restore it from a "
+                "backup, as docs/operate.md says under Backup. To begin anew, move the directory away."
+            )
 
     def lock(self) -> None:
         """Takes the directory for this process. Raises FailedPrecondition that names the holder when another server has it."""

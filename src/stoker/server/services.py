@@ -26,6 +26,7 @@ from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
 from stoker.services.canaries import Canaries
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.damages import Damages
 from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Endpoints, domain_for
@@ -51,6 +52,7 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.schedules import Schedules
 from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
+from stoker.services.snapshot_checks import SnapshotChecks
 from stoker.services.snapshots import Snapshots
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
@@ -92,11 +94,16 @@ class Services:
 
     def _database(self) -> None:
         settings, data = self.settings, self.data
+        if not settings.database_url:
+            data.check_database()
         self.database = Database.open(
             settings.database_url or f"sqlite:///{data.database}", synchronous=settings.durability
         )
         self._cleanup.push_async_callback(self.database.close)
-        self._blob_store = BlobStore.open(settings.blob_store, data.blobs)
+        self.damages = Damages(self.database)
+        self._cleanup.push_async_callback(self.damages.close)
+        self._sync = settings.durability == "FULL"
+        self._blob_store = BlobStore.open(settings.blob_store, data.blobs, sync=self._sync)
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
@@ -127,12 +134,14 @@ class Services:
             client_port=gateway_port,
             container_base=f"http://{address}:{container_port}" if address else "",
         )
-        contents = Contents(data.files)
+        contents = Contents(data.files, sync=self._sync)
         self.logs = Logs(database)
         self._cleanup.push_async_callback(self.logs.close)
-        self.blobs = Blobs(database=database, store=self._blob_store)
+        self.blobs = Blobs(database=database, store=self._blob_store, damages=self.damages)
         self._cleanup.push_async_callback(self.blobs.close)
-        self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
+        self.mounts = Mounts(
+            database=database, contents=contents, blobs=self.blobs, directory=data.mounts, damages=self.damages
+        )
         secret_key = await asyncio.to_thread(
             secrets_key,
             data.path / "secret.key",
@@ -140,7 +149,14 @@ class Services:
             command=settings.secret_key_command,
         )
         self.secrets = Secrets(database=database, environments=self.environments, key=secret_key)
-        self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
+        self.secrets.check_key()
+        self.volumes = Volumes(
+            database=database,
+            environments=self.environments,
+            directory=data.volumes,
+            damages=self.damages,
+            sync=self._sync,
+        )
         self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
         self.network_files = NetworkFiles(
             database=database,
@@ -207,6 +223,13 @@ class Services:
         )
         self._cleanup.push_async_callback(self.snapshots.close)
         await self.snapshots.load()
+        self.snapshot_checks = SnapshotChecks(
+            snapshots=self.snapshots,
+            damages=self.damages,
+            replace=lambda task_id: self.scheduler.stop_task(task_id, graceful=True),
+        )
+        self._cleanup.push_async_callback(self.snapshot_checks.close)
+        self.snapshot_checks.begin()
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
@@ -306,7 +329,9 @@ class Services:
         )
         rare = (
             self.blobs.sweep,
+            self.volume_files.sweep,
             self.snapshots.sweep,
+            self.snapshot_checks.chore,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
             partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),

@@ -27,7 +27,7 @@ from stoker.core.pool import (
 from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
-from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
+from stoker.errors import Damaged, FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
 from stoker.runtime.base import Container, Exit, ExitKind
 from stoker.services.endings import Ending, ending, sentence
 from stoker.services.functions import Function
@@ -36,7 +36,13 @@ from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
-_LASTING = (NotFound, InvalidArgument, FailedPrecondition, ImageBuildFailed)  # errors that another try would meet again
+_LASTING = (
+    NotFound,
+    InvalidArgument,
+    FailedPrecondition,
+    Damaged,
+    ImageBuildFailed,
+)  # errors that another try would meet again
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds

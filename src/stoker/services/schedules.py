@@ -16,7 +16,7 @@ import structlog
 
 from stoker.aio.jobs import Jobs
 from stoker.core.schedules import Schedule, last_run, next_run
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, NotFound, StokerError
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.calls import Calls
 from stoker.services.functions import Functions
@@ -26,7 +26,7 @@ from stoker.services.wire import Wire
 _LONGEST_SLEEP = 60.0  # seconds after which the clock is looked at again: somebody may have set it
 _PATIENCE = 10.0  # seconds for which the end of the server waits for calls that are being stored
 _TRY_AGAIN = 30.0  # seconds until a run is tried again for which there was no room
-_LASTING = (NotFound, FailedPrecondition, InvalidArgument)  # errors that another try would meet again
+_LASTING = (NotFound, FailedPrecondition, InvalidArgument, Damaged)  # errors that another try would meet again
 _log = structlog.get_logger(__name__)
 
 

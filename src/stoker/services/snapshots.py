@@ -26,6 +26,12 @@ CREATING, READY, FAILED, DROPPED = "creating", "ready", "failed", "dropped"
 MAX_FAILURES = 3
 """In a row; a snapshot that failed this often is dropped, and not made again before the next deployment."""
 
+SUMS = "sums.gz"
+"""In the directory of a snapshot: the digests of what is in it."""
+
+UNSETTLED = "unsettled"
+"""In the directory of a snapshot: in which run of the machine it was saved, until all of it is on the disk."""
+
 _KEPT_TIMES = 200
 _PATIENCE = 30.0  # seconds for which the end of the server waits for files to be removed
 _log = structlog.get_logger(__name__)
@@ -81,6 +87,8 @@ class Snapshots:
         self._jobs = Jobs("snapshots")
         self._changed: set[str] = set()  # whose rows are not as they are to be
         self._storing: asyncio.Task[None] | None = None
+        self.on_created: Callable[[Snapshot], None] = lambda snapshot: None
+        """Called when a snapshot is ready for the first time."""
         self.on_release: Callable[[str], None] = lambda snapshot_id: None
         """Called when the files of a snapshot are to go, so that who only holds them lets go."""
 
@@ -173,6 +181,7 @@ class Snapshots:
         snapshot.state, snapshot.size, snapshot.reason = READY, size, ""
         snapshot.created_at = snapshot.used_at = time.time()
         self._store(snapshot)
+        self.on_created(snapshot)
         self._keep_quota()
 
     def not_created(self, use: SnapshotUse, reason: str) -> None:
@@ -236,6 +245,10 @@ class Snapshots:
             raise NotFound(f"There is no snapshot {snapshot_id!r}; `stoker snapshots list` shows all.")
         return snapshot
 
+    def directory(self, snapshot_id: str) -> Path:
+        """Where the files of a snapshot are, if it has some."""
+        return self._directory / snapshot_id
+
     def remove(self, snapshot_id: str) -> None:
         """Forgets a snapshot; its files go when the last container that runs on them has ended. Raises NotFound."""
         snapshot = self.get(snapshot_id)
@@ -294,7 +307,7 @@ class Snapshots:
             self._doomed[snapshot.id] = snapshot
 
     def _path(self, snapshot: Snapshot) -> Path:
-        return self._directory / snapshot.id
+        return self.directory(snapshot.id)
 
     def _delete(self, path: Path) -> None:
         # Out of the way at once: the next attempt may want the same name.

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, is_name, new_id
+from stoker.services.damages import Damages
 from stoker.services.duties import Duty
 from stoker.services.environments import Environments
 from stoker.services.named import EPHEMERAL_LOST_AFTER, SignsOfLife
+from stoker.services.volume_sums import VolumeSums
 from stoker.store import tables
 from stoker.store.assembly import AssemblyStore
 from stoker.store.database import Change, Database
@@ -44,7 +46,19 @@ class Volumes:
     """All volumes. Each is a real directory, so a container that mounts it sees every change at once; version 1 and 2 differ only in
     the RPCs that clients use."""
 
-    def __init__(self, *, database: Database, environments: Environments, directory: Path) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        environments: Environments,
+        directory: Path,
+        damages: Damages | None = None,
+        sync: bool = False,
+    ) -> None:
+        self.sums = VolumeSums(database, damages if damages is not None else Damages(database))
+        """Of the files that clients uploaded."""
+        self.sync = sync
+        """Whether uploaded files survive a power cut."""
         self._database = database
         self._environments = environments
         self._directory = directory
@@ -99,7 +113,7 @@ class Volumes:
             return found or volume
 
         created = await self._database.write(work)
-        self.directory(created.id)
+        self._files(created.id)
         return created
 
     async def create_ephemeral(self, environment_id: str, version: int) -> Volume:
@@ -108,7 +122,7 @@ class Volumes:
         volume = Volume(new_id("vo"), environment_id, None, version, now, now)
         self._signs.heard(volume.id)
         await self._database.insert(tables.volumes, [asdict(volume)])
-        self.directory(volume.id)
+        self._files(volume.id)
         return volume
 
     async def heartbeat(self, volume_id: str) -> None:
@@ -141,6 +155,7 @@ class Volumes:
 
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id))
+            connection.execute(sa.delete(tables.volume_sums).where(tables.volume_sums.c.volume_id == volume_id))
             self._removal.note(connection, volume_id)
 
         def then(_: None) -> None:
@@ -164,21 +179,21 @@ class Volumes:
 
     def directory(self, volume_id: str) -> Path:
         """Where the files are, to be mounted read-write. Raises NotFound."""
-        self.get(volume_id)
-        path = self._directory / volume_id
-        path.mkdir(mode=0o755, exist_ok=True)
+        path = self._files(volume_id)
+        self.sums.may_be_written(volume_id)
         return path
 
     def sub_directory(self, volume_id: str, sub_path: str) -> Path:
         """A directory inside a volume, made when it is missing; the path holds no symbolic link at this moment.
 
         Raises NotFound, InvalidArgument, or FailedPrecondition when something else is in its place or a link leads outside."""
+        self.sums.may_be_written(volume_id)
         return self.tree(volume_id).make_directory(parts_of(sub_path))
 
     def tree(self, volume_id: str) -> FileTree:
         """Safe access to the files. Raises NotFound."""
         volume = self.get(volume_id)
-        return FileTree(self.directory(volume_id), f"the volume {volume.name!r}" if volume.name else "this volume")
+        return FileTree(self._files(volume_id), f"the volume {volume.name!r}" if volume.name else "this volume")
 
     def assembly(self, volume_id: str) -> AssemblyStore:
         """The uploads to a volume. Raises NotFound."""
@@ -216,6 +231,7 @@ class Volumes:
 
     async def close(self) -> None:
         await self._removal.close()
+        await self.sums.close()
 
     async def _delete_all(self, environment_id: str) -> None:
         with self._database.read() as connection:
@@ -228,10 +244,17 @@ class Volumes:
             with contextlib.suppress(NotFound):  # somebody else was faster
                 await self.delete(volume_id)
 
+    def _files(self, volume_id: str) -> Path:
+        self.get(volume_id)
+        path = self._directory / volume_id
+        path.mkdir(mode=0o755, exist_ok=True)
+        return path
+
     async def _remove_files(self, volume_id: str) -> None:
         """The volume is deleted: so are its files, and what is being uploaded to it."""
         assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
         doomed = self._throw_away(volume_id)
+        self.sums.removed_volume(volume_id)
         await asyncio.to_thread(assembly.clear)
         await self.empty(doomed)
 
@@ -247,7 +270,8 @@ class Volumes:
         return doomed
 
     def _assembly(self, volume_id: str) -> AssemblyStore:
-        return AssemblyStore(self._staging / volume_id, FileTree(self._directory / volume_id, "this volume"))
+        tree = FileTree(self._directory / volume_id, "this volume")
+        return AssemblyStore(self._staging / volume_id, tree, sync=self.sync)
 
 
 def _find(connection: sa.Connection, environment_id: str, name: str) -> Volume | None:

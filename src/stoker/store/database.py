@@ -20,10 +20,12 @@ import sqlalchemy as sa
 import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, Unavailable
+from stoker.integrity import wal
 from stoker.store.appender import Appender, Rows, append
 from stoker.store.changes import Change, Doubts, Job
 from stoker.store.failures import explain
@@ -36,6 +38,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "writes"  # marks the writer's connection
 # Of PostgreSQL's client: a machine that vanished is given up soon. Seconds, and milliseconds.
 _PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_LARGEST_LOG_LOOKED_AT = 16 << 20  # bytes; a second or so
 _ASK_AGAIN = 1.0  # seconds between questions what became of a commit that was not answered
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +60,9 @@ class Database:
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL") -> Database:
-        """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price."""
+        """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price.
+
+        Raises InvalidArgument, FailedPrecondition, or Damaged, with the sentence for the user."""
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
         try:
@@ -69,7 +74,8 @@ class Database:
             ) from None
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine, synchronous)
-        with _connected(engine) as connection:
+            _look_at_log(engine.url.database)
+        with _explained(engine), engine.connect() as connection, connection.begin():
             config = AlembicConfig()
             config.set_main_option("script_location", str(_MIGRATIONS))
             config.attributes["connection"] = connection
@@ -272,15 +278,39 @@ def _remote(url: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    """Around what opens a database."""
     try:
-        connection = engine.connect()
-    except sa.exc.OperationalError as error:
+        yield
+    except sa.exc.DBAPIError as error:
+        explained = explain(error)
+        if isinstance(explained, Damaged):
+            raise Damaged(
+                f"The database {engine.url.database} is damaged ({error.orig}), so the server cannot start on it. Restore it with the rest of "
+                "the data directory from a backup, as docs/operate.md says under Backup. `stoker fsck` shows what else is damaged."
+            ) from None
         if engine.dialect.name == "sqlite":
-            raise
-        raise FailedPrecondition(f"The database of the setting database_url does not answer: {error.orig}") from None
-    with connection, connection.begin():
-        yield connection
+            raise FailedPrecondition(f"The database {engine.url.database} cannot be opened: {error.orig}.") from None
+        if isinstance(error, sa.exc.OperationalError):
+            raise FailedPrecondition(
+                f"The database of the setting database_url does not answer: {error.orig}"
+            ) from None
+        raise
+    except CommandError as error:
+        raise FailedPrecondition(
+            f"The database was written by a newer version of Stoker ({error}). Use that version, or restore a backup of before."
+        ) from None
+
+
+def _look_at_log(database: str | None) -> None:
+    """SQLite says nothing when it leaves out the end of its log, for after a crash that is right."""
+    log = Path(f"{database}-wal")
+    if database and log.exists() and log.stat().st_size <= _LARGEST_LOG_LOOKED_AT:
+        state = wal.examine(log)
+        if state.problem:
+            _log.error(
+                "the database's log is damaged: the newest changes are lost", path=str(log), problem=state.problem
+            )
 
 
 def _checkpoint(connection: sa.Connection) -> None:
