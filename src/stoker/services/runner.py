@@ -36,13 +36,8 @@ from stoker.services.snapshots import SnapshotUse
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
-_LASTING = (
-    NotFound,
-    InvalidArgument,
-    FailedPrecondition,
-    Damaged,
-    ImageBuildFailed,
-)  # errors that another try would meet again
+# Errors that another try would meet again.
+_LASTING = (NotFound, InvalidArgument, FailedPrecondition, Damaged, ImageBuildFailed)
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
