@@ -304,8 +304,19 @@ class Settings(BaseSettings):
             raise InvalidArgument("\n".join(faults)) from None
         except SettingsError as error:
             raise InvalidArgument(f"{error}: a setting that is a list or a table is written as JSON.") from None
-        except TOMLDecodeError as error:
+        except (TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"{Path('stoker.toml').absolute()} is not valid TOML: {error}.") from None
+        except OSError as error:
+            raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+    @classmethod
+    def without_file(cls, **flags: Any) -> Settings:
+        """As `load`, but stoker.toml is left out, for it cannot be used."""
+        return _WithoutFile.load(**flags)
+
+
+class _WithoutFile(Settings):
+    model_config = SettingsConfigDict(env_prefix="STOKER_", extra="forbid", toml_file=None)
 
 
 def _sentence(name: str, message: str, value: Any, flags: dict[str, Any]) -> str:

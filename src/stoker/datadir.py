@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stoker.errors import FailedPrecondition, PermissionDenied
+from stoker.errors import Damaged, FailedPrecondition, PermissionDenied
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,22 @@ class DataDir:
     def open_log(self) -> BinaryIO:
         """The server's log, to be appended to."""
         return open(self.server_log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+    def check_readable(self) -> None:
+        """Raises PermissionDenied or FailedPrecondition when this process cannot look into it."""
+        with self._explained():
+            os.listdir(self.path)
+
+    def check_database(self) -> None:
+        """Raises Damaged when the database is empty though the directory has been in use: a server would begin anew without a word."""
+        log = self.database.with_name(f"{self.database.name}-wal")
+        emptied = self.database.exists() and not self.database.stat().st_size and self.token_file.exists()
+        lost = not self.database.exists() and log.exists() and log.stat().st_size
+        if emptied or lost:
+            raise Damaged(
+                f"The database {self.database} is {'empty' if emptied else 'gone'}, though this directory has been in use. Restore it from a "
+                "backup, as docs/operate.md says under Backup. To begin anew, move the directory away."
+            )
 
     def lock(self) -> None:
         """Takes the directory for this process. Raises FailedPrecondition that names the holder when another server has it."""

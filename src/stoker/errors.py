@@ -59,6 +59,10 @@ class Unavailable(StokerError):
     """A part is stopping or not up yet; trying again soon is right."""
 
 
+class Damaged(StokerError):
+    """What was stored is gone or changed, by the disk or behind the server's back. A repeat finds the same."""
+
+
 class Unimplemented(StokerError):
     """The feature does not exist in this server."""
 

@@ -26,3 +26,21 @@ def test_an_image_without_one_of_its_layers_is_not_there(tmp_path: Path) -> None
     records.write("im-1", Record((tmp_path / "images" / "gone",), ImageConfig()))
     with pytest.raises(NotFound, match="build it again"):
         records.read("im-1")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"image": "1"}', '{"image": "1", "layers": 5, "config": {}}', "[]", "\0" * 100]
+)
+def test_a_damaged_record_counts_as_none(tmp_path: Path, content: str) -> None:
+    """As after a power cut: the image is built anew, and the others are not touched."""
+    records = Records(tmp_path / "images" / "built")
+    for image_id in ("im-1", "im-2"):
+        records.write(image_id, Record((), ImageConfig(), "1"))
+    path = tmp_path / "images/built/im-1.json"
+    path.write_text(content)
+    with pytest.raises(NotFound, match="build it again"):
+        records.read("im-1")
+    assert list(records.damaged()) == [path]
+    assert [image_id for image_id, _, _ in records.entries()] == ["im-2"]
+    records.write("im-1", Record((), ImageConfig(), "1"))
+    assert not list(records.damaged()) and records.read("im-1").image == "1"

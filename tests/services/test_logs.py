@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from stoker.errors import Unavailable
+from stoker.errors import ResourceExhausted, Unavailable
 from stoker.services import logs as logs_service
 from stoker.services.logs import LogFilter, Logs
+from stoker.store import tables
 from stoker.store.database import Database
 
 
@@ -169,7 +171,7 @@ def test_what_could_not_be_stored_is_counted_in_the_log(tmp_path: Path, monkeypa
         logs = Logs(database)
         insert, refused = database.insert, 0
 
-        async def refuse(*_: object) -> None:
+        async def refuse(*_: object, **__: object) -> None:
             nonlocal refused
             refused += 1
             raise Unavailable("The database is away.")
@@ -188,3 +190,64 @@ def test_what_could_not_be_stored_is_counted_in_the_log(tmp_path: Path, monkeypa
         await database.close()
 
     asyncio.run(scenario())
+
+
+def test_entries_wait_while_none_can_be_stored_and_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_service, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(logs_service, "_PATIENCE", (60, 0.05))
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs, write = Logs(database), database.write
+        failures: list[Exception] = [Unavailable("away"), ResourceExhausted("full"), Unavailable("away")]
+        tried = asyncio.Event()
+
+        async def sometimes(work: Any) -> Any:
+            if failures:
+                tried.set()
+                error = failures.pop(0)
+                if len(failures) == 1:
+                    await write(work)  # stored, though nobody hears of it
+                raise error
+            return await write(work)
+
+        monkeypatch.setattr(database, "write", sometimes)
+        logs.write("ap-1", 1, "first\n")
+        await tried.wait()
+        logs.write("ap-1", 1, "second\n")
+        assert [entry.data for entry in logs.fetch("ap-1", LogFilter(), 10)] == ["first\n", "second\n"]
+        while logs._saving is not None:
+            await asyncio.wait([logs._saving])
+        assert stored(database) == ["first\n", "second\n"] and logs._unsaved_size == 0
+
+        failures += [Unavailable("away")]
+        tried.clear()
+        logs.write("ap-1", 1, "third\n")
+        await tried.wait()
+        await logs.close()
+        assert stored(database) == ["first\n", "second\n", "third\n"], (
+            "what waits for its next try is stored at the end"
+        )
+        await database.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_entry_that_can_never_be_stored_holds_up_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        logs = Logs(database)
+        for number in range(5):
+            logs.write("ap-1", 1, "\ud800" if number == 3 else f"{number}\n")  # half of a pair, which is no text
+        await logs.close()
+        assert stored(database) == ["0\n", "1\n", "2\n", "4\n"]
+        await database.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def stored(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.execute(sa.select(tables.logs.c.data).order_by(tables.logs.c.seq)).scalars())

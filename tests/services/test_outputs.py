@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from stoker.errors import ResourceExhausted
+from stoker.aio import jobs
+from stoker.errors import ResourceExhausted, Unavailable
+from stoker.ids import content_id
 from stoker.services import calls as calls_module
 from stoker.services.call_records import Call
 from stoker.store import tables
@@ -280,3 +283,76 @@ def test_a_call_read_again_is_not_forgotten_in_place_of_its_predecessor(tmp_path
             assert new is not old and it.calls.get(old.id) is new
 
     run_for(10, scenario())
+
+
+@pytest.mark.parametrize("repeats", [True, False], ids=["the client repeats", "the client gives up"])
+def test_inputs_that_were_stored_without_an_answer_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats: bool
+) -> None:
+    """The rows are there, and nobody would know of them before the next start of the server."""
+    monkeypatch.setattr(jobs, "_FIRST_PAUSE", 0.01)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            function_id = await it.a_function(concurrent=2)
+            append = it.database.append
+
+            async def unanswered(*rows: Rows) -> None:
+                await append(*rows)
+                raise Unavailable("The database does not answer.")
+
+            async def start(repeated: bool = False) -> str:
+                call, _ = await it.calls.start(
+                    function_id, "map", 1, "", [(0, b"x")], spawned=False, key="k", repeated=repeated
+                )
+                return call.id
+
+            with monkeypatch.context() as patch:
+                patch.setattr(it.database, "append", unanswered)
+                with pytest.raises(Unavailable):
+                    await start()
+            call_id = content_id("fc", b"k")
+            if repeats:
+                assert await start(repeated=True) == call_id
+            await it.launcher.started.wait()
+            first = await it.next_input()
+            with monkeypatch.context() as patch:
+                patch.setattr(it.database, "append", unanswered)
+                with pytest.raises(Unavailable):
+                    await it.calls.put(call_id, [(1, b"y")])
+            second = await it.next_input()
+            for input_id in (first, second):
+                await it.report(input_id)
+            outputs, unfinished = await it.calls.outputs(call_id, 0, 0.0)
+            assert [o.idx for o in outputs] == [0, 1] and unfinished == 0, "each is run once"
+            assert it.scheduler.load_of(function_id) == (0, 0)
+
+    run_for(20, scenario())
+
+
+def test_inputs_end_although_the_database_cannot_be_read_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a long queue are in the database only."""
+    monkeypatch.setattr(jobs, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(calls_module, "_MOST_IN_MEMORY", -1)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            function_id = await it.a_function()
+            call, _ = await it.calls.start(function_id, "unary", 3, "", [(0, b"x")], spawned=True)
+            read, failures = it.database.read, [Unavailable("The database does not answer.")] * 2
+
+            def away() -> Any:
+                if failures:
+                    raise failures.pop()
+                return read()
+
+            monkeypatch.setattr(it.database, "read", away)
+            await it.calls.cancel_app(call.app_id)
+            while it.calls._jobs:
+                await asyncio.wait(it.calls._jobs)
+            outputs, unfinished = await it.calls.outputs(call.id, 0, 5.0)
+            assert not failures and len(outputs) == 1 and unfinished == 0
+
+    run_for(20, scenario())

@@ -6,16 +6,23 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from stoker.aio import jobs
 from stoker.core.autoscaler import ScalingSettings
-from stoker.errors import FailedPrecondition
+from stoker.errors import FailedPrecondition, Unavailable
 from stoker.runtime.base import Container
 from stoker.services import runner as runner_module
 from stoker.services.apps import STOPPED
+from stoker.services.endings import Ending
 from stoker.services.functions import Function
+from stoker.services.task_records import TaskRecords
 from stoker.services.tasks import Task
+from stoker.store import tables
+from stoker.store.database import Database
 from tests.services.world import SUCCESS, Idle, Starts, World, run_for, world
 
 
@@ -164,3 +171,84 @@ def test_a_container_that_does_not_exit_after_its_last_input_is_ended(
         assert ended
 
     run_for(10, slow_world(tmp_path, use))
+
+
+def test_a_container_that_could_not_be_killed_is_killed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds what others wait for."""
+    monkeypatch.setattr(jobs, "_FIRST_PAUSE", 0.01)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            await it.a_map(1)
+            await it.next_input()
+            [task], tries = it.launcher.tasks, [OSError("no process can be started"), ZeroDivisionError("a defect")]
+            assert isinstance(task.container, Idle) and task.job is not None
+            kill = task.container.kill
+
+            async def sometimes() -> None:
+                if tries:
+                    raise tries.pop()
+                await kill()
+
+            task.container.kill = sometimes  # type: ignore[method-assign]
+            it.scheduler.stop_task(task.id, graceful=False)
+            runner = it.scheduler.runner(task.function_id)
+            assert runner is not None
+            runner.kill(task.id, "It is in the way.")
+            await asyncio.wait([task.job])
+            assert not tries and task.id not in runner.tasks
+
+    run_for(20, scenario())
+
+
+def test_inputs_go_back_though_not_everything_of_their_container_could_be_given_back(tmp_path: Path) -> None:
+    class Untidy(Starts):
+        async def land(self, task: Task) -> None:
+            raise ZeroDivisionError("a defect")
+
+    async def scenario() -> None:
+        it = World(Database.open(f"sqlite:///{tmp_path}/db"), Untidy())
+        call = await it.a_map(1)
+        first = await it.next_input()
+        [task] = it.launcher.tasks
+        it.launcher.started.clear()
+        assert isinstance(task.container, Idle)
+        await task.container.kill()
+        await it.launcher.started.wait()
+        delivery = await it.scheduler.next_inputs(it.launcher.tasks[1].id, 1)
+        assert [input_id for input_id, _ in delivery.inputs] == [first]
+        await it.calls.cancel(call.id, terminate_containers=True)
+        await it.scheduler.close(0.0)
+        await it.calls.close()
+        await it.database.close()
+
+    run_for(20, scenario())
+
+
+def test_the_newest_that_is_known_of_a_container_is_stored_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_FIRST_PAUSE", 0.01)
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        records, failures, write = TaskRecords(database), [Unavailable("away")] * 2, database.write
+
+        async def sometimes(work: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await write(work)
+
+        monkeypatch.setattr(database, "write", sometimes)
+        task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=1.0)
+        records.keep(task)
+        await asyncio.sleep(0)
+        task.started_at, task.ending, task.detail = 2.0, Ending.CRASHED, "It exited."
+        records.keep(task, 3.0)
+        await records.close()
+        with database.read() as connection:
+            [row] = connection.execute(sa.select(tables.tasks)).all()
+        assert (row.started_at, row.finished_at, row.exit, row.detail) == (2.0, 3.0, "crashed", "It exited.")
+        await database.close()
+
+    run_for(20, scenario())

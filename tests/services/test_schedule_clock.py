@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from stoker.core.schedules import Cron, next_run
-from stoker.errors import ResourceExhausted, StokerError, Unavailable
+from stoker.errors import ResourceExhausted, Unavailable
 from stoker.protocol.wire import ModalWire
 from stoker.services import schedules as schedules_module
 from stoker.services.logs import LogFilter, Logs
@@ -45,9 +45,11 @@ def test_a_schedule_goes_on_when_the_clock_is_set_back(tmp_path: Path, monkeypat
     run_for(10, scenario())
 
 
-@pytest.mark.parametrize("failure", [ResourceExhausted("The disk is full."), Unavailable("The database is away.")])
+@pytest.mark.parametrize(
+    "failure", [ResourceExhausted("The disk is full."), Unavailable("The database is away."), OSError("a defect")]
+)
 def test_a_run_that_met_a_full_disk_begins_once_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: StokerError
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     monkeypatch.setattr(schedules_module, "_TRY_AGAIN", 0.0)
 

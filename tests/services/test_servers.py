@@ -121,3 +121,22 @@ def test_two_starts_with_one_key_at_once_give_one_session() -> None:
         assert not sessions._by_key and not sessions._starting
 
     asyncio.run(main())
+
+
+def test_a_container_that_the_server_lost_track_of_is_ended() -> None:
+    """Nobody would give it requests any more, and it would hold its place for ever."""
+
+    async def main() -> None:
+        listener = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+        scheduler, killed = OneContainer(listener.sockets[0].getsockname()[1]), asyncio.Event()
+
+        async def defect(task_id: str, capacity: int) -> Delivery:
+            raise ZeroDivisionError("a defect")
+
+        scheduler.next_inputs = defect  # type: ignore[method-assign]
+        scheduler.kill = lambda task_id, reason: killed.set()  # type: ignore[attr-defined]
+        _servers(scheduler).ready("ta-1")
+        await asyncio.wait_for(killed.wait(), 10)
+        listener.close()
+
+    asyncio.run(main())

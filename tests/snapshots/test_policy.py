@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stoker.aio import jobs
 from stoker.errors import NotFound, Unavailable
 from stoker.images.base import ImageConfig
 from stoker.node.agent import ContainerRequest
@@ -92,6 +94,32 @@ def test_one_makes_it_the_others_meanwhile_do_without(run: Callable[[Body], None
         assert (row.state, row.size, row.hits, row.restore_seconds) == (READY, 5, 1, [0.25])
         after = house.choose(task="ta-4")
         assert after is not None and after.restores
+
+    run(body)
+
+
+def test_its_row_is_stored_in_the_end_as_it_is_then(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be stored at first must not come after what was stored later."""
+    monkeypatch.setattr(jobs, "_FIRST_PAUSE", 0.01)
+
+    async def body(house: House) -> None:
+        write, failures = house.database.write, [Unavailable("away")] * 3
+
+        async def sometimes(work: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await write(work)
+
+        monkeypatch.setattr(house.database, "write", sometimes)
+        await house.make(size=5)
+        gone = await house.make("other", function="fu-2")
+        house.snapshots.remove(gone.snapshot_id)
+        monkeypatch.undo()
+        await house.again()
+        (row,) = house.snapshots.all()
+        assert (row.state, row.size) == (READY, 5)
 
     run(body)
 

@@ -141,13 +141,14 @@ def test_of_two_deployments_of_one_name_at_the_same_time_one_stays(tmp_path: Pat
 def test_an_app_that_is_stopped_while_it_is_deployed_stays_stopped(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         app, publication = await world.an_app()
-        activate = world.functions.activate
+        write = world.database.write
 
-        async def interrupted(function_ids: list[str]) -> Any:
+        async def interrupted(work: Any) -> Any:
+            world.database.write = write  # type: ignore[method-assign]
             await world.apps.stop(app.id)
-            return await activate(function_ids)
+            return await write(work)
 
-        world.functions.activate = interrupted  # type: ignore[method-assign]
+        world.database.write = interrupted  # type: ignore[method-assign]
         with pytest.raises(FailedPrecondition, match="is stopped"):
             await world.apps.publish(app.id, publication)
         await world.settle()

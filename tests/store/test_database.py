@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from stoker.errors import Damaged, FailedPrecondition
 from stoker.services.logs import LogFilter, Logs
 from stoker.store import database as database_module
 from stoker.store import tables
@@ -158,3 +163,65 @@ def test_a_change_that_reads_first_is_not_refused_for_rows_appended_meanwhile(tm
         await database.close()
 
     asyncio.run(scenario())
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _spoil(path: Path, start: int, end: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xa5" * (end - start))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no database": lambda path: path.write_bytes(b"nonsense " * 1_000),
+    "cut": _cut,
+    "head": lambda path: _spoil(path, 0, 16),
+    "schema": lambda path: _spoil(path, 100, 4096),
+    "pages": lambda path: _spoil(path, 4096, path.stat().st_size),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_database_is_told_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    url, path = f"sqlite:///{tmp_path}/db", tmp_path / "db"
+    asyncio.run(Database.open(url).close())
+    DAMAGES[damage](path)
+    with pytest.raises(Damaged, match=r"The database .*/db is damaged .* Restore it .* from a backup"):
+        Database.open(url)
+
+
+def test_a_page_that_turns_out_damaged_later_is_told_as_such(tmp_path: Path) -> None:
+    """Not as a defect that clients would try again."""
+    path = tmp_path / "db"
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{path}")
+        await database.write(
+            lambda c: c.execute(
+                sa.insert(tables.settings), [{"key": f"k{n}", "value": bytes(3_000)} for n in range(50)]
+            )
+        )
+        await database.close()
+        with sqlite3.connect(path) as connection:
+            [root] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'settings'").fetchone()
+        _spoil(path, (root - 1) * 4096, root * 4096)
+        database = Database.open(f"sqlite:///{path}")
+        with pytest.raises(Damaged, match="stoker fsck"), database.read() as connection:
+            connection.execute(sa.select(tables.settings)).all()
+        with pytest.raises(Damaged, match="stoker fsck"):
+            await database.write(lambda c: c.execute(sa.delete(tables.settings)))
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_database_of_a_newer_version_is_told_as_such(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/db"
+    asyncio.run(Database.open(url).close())
+    with sqlite3.connect(tmp_path / "db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(FailedPrecondition, match="newer version of Stoker"):
+        Database.open(url)

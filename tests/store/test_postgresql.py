@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,71 +15,25 @@ from sqlalchemy import event
 
 from stoker.errors import ResourceExhausted, StokerError, Unavailable
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
+from tests import postgresql
 from tests.conftest import start_server, stop_server
+from tests.postgresql import Cluster
 from tests.store.test_database import check_that_data_of_version_0004_is_taken_over
 
-DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-def find(program: str) -> str | None:
-    """Debian keeps the server's programs out of the PATH."""
-    return shutil.which(program) or next((str(d / program) for d in reversed(DEBIAN) if (d / program).exists()), None)
-
-
-pytestmark = pytest.mark.skipif(
-    find("initdb") is None or find("pg_ctl") is None,
-    reason="no PostgreSQL here: apt-get install postgresql (Debian), brew install postgresql (macOS)",
-)
-
-
-@dataclass
-class Cluster:
-    """One that listens on a unix socket only. `url` lacks the name of a database."""
-
-    url: str
-    start: Callable[[], None]
-    stop: Callable[[], None]
+pytestmark = pytest.mark.skipif(not postgresql.is_there(), reason=postgresql.MISSING)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    directory = Path(tempfile.mkdtemp(prefix="stoker-pg-"))
-    user = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        nobody = pwd.getpwnam("nobody")
-        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-        user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(find(program)), *arguments]
-        done = subprocess.run(
-            command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, **user
-        )
-        assert done.returncode == 0, done.stdout
-
-    data = str(directory / "data")
-    run("initdb", "--auth=trust", "--username=stoker", "--no-sync", "-D", data)
-    options = f"-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off"
-    start = partial(run, "pg_ctl", "start", "-w", "-D", data, "-l", str(directory / "log"), "-o", options)
-    stop = partial(run, "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
-    start()
-    try:
-        yield Cluster(f"postgresql+psycopg://stoker@/{{}}?host={directory}", start, stop)
-    finally:
-        stop()
-        shutil.rmtree(directory)
+    with postgresql.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def url(cluster: Cluster, request: pytest.FixtureRequest) -> str:
+def url(cluster: Cluster) -> str:
     """A database of the test's own."""
-    name = f"db{abs(hash(request.node.name))}"
-    engine = sa.create_engine(cluster.url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return cluster.url.format(name)
+    return cluster.new_database()
 
 
 def test_the_migrations_make_exactly_the_tables(url: str) -> None:
@@ -172,6 +120,46 @@ def test_a_change_whose_commit_is_lost_is_not_done_twice(url: str) -> None:
         await database.close()
 
     asyncio.run(scenario())
+
+
+def test_memory_follows_a_commit_whose_answer_was_lost(url: str) -> None:
+    """The caller cannot know, and the database does: what is in memory must not stay behind."""
+
+    async def scenario() -> None:
+        database = Database.open(url)
+        memory: list[str] = []
+        followed = asyncio.Event()
+
+        def change(key: str) -> Change[None]:
+            def work(connection: sa.Connection) -> None:
+                connection.execute(sa.insert(tables.settings), [setting(key)])
+
+            def then(_: None) -> None:
+                memory.append(key)
+                followed.set()
+
+            return Change(work, then)
+
+        event.listen(database.engine, "commit", lambda connection: _commit_and_lose(connection, url), once=True)
+        with pytest.raises(Unavailable):
+            await database.write(change("arrived"))
+        await followed.wait()  # by itself, though nobody writes
+        event.listen(database.engine, "commit", lambda connection: end_all_connections(url), once=True)
+        with pytest.raises(Unavailable):
+            await database.write(change("did not arrive"))
+        await database.write(change("after"))
+        assert memory == ["arrived", "after"] and keys_of(database) == ["after", "arrived"]
+        await database.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def _commit_and_lose(connection: sa.Connection, url: str) -> None:
+    """The commit arrives, and its answer does not."""
+    driver: Any = connection.connection.driver_connection
+    driver.commit()
+    driver.execute("SELECT 1")  # so that there is something to commit
+    end_all_connections(url)
 
 
 def test_rows_whose_commit_was_lost_on_its_way_back_can_be_appended_again(url: str) -> None:

@@ -1,0 +1,1 @@
+"""Small tools for concurrency that know nothing of the rest."""

@@ -15,6 +15,7 @@ from stoker.cli import (
     doctor,
     down,
     env,
+    fsck,
     gc,
     new,
     run,
@@ -66,6 +67,7 @@ cli.command()(status.status)
 cli.command()(canary.canary)
 cli.command()(doctor.doctor)
 cli.command()(gc.gc)
+cli.command()(fsck.fsck)
 cli.command()(check.check)
 cli.command()(new.new)
 cli.command()(tune.tune)

@@ -87,6 +87,8 @@ def _print(document: Mapping[str, Any]) -> None:
         ],
         {"Function": "function", "App": "app", "Schedule": "schedule", "Next run": "next", "Last run": "last"},
     )
+    for damage in document.get("damaged") or []:
+        out.print(Text.assemble(("damaged: ", "bold red"), damage["detail"]))
     if not apps:
         out.print("No apps yet. Try `stoker run modal run app.py`.", markup=False)
 

@@ -19,6 +19,7 @@ _STATUS: dict[type[errors.StokerError], int] = {
     errors.PermissionDenied: 403,
     errors.ResourceExhausted: 507,
     errors.Unavailable: 503,
+    errors.Damaged: 410,
     errors.Unimplemented: 501,
 }
 _log = structlog.get_logger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -83,7 +84,9 @@ class Transfer:
         status = 200
         if (start, end) != (0, size):
             status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
-        return StreamingResponse(self._blobs.stream(blob_id, start, end), status, headers, media_type=_BYTES)
+        chunks = self._blobs.stream(blob_id, start, end)
+        first = await anext(chunks, b"")  # so that an error in it is the answer, and not only the end of the connection
+        return StreamingResponse(_resumed(first, chunks), status, headers, media_type=_BYTES)
 
     async def put_block(self, request: Request) -> Response:
         """The answer's body goes back to us with the next VolumePutFiles2; what counts is kept with the upload itself."""
@@ -118,6 +121,12 @@ class Transfer:
         method = "GET" if request.method == "HEAD" else request.method
         # The path by which the request was routed: `request.url` is made from the Host header too, which is the caller's to choose.
         self._signer.check(method, request.scope["path"], query.get("expires", ""), query.get("signature", ""))
+
+
+async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 def _content(reader: BlockReader) -> Response:

@@ -282,7 +282,7 @@ class BaseRecords:
         self._directory = buildah.directory / "bases"
 
     def read(self, key: str) -> Base | None:
-        """None also when a part of it is gone."""
+        """None also when it is damaged, or a part of it is gone: it is brought in again then."""
         try:
             document = json.loads(self._path(key).read_bytes())
             own = tuple(self._buildah.directory / layer for layer in document["layers"])
@@ -293,7 +293,7 @@ class BaseRecords:
                 document["from"],
                 image,
             )
-        except (FileNotFoundError, KeyError, ImageBuildFailed):
+        except (FileNotFoundError, KeyError, TypeError, ValueError, ImageBuildFailed):
             return None
         return base if all(layer.is_dir() for layer in base.layers) else None
 
@@ -302,7 +302,7 @@ class BaseRecords:
         try:
             origin = json.loads(self._path(key).read_bytes())["from"]
             image = self._buildah.id_of(f"{BASE_TAG}:{key}")
-        except (FileNotFoundError, KeyError, ImageBuildFailed):
+        except (FileNotFoundError, KeyError, TypeError, ValueError, ImageBuildFailed):
             return None
         return Base(self._buildah.layers(image), ImageConfig(), origin, image)
 

@@ -24,6 +24,7 @@ from stoker.images.client import ClientTrees
 from stoker.images.compilers import Compilers
 from stoker.images.indexes import IndexMirrors, moved, plain_servers
 from stoker.images.layer import NewLayer, Surroundings, no_origins, tidy
+from stoker.images.layer_sums import LayerSums
 from stoker.images.layerstore import LayerStore
 from stoker.images.leftovers import Leftovers
 from stoker.images.pythons import StandalonePythons, named
@@ -60,6 +61,7 @@ class LayeredImageBuilder:
         self._store = LayerStore(self._directory)
         self._buildah = Buildah(self._directory)
         self._records = Records(self._directory / "built")
+        self._sums = LayerSums(self._directory)
         self._bases = BaseImages(
             self._buildah,
             self._store,
@@ -83,6 +85,7 @@ class LayeredImageBuilder:
         """Prepares the storage and removes what a killed server left. Raises FailedPrecondition when buildah cannot be used here."""
         await self._buildah.open()
         await asyncio.to_thread(self._store.open)
+        await self._look_after_sums()
 
     async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
         written = dockerfile.parse(spec.commands, spec.build_args)
@@ -98,7 +101,7 @@ class LayeredImageBuilder:
             raise ImageBuildFailed(job.transcript.failure(None, limit)) from None
         finally:
             self._under_way -= 1
-        self._records.write(image_id, Record(image.layers, image.config))
+        self._note(image_id, Record(image.layers, image.config))
         return image.config
 
     async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
@@ -114,7 +117,7 @@ class LayeredImageBuilder:
         finally:
             self._under_way -= 1
         config = replace(config, builder_version=spec.builder_version)
-        self._records.write(image_id, Record(layers, config))
+        self._note(image_id, Record(layers, config))
         return config
 
     async def _adopted(self, files: Path, work: Path, base: Record) -> tuple[Path, ImageConfig]:
@@ -154,7 +157,21 @@ class LayeredImageBuilder:
         return gone
 
     async def close(self) -> None:
-        """Nothing is held: layers are plain directories."""
+        """No layer is held, for they are plain directories."""
+        await self._sums.close()
+
+    async def _look_after_sums(self) -> None:
+        """Digests of layers come and go with the layers, also with those of which a killed server made none any more."""
+        layers = await asyncio.to_thread(self._layers_in_use)
+        await asyncio.to_thread(self._sums.forget_removed, layers)
+        self._sums.want(layers)
+
+    def _note(self, image_id: str, record: Record) -> None:
+        self._records.write(image_id, record)
+        self._sums.want(record.layers)
+
+    def _layers_in_use(self) -> set[Path]:
+        return {layer for _, _, record in self._records.entries() for layer in record.layers}
 
     async def _build(self, job: _Job) -> _Made:
         async with self._store.workspace() as work:

@@ -11,6 +11,7 @@ from stoker.disk import size_of
 from stoker.images.base import Forget, Leftover
 from stoker.images.bases import Base, BaseRecords
 from stoker.images.buildah import BASE_TAG, TAG, Buildah
+from stoker.images.cachedir import default_cache
 from stoker.images.layerstore import LayerStore
 from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Record, Records
@@ -66,6 +67,17 @@ class Leftovers:
         await self._remove_earlier(image_id, record)
         return True
 
+    async def discard(self, layers: Collection[Path]) -> None:
+        """Removes all images and bases with one of these layers, which are damaged, so that no build uses them again."""
+        for image_id, _, record in list(self._records.entries()):
+            if not set(layers).isdisjoint(record.layers):
+                await self.remove_image(image_id)
+        for key in self._bases.names():
+            base = self._bases.read(key) or self._bases.earlier(key)
+            if base is not None and not set(layers).isdisjoint(base.layers):
+                await self._remove_base(key)
+        await self.prune()
+
     async def prune(self) -> None:
         """Removes what has no record any more: layers of killed builds, and bases in whose place newer ones came."""
         await self._remove_layers(self._store.all())
@@ -120,6 +132,15 @@ class Leftovers:
         others = [name for name in self._buildah.names_of(base.image) if name != own]
         extra = () if any(name.startswith((TAG, BASE_TAG)) for name in others) else others
         return (await self._buildah.run("rmi", own, *extra)).code == 0
+
+
+async def discard(images: Path, layers: Collection[Path]) -> None:
+    """As `Leftovers.discard`, in the images' directory of a server that does not run. Raises FailedPrecondition when buildah cannot be used."""
+    buildah, store = Buildah(images), LayerStore(images)
+    await buildah.open()
+    await asyncio.to_thread(store.open)
+    pythons = StandalonePythons(images / "pythons", default_cache())
+    await Leftovers(buildah, store, Records(images / "built"), pythons).discard(layers)
 
 
 def _size(layers: Iterable[Path], others: set[Path], counted: set[Path]) -> int:

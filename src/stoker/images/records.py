@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from stoker.errors import NotFound
 from stoker.images.base import ImageConfig
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class Records:
         }
         path = self._path(image_id)
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(document))
+        with temporary.open("w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
     def remove(self, image_id: str) -> None:
@@ -70,14 +77,23 @@ class Records:
     def _path(self, image_id: str) -> Path:
         return self._directory / f"{image_id}.json"
 
+    def damaged(self) -> Iterator[Path]:
+        """The files of records that cannot be read. Their images count as not there, and are built anew when they are asked for."""
+        for path in sorted(self._directory.glob("*.json")):
+            if self._load(path) is None and path.exists():
+                yield path
+
     def _load(self, path: Path) -> Record | None:
         try:
             document = json.loads(path.read_bytes())
+            config = ImageConfig.from_json(json.dumps(document["config"]))
+            layers = tuple(self._images / layer for layer in document["layers"])
+            return Record(layers, config, document["image"])
         except FileNotFoundError:
             return None
-        config = ImageConfig.from_json(json.dumps(document["config"]))
-        layers = tuple(self._images / layer for layer in document["layers"])
-        return Record(layers, config, document["image"])
+        except (ValueError, KeyError, TypeError) as error:  # such as an empty file after a power cut
+            _log.error("a record of an image is damaged", path=str(path), error=str(error))
+            return None
 
     def _relative(self, layer: Path) -> Path:
         return layer.relative_to(self._images) if layer.is_relative_to(self._images) else layer

@@ -74,7 +74,7 @@ class AppServicer:
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
-            app = await self._apps.create(environment.id, request.app_name, states.DEPLOYED, request.app_name)
+            app = await self._apps.deployed(environment.id, request.app_name)
         handle = api_pb2.AppHandleMetadata(
             app_id=app.id, description=app.description, environment_name=environment.name
         )
@@ -120,6 +120,7 @@ class AppServicer:
             tag=request.deployment_tag,
             tags=dict(request.tags),
             details=details,
+            request=caller.idempotency_key,
         )
         if request.staged:
             app = await self._apps.stage(request.app_id, publication)

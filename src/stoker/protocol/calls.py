@@ -12,19 +12,21 @@ from typing import Any, cast
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.errors import InvalidArgument, Unimplemented
+from stoker.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from stoker.protocol import scopes
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import at_most, cursor
+from stoker.services.blobs import Blobs
 from stoker.services.call_records import Call, Input, Output
 from stoker.services.calls import Calls
 from stoker.services.functions import Functions
-from stoker.services.streams import Streams
+from stoker.services.streams import Chunk, Streams
 from stoker.services.webcalls import WebCalls
 
 _MOST_INPUTS = 10_000  # in one request; the client sends some fifty
 _LONGEST_POLL = 55.0
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
+_SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
 _SPAWNED = (
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -34,11 +36,11 @@ _OWN_CHUNKS = scopes.RUNNING_CALL & scopes.known_blobs("data_chunks", "data_blob
 
 
 class CallServicer:
-    def __init__(self, *, calls: Calls, functions: Functions, outward: Streams, inward: Streams, web: WebCalls) -> None:
+    def __init__(self, *, calls: Calls, functions: Functions, streams: Streams, blobs: Blobs, web: WebCalls) -> None:
         self._calls = calls
         self._functions = functions
-        self._outward = outward  # from the container to the caller
-        self._inward = inward
+        self._streams = streams
+        self._blobs = blobs
         self._web = web
 
     @rpc(
@@ -104,14 +106,21 @@ class CallServicer:
             # The end of a map: the client has everything and says so. Answering with outputs would send all of them again.
             return api_pb2.FunctionGetOutputsResponse(last_entry_id=request.last_entry_id)
         indexes = (request.start_idx, request.end_idx) if request.HasField("start_idx") else None
+        loop, timeout = asyncio.get_running_loop(), min(request.timeout, _LONGEST_POLL)
+        deadline = loop.time() + timeout
+        self._streams.alive(call.id)
         found, unfinished = await self._calls.outputs(
             call.id,
             cursor(request.last_entry_id.partition("-")[0]),
-            min(request.timeout, _LONGEST_POLL),
+            timeout,
             indexes,
             request.max_values if call.kind == "unary" else 0,
             caller.task_id,
         )
+        if any(o.status != _SUCCESS for o in found) and not await self._streams.delivered(
+            call.id, deadline - loop.time()
+        ):
+            found, unfinished = [], len(found)  # it is told when its caller has what came before
         last = f"{found[-1].seq}-0" if found else request.last_entry_id or "0-0"
         outputs = [_output(o) for o in found]
         for output in outputs:
@@ -160,9 +169,12 @@ class CallServicer:
     async def data_out(
         self, request: api_pb2.FunctionCallGetDataRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.DataChunk]:
-        async for chunk in self._follow(self._outward, request):
-            caller.tell(chunk.data_blob_id)
-            yield chunk
+        self._calls.get(request.function_call_id)
+        async with contextlib.aclosing(self._streams.follow(request.function_call_id, request.last_index)) as chunks:
+            async for data in chunks:
+                chunk = api_pb2.DataChunk.FromString(data)
+                caller.tell(chunk.data_blob_id)
+                yield chunk
 
     @rpc("FunctionCallGetDataIn", clients=False, containers=scopes.RUNNING_CALL, restricted=scopes.RUNNING_CALL)
     async def data_in(
@@ -170,14 +182,13 @@ class CallServicer:
     ) -> AsyncIterator[api_pb2.DataChunk]:
         web = self._web.find(request.function_call_id)
         if web is None:
-            async for chunk in self._follow(self._inward, request):
-                yield chunk
-            return
+            self._calls.get(request.function_call_id)
+            raise FailedPrecondition("Only requests to web endpoints have data that comes in while they run.")
         async with contextlib.aclosing(web.inward.follow(request.last_index)) as messages:
             async for index, message in messages:
                 yield api_pb2.DataChunk(index=index, data=message, data_format=api_pb2.DATA_FORMAT_ASGI)
 
-    @rpc("FunctionCallPutDataOut", clients=False, containers=_OWN_CHUNKS, restricted=_OWN_CHUNKS)
+    @rpc("FunctionCallPutDataOut", clients=False, containers=_OWN_CHUNKS, restricted=_OWN_CHUNKS, waits=True)
     async def put_data_out(self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller) -> Empty:
         web = self._web.find(request.function_call_id)
         if web is not None:
@@ -186,23 +197,19 @@ class CallServicer:
             return Empty()
         call = self._calls.get(request.function_call_id)
         if not call.open_inputs:
-            return Empty()  # it ended meanwhile: its callers have their answer
-        for chunk in request.data_chunks:
-            self._outward.put(call.id, chunk.index, chunk.SerializeToString())
+            return Empty()  # it ended meanwhile, or the chunks come from an attempt that is over
+        await self._streams.put(call.id, [await self._chunk(chunk) for chunk in request.data_chunks])
         return Empty()
 
-    async def _follow(
-        self, streams: Streams, request: api_pb2.FunctionCallGetDataRequest
-    ) -> AsyncIterator[api_pb2.DataChunk]:
-        self._calls.get(request.function_call_id)
-        async for chunk in streams.follow(request.function_call_id, request.last_index):
-            yield api_pb2.DataChunk.FromString(chunk)
+    def finished(self, call: Call) -> None:
+        """Event: a call is over. What its generator yielded is dropped when its caller has surely read it."""
+        if call.id in self._streams:
+            self._streams.finish(call.id, failed=any(output.status != _SUCCESS for output in call.outputs))
+            asyncio.get_running_loop().call_later(_KEEP_STREAMS, self._streams.forget, call.id)
 
-    def forget_later(self, call: Call) -> None:
-        """Drops what streamed through a call that is over, when its caller has surely read it."""
-        loop = asyncio.get_running_loop()
-        for streams in (self._outward, self._inward):
-            loop.call_later(_KEEP_STREAMS, streams.forget, call.id)
+    async def _chunk(self, chunk: Any) -> Chunk:
+        size = await self._blobs.size(chunk.data_blob_id) if chunk.data_blob_id else 0
+        return Chunk(chunk.index, chunk.SerializeToString(), chunk.data_blob_id, size)
 
 
 def _payloads(items: Sequence[Any]) -> list[tuple[int, bytes]]:

@@ -57,17 +57,17 @@ class DeploymentServicer:
 
     @rpc("AppRollback", once=True)
     async def roll_back(self, request: api_pb2.AppRollbackRequest, caller: Caller) -> api_pb2.AppRollbackResponse:
-        app = await self._deployments.roll_back(request.app_id, request.version)
+        app = await self._deployments.roll_back(request.app_id, request.version, request=caller.idempotency_key)
         return api_pb2.AppRollbackResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
     @rpc("AppPromote", once=True)
     async def promote(self, request: api_pb2.AppPromoteRequest, caller: Caller) -> api_pb2.AppPromoteResponse:
-        app = await self._deployments.promote(request.app_id, request.version)
+        app = await self._deployments.promote(request.app_id, request.version, request=caller.idempotency_key)
         return api_pb2.AppPromoteResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
     @rpc("AppRollover", once=True)
     async def roll_over(self, request: api_pb2.AppRolloverRequest, caller: Caller) -> api_pb2.AppRolloverResponse:
-        app = await self._deployments.roll_over(request.app_id)
+        app = await self._deployments.roll_over(request.app_id, request=caller.idempotency_key)
         return api_pb2.AppRolloverResponse(url=self._page_url(app), deployed_at=app.deployed_at or 0.0)
 
     @rpc("AppGetInfo", containers=scopes.OWN_APP)

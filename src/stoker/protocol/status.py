@@ -28,6 +28,7 @@ class Status(enum.IntEnum):
     FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
     UNAVAILABLE = 14
+    DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
 
@@ -44,6 +45,7 @@ _STATUS: dict[type[errors.StokerError], Status] = {
     errors.PermissionDenied: Status.PERMISSION_DENIED,
     errors.ResourceExhausted: Status.RESOURCE_EXHAUSTED,
     errors.Unavailable: Status.UNAVAILABLE,
+    errors.Damaged: Status.DATA_LOSS,
     errors.Unimplemented: Status.UNIMPLEMENTED,
 }
 

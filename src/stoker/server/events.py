@@ -23,13 +23,13 @@ def connect(services: Services, call_servicer: CallServicer) -> None:
         if call.kind == WEB:
             web_calls.finished(call)
         if call.kind == "unary":
-            call_servicer.forget_later(call)
+            call_servicer.finished(call)
         apps.end_if_idle(apps.get(call.app_id))
 
     def published(app: App, changed: list[str]) -> None:
         endpoints.publish(app)
         scheduler.redefine(app, changed)
-        services.canaries.publish(app)
+        services.canaries.forget(app.id)
         services.schedules.publish(app)
 
     def web_suffix_changed(environment_id: str) -> None:

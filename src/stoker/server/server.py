@@ -110,6 +110,7 @@ class Server:
         cleanup.push_async_callback(self._drain)
         cleanup.push_async_callback(services.apps.close)
         self._resume()
+        services.do_chores()
         port = await transport.listen(settings.host, settings.port)
         if tls is not None:
             await tls.listen(http, transport, cleanup, inside)
@@ -124,11 +125,11 @@ class Server:
         """What the last server knew of apps and calls is known again, and goes on."""
         apps = self._services.apps
         apps.load()
-        self._services.canaries.load()
-        self._services.calls.load()
         for app in apps.all():
             if not app.is_over:
                 apps.on_publish(app, [])
+        self._services.canaries.load()
+        self._services.calls.load()
 
     async def _drain(self) -> None:
         self._draining = True

@@ -31,8 +31,8 @@ def make_call_servicer(services: Services) -> CallServicer:
     return CallServicer(
         calls=services.calls,
         functions=services.functions,
-        outward=Streams(),
-        inward=Streams(),
+        streams=Streams(on_used=services.blobs.delete_soon),
+        blobs=services.blobs,
         web=services.web_calls,
     )
 

@@ -26,6 +26,7 @@ from stoker.services.blobs import Blobs
 from stoker.services.calls import Calls, Limits
 from stoker.services.canaries import Canaries
 from stoker.services.checkpoints import Checkpoints
+from stoker.services.damages import Damages
 from stoker.services.deployments import Deployments
 from stoker.services.dicts import Dicts
 from stoker.services.endpoints import Audience, Endpoints, domain_for
@@ -51,12 +52,12 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.schedules import Schedules
 from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
+from stoker.services.snapshot_checks import SnapshotChecks
 from stoker.services.snapshots import Snapshots
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.traffic import Traffic
 from stoker.services.transfer import TransferUrls, UrlSigner
-from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
 from stoker.services.webcalls import WebCalls
@@ -84,7 +85,6 @@ class Services:
         await self._apps(ports, container_base, builder)
         await self._containers(runtime, builder)
         self._calls()
-        self._chores()
         # The container side must listen on the address the runtime provides, so the runtime opens before any listener.
         await self.node.open()
         self._cleanup.push_async_callback(self.node.close)
@@ -96,11 +96,16 @@ class Services:
 
     def _database(self) -> None:
         settings, data = self.settings, self.data
+        if not settings.database_url:
+            data.check_database()
         self.database = Database.open(
             settings.database_url or f"sqlite:///{data.database}", synchronous=settings.durability
         )
         self._cleanup.push_async_callback(self.database.close)
-        self._blob_store = BlobStore.open(settings.blob_store, data.blobs)
+        self.damages = Damages(self.database)
+        self._cleanup.push_async_callback(self.damages.close)
+        self._sync = settings.durability == "FULL"
+        self._blob_store = BlobStore.open(settings.blob_store, data.blobs, sync=self._sync)
 
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
@@ -112,7 +117,7 @@ class Services:
             token = await self.tokens.create("first" if is_first else "administrator")
             data.write_token(*token)
             self.new_token = token if is_first else None
-        self._cleanup.push_async_callback(self.tokens.save_uses)
+        self._cleanup.push_async_callback(self.tokens.close)
         self.token_flows = TokenFlows(self.tokens)
         self.environments = Environments(
             database=self.database, default=settings.environment, image_builder_version=settings.image_builder_version
@@ -130,11 +135,14 @@ class Services:
             client_port=ports.clients,
             container_base=container_base,
         )
-        contents = Contents(data.files)
+        contents = Contents(data.files, sync=self._sync)
         self.logs = Logs(database)
         self._cleanup.push_async_callback(self.logs.close)
-        self.blobs = Blobs(database=database, store=self._blob_store)
-        self.mounts = Mounts(database=database, contents=contents, blobs=self.blobs, directory=data.mounts)
+        self.blobs = Blobs(database=database, store=self._blob_store, damages=self.damages)
+        self._cleanup.push_async_callback(self.blobs.close)
+        self.mounts = Mounts(
+            database=database, contents=contents, blobs=self.blobs, directory=data.mounts, damages=self.damages
+        )
         secret_key = await asyncio.to_thread(
             secrets_key,
             data.path / "secret.key",
@@ -142,7 +150,14 @@ class Services:
             command=settings.secret_key_command,
         )
         self.secrets = Secrets(database=database, environments=self.environments, key=secret_key)
-        self.volumes = Volumes(database=database, environments=self.environments, directory=data.volumes)
+        self.secrets.check_key()
+        self.volumes = Volumes(
+            database=database,
+            environments=self.environments,
+            directory=data.volumes,
+            damages=self.damages,
+            sync=self._sync,
+        )
         self.volume_files = VolumeFiles(volumes=self.volumes, contents=contents)
         self.network_files = NetworkFiles(
             database=database,
@@ -153,17 +168,8 @@ class Services:
         )
         self.dicts = Dicts(database=database, environments=self.environments)
         self.queues = Queues(database=database, environments=self.environments)
-        upkeep = Upkeep(
-            [
-                self.volumes.sweep,
-                self.network_files.objects.sweep,
-                self.dicts.sweep,
-                self.queues.sweep,
-                self.tokens.save_uses,
-            ]
-        )
-        upkeep.start()
-        self._cleanup.push_async_callback(upkeep.close)
+        for part in (self.mounts, self.secrets, self.volumes, self.network_files, self.queues, self.environments):
+            self._cleanup.push_async_callback(part.close)
 
     async def _apps(self, ports: Ports, container_base: str, builder: ImageBuilder) -> None:
         settings, database = self.settings, self.database
@@ -197,6 +203,7 @@ class Services:
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
+        self._cleanup.push_async_callback(self.canaries.close)
         self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
@@ -220,6 +227,13 @@ class Services:
         )
         self._cleanup.push_async_callback(self.snapshots.close)
         await self.snapshots.load()
+        self.snapshot_checks = SnapshotChecks(
+            snapshots=self.snapshots,
+            damages=self.damages,
+            replace=lambda task_id: self.scheduler.stop_task(task_id, graceful=True),
+        )
+        self._cleanup.push_async_callback(self.snapshot_checks.close)
+        self.snapshot_checks.begin()
         self.checkpoints = Checkpoints(self.snapshots)
         self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
         self._cleanup.push_async_callback(self.bases.close)
@@ -306,17 +320,27 @@ class Services:
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )
 
-    def _chores(self) -> None:
+    def do_chores(self) -> None:
+        """Begins what is to be done now and then, when all that the last server knew is known again."""
         days = self.settings.result_days
         chores = (
+            self.environments.catch_up,
             self.volumes.sweep,
+            self.network_files.sweep,
+            self.dicts.sweep,
+            self.queues.sweep,
+            self.tokens.save_uses,
+        )
+        rare = (
             self.blobs.sweep,
+            self.volume_files.sweep,
             self.snapshots.sweep,
+            self.snapshot_checks.chore,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
             partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),
         )
-        self._cleanup.push_async_callback(Housekeeping(chores).close)
+        self._cleanup.push_async_callback(Housekeeping(chores, rare).close)
 
     def _may_have_snapshots(self, app_id: str) -> bool:
         settings = self.settings

@@ -59,6 +59,9 @@ def status(services: Services, *, started_at: float, grpc_url: str, http_url: st
             }
             for plan in s.schedules.all()
         ],
+        "damaged": [
+            {"kind": d.kind, "name": d.name, "detail": d.detail, "found_at": d.found_at} for d in s.damages.all()
+        ],
         "engine": s.engine.inventory(),
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
     }

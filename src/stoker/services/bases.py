@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import StokerError, Unavailable
 from stoker.ids import new_id
 from stoker.node.agent import ContainerRequest, Node
@@ -35,15 +36,14 @@ class Bases:
         self._wanted: dict[
             str, tuple[str, ContainerRequest]
         ] = {}  # by task: what is missing, until the container is up
+        self._work = Jobs("bases")
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by key
         self._one_at_a_time = asyncio.Lock()
 
     async def close(self) -> None:
-        jobs = list(self._jobs.values())
-        for job in jobs:
+        for job in self._work:
             job.cancel()
-        if jobs:
-            await asyncio.wait(jobs)
+        await self._work.close()
 
     def choose(self, request: ContainerRequest) -> SnapshotUse | None:
         """The base from which a new container starts, None for one that starts as ever."""
@@ -60,8 +60,8 @@ class Bases:
         """The container asks for its first input."""
         key, request = self._wanted.pop(task_id, ("", None))
         if request is not None and key not in self._jobs:
-            job = asyncio.get_running_loop().create_task(self._make(key, request))
-            self._jobs[key] = job
+            work = self._make(key, request)
+            self._jobs[key] = job = self._work.start(f"make one for {request.image_id}", work)
             job.add_done_callback(lambda _: self._jobs.pop(key, None))
 
     def gone(self, task_id: str) -> None:

@@ -8,14 +8,18 @@ import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.batches import batches
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, new_id
+from stoker.integrity.blocks import BlockSums, block_bytes, verified
+from stoker.services.damages import BLOB, Damages
 from stoker.services.transfer import PREFIX
 from stoker.store import tables
 from stoker.store.blobs import BlobStore, part_md5s_match
@@ -25,6 +29,7 @@ PART_BYTES = 256 << 20
 _ONE_PART_UP_TO = 1 << 30
 _MAX_BYTES = 1 << 44
 _ABANDONED_AFTER = 2 * 86_400.0  # seconds; twice as long as an upload URL is valid
+_PATIENCE = 5.0  # seconds for which the end of the server waits for deletions
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -42,9 +47,11 @@ class BlobUpload:
 
 
 class Blobs:
-    def __init__(self, *, database: Database, store: BlobStore) -> None:
+    def __init__(self, *, database: Database, store: BlobStore, damages: Damages | None = None) -> None:
         self._database = database
         self._store = store
+        self._damages = damages if damages is not None else Damages(database)
+        self._jobs = Jobs("blobs")
 
     async def create(self, size: int) -> BlobUpload:
         """Announces a blob of `size` bytes. Raises InvalidArgument."""
@@ -66,7 +73,7 @@ class Blobs:
             raise InvalidArgument(f"The blob {blob_id} has no part {index}.")
         part_length = _part_length(row.size)
         length = min(part_length, row.size - index * part_length)
-        return await self._store.receive_part(blob_id, index, length, chunks)
+        return await self._store.receive_part(blob_id, index, length, chunks, block=block_bytes(row.size))
 
     async def store_whole(self, blob_id: str, chunks: AsyncIterator[bytes], expected: str = "") -> str:
         """Takes a blob of one part as a stream, completes it, and returns its MD5 (hexadecimal). May be repeated.
@@ -97,28 +104,50 @@ class Blobs:
             if path is not None and not await asyncio.to_thread(part_md5s_match, path, md5s, _part_length(row.size)):
                 raise FailedPrecondition(f"The blob {blob_id} is complete and has another content.")
         else:
+            sums = await self._store.sums(blob_id, md5s, block_bytes(row.size))
             if not await self._store.complete(blob_id, md5s, row.size) and not await self._store.has(blob_id):
                 raise FailedPrecondition(f"A part of the blob {blob_id} was not uploaded, or its content differs.")
-            statement = sa.update(tables.blobs).where(tables.blobs.c.id == blob_id).values(complete=True)
+            if sums is None:  # an earlier request has put it together, and could not note that
+                sums = await self._sums(blob_id, row.size)
+            statement = sa.update(tables.blobs).where(tables.blobs.c.id == blob_id).values(complete=True, sums=sums)
             await self._database.write(lambda connection: connection.execute(statement))
         digest = hashlib.md5(b"".join(map(bytes.fromhex, md5s)), usedforsecurity=False).hexdigest()
         return f"{digest}-{len(md5s)}"
 
     async def size(self, blob_id: str) -> int:
-        """Bytes of a complete blob. Raises NotFound."""
+        """Bytes of a complete blob. Raises NotFound, or Damaged for one that was found so."""
         size: int = self._complete_row(blob_id).size
         return size
 
     def download_path(self, blob_id: str) -> str:
-        """What to sign for a GET. Raises NotFound for a blob that is missing or incomplete."""
+        """What to sign for a GET. Raises NotFound for a blob that is missing or incomplete, and Damaged for one that was found so."""
         self._complete_row(blob_id)
         return f"{PREFIX}/blobs/{blob_id}"
 
     async def stream(self, blob_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes [start, end) of a complete blob in chunks of about 256 KiB. Raises NotFound."""
-        size = self._complete_row(blob_id).size
-        async for chunk in self._store.read(blob_id, start, size if end is None else min(end, size)):
-            yield chunk
+        """The bytes [start, end) of a complete blob in chunks of up to 1 MiB, each of a block whose digest was found right, or of a blob that
+        has no digests. Raises NotFound, or Damaged when the content is gone or changed: then also in the middle."""
+        row = self._complete_row(blob_id)
+        size: int = row.size
+        end = size if end is None else min(end, size)
+        if row.sums is None:
+            async for chunk in self._unverified(blob_id, start, end, size):
+                yield chunk
+            return
+        block = block_bytes(size)
+        first, last = start // block * block, min(size, -(-end // block) * block)
+        pieces = self._unverified(blob_id, first, last, size)
+        position = first
+
+        def damaged(what: str) -> Damaged:
+            return self._found_damaged(blob_id, what)
+
+        if end > start:
+            async for chunk in verified(pieces, row.sums, size=size, start=first, end=last, damaged=damaged):
+                wanted = chunk[max(0, start - position) : max(0, end - position)]
+                position += len(chunk)
+                if wanted:
+                    yield wanted
 
     async def read(self, blob_id: str) -> bytes:
         """A whole blob in memory. Raises NotFound."""
@@ -134,6 +163,13 @@ class Blobs:
         for batch in batches(blob_ids):
             await self._delete(batch)
 
+    def delete_soon(self, blob_id: str) -> None:
+        """Deletes a blob that was used up, beside the caller."""
+        self._jobs.insist(f"delete {blob_id}", partial(self.delete, [blob_id]))
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=_PATIENCE)
+
     async def sweep(self) -> None:
         """Removes uploads that were abandoned, and what a deletion left. To be called now and then."""
         await asyncio.to_thread(self._store.sweep, _ABANDONED_AFTER)
@@ -143,12 +179,36 @@ class Blobs:
             abandoned = connection.execute(query).scalars().all()
         await self.delete(abandoned)
 
+    async def _unverified(self, blob_id: str, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._store.read(blob_id, start, end, size=size):
+                yield chunk
+        except NotFound:
+            raise self._found_damaged(blob_id, "its file is gone") from None
+        except Damaged as error:
+            raise self._found_damaged(blob_id, str(error)) from None
+
+    def _found_damaged(self, blob_id: str, what: str) -> Damaged:
+        return self._damages.found(
+            BLOB,
+            blob_id,
+            f"The blob {blob_id}, which holds a large argument or result, is damaged on the server's disk: {what}. Call the "
+            "function again, or restore the blob from a backup. `stoker fsck` on the server's machine shows what else is damaged.",
+        )
+
+    async def _sums(self, blob_id: str, size: int) -> bytes:
+        sums = BlockSums(block_bytes(size))
+        async for chunk in self._store.read(blob_id, 0, size, size=size):
+            sums.update(chunk)
+        return sums.digests()
+
     async def _delete(self, blob_ids: Sequence[str]) -> None:
         chosen = tables.blobs.c.id.in_(list(blob_ids))
         # A row goes after its content: without it nobody would know what a failure or a kill in between has left.
         await self._database.write(lambda connection: connection.execute(give_up(blob_ids)))
         for blob_id in blob_ids:
             await self._store.delete(blob_id)
+            self._damages.whole(BLOB, blob_id)
         forget = sa.delete(tables.blobs).where(chosen)
         await self._database.write(lambda connection: connection.execute(forget))
 
@@ -156,6 +216,7 @@ class Blobs:
         row = self._row(blob_id)
         if not row.complete:
             raise NotFound(f"The blob {blob_id} was not uploaded completely.")
+        self._damages.check(BLOB, blob_id)
         return row
 
     def _row(self, blob_id: str) -> Any:

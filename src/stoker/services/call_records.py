@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from stoker.aio.bell import Bell
 from stoker.ids import content_id
 from stoker.store import tables
 from stoker.store.appender import Rows
@@ -58,15 +59,9 @@ class Call:
     cancelled: bool = False
     last_seq: int = 0
     indexes: set[int] = field(default_factory=set)  # of all inputs ever accepted
-    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    news: Bell = field(default_factory=Bell)  # rings when there is an output
     answered_at: float = 0.0  # by the loop's clock
     over: asyncio.Future[None] | None = None  # resolved when no input is open any more
-
-    def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
 
 
 # Rows, in the order of the tables' columns.

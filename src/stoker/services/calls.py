@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.batches import batches
 from stoker.core.pool import Finish, Outcome, PooledInput
-from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
+from stoker.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from stoker.ids import content_id, new_id
 from stoker.services.call_graph import CallGraph, call_graph
 from stoker.services.call_records import WEB, Call, Input, Output, call_row, input_id_of, input_rows, output_row
@@ -21,7 +24,7 @@ from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 # Outputs of a running map are gathered for a step (in seconds), and as long as they are few and each step brings more, for up to so many
@@ -31,6 +34,7 @@ _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls
 _FINISHED_AT_ONCE = 500
 # Seconds until outputs that could not be stored are tried again: while none can, doubled, up to the second.
 _TRY_AGAIN, _LONGEST_TRY_AGAIN = 1.0, 60.0
+_PATIENCE = 10.0  # seconds for which the end of the server waits for results that are being stored
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +69,7 @@ class Calls:
         self._saving: dict[str, asyncio.Future[None]] = {}  # inputs whose outputs are being stored
         self._unsaved: dict[str, Output] = {}  # outputs whose storing failed
         self._saver: asyncio.Task[None] | None = None  # stores those in the end
-        self._background: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs("calls")
         self.on_call_finished: Callable[[Call], None] = lambda call: None
         scheduler.on_finish = self._finish_later
 
@@ -95,8 +99,7 @@ class Calls:
 
     async def close(self) -> None:
         """Waits for results that are being stored."""
-        if self._background:
-            await asyncio.wait(self._background, timeout=10)
+        await self._jobs.close(patience=_PATIENCE)
 
     # The caller's side
 
@@ -119,7 +122,7 @@ class Calls:
         FailedPrecondition, ResourceExhausted."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
-        known = self._known(call_id) if key and (repeated or call_id in self._calls) else None
+        known = (self._calls.get(call_id) or (self._taken_up(call_id) if repeated else None)) if key else None
         if known is not None:
             return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
         self._check_room(function_id, len(items), spawned)
@@ -128,7 +131,8 @@ class Calls:
         call.callers = self._callers(parent_input_id, task_id)
         inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         if kind != WEB:
-            await self._database.append((tables.calls, [call_row(call)]), input_rows(inputs))
+            with self._unanswered(call.id):
+                await self._database.append((tables.calls, [call_row(call)]), input_rows(inputs))
         self._calls[call.id] = call
         self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
@@ -142,7 +146,8 @@ class Calls:
         inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
         new = [i for i in inputs if i.idx not in call.indexes]  # a request repeated over a restart brings known ones
         self._check_room(call.function_id, len(new), spawned)
-        await self._database.append(input_rows(new))
+        with self._unanswered(call.id):
+            await self._database.append(input_rows(new))
         self._accept(call, new)
         return inputs
 
@@ -172,9 +177,9 @@ class Calls:
                 return [], 0
             if task_id:
                 with self._scheduler.blocked(task_id, call.parent_input_id or call.id, call):
-                    await _wait(call, left)
+                    await call.news.wait(left)
             else:
-                await _wait(call, left)
+                await call.news.wait(left)
 
     async def _gather(self, call: Call, found: list[Output]) -> bool:
         """In the steady flow of a map, waits a moment for more outputs, so that one answer carries many; True when it has waited.
@@ -195,11 +200,16 @@ class Calls:
     async def cancel(self, call_id: str, *, terminate_containers: bool) -> None:
         """Ends all unfinished inputs of a call."""
         call = self._call(call_id)
-        call.cancelled = True
-        if call.kind != WEB:
+
+        def end(_: object) -> None:
+            call.cancelled = True
+            self._scheduler.cancel(call.function_id, list(call.open_inputs), terminate_containers=terminate_containers)
+
+        if call.kind == WEB:
+            end(None)
+        else:
             statement = sa.update(tables.calls).where(tables.calls.c.id == call_id).values(cancelled=True)
-            await self._database.write(lambda connection: connection.execute(statement))
-        self._scheduler.cancel(call.function_id, list(call.open_inputs), terminate_containers=terminate_containers)
+            await self._database.write(Change(lambda connection: connection.execute(statement), end))
 
     def get(self, call_id: str) -> Call:
         """Raises NotFound."""
@@ -220,12 +230,13 @@ class Calls:
         return item
 
     async def cancel_app(self, app_id: str) -> None:
-        """Ends all unfinished calls of an app that stops."""
-        statement = sa.update(tables.calls).where(tables.calls.c.app_id == app_id).values(cancelled=True)
-        await self._database.write(lambda connection: connection.execute(statement))
+        """Ends all unfinished calls of an app that stops: at once, for the app is over whatever the database says of its calls."""
         for call in self._calls.values():
             call.cancelled = call.cancelled or call.app_id == app_id
         self._scheduler.cancel_app(app_id)
+        statement = sa.update(tables.calls).where(tables.calls.c.app_id == app_id).values(cancelled=True)
+        note = partial(sa.Connection.execute, statement=statement)
+        self._jobs.insist(f"note that the calls of {app_id} are over", lambda: self._database.write(note))
 
     def unfinished(self, app_id: str) -> bool:
         return self._scheduler.busy(app_id)
@@ -353,15 +364,13 @@ class Calls:
         call.open_inputs.pop(output.input_id, None)
         self._inputs.pop(output.input_id, None)
         call.outputs.append(output)
-        call.wake()
+        call.news.ring()
         if not call.open_inputs:
             self._over(call)
 
     def _finish_later(self, finishes: Iterable[Finish], given_result: tuple[bytes, int] | None) -> None:
         """Inputs that end without a result from a container."""
-        task = asyncio.get_running_loop().create_task(self._finish_all(list(finishes), given_result))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._jobs.insist("end inputs", partial(self._finish_all, list(finishes), given_result))
 
     async def _finish_all(self, finishes: list[Finish], given_result: tuple[bytes, int] | None) -> None:
         for batch in batches(finishes, _FINISHED_AT_ONCE):
@@ -369,6 +378,8 @@ class Calls:
             for finish in batch:
                 if not finish.call_id:
                     continue  # a request to a server, which is no call
+                if finish.input_id in self._saving or finish.input_id in self._unsaved:
+                    continue  # it has an output
                 item = self.find_input(finish.input_id)
                 if item is None:
                     continue
@@ -383,9 +394,7 @@ class Calls:
     def _save_unsaved_later(self) -> asyncio.Task[None]:
         """Outputs that could not be stored are tried until they are: the container that would report them again may end before."""
         if self._saver is None or self._saver.done():
-            self._saver = asyncio.get_running_loop().create_task(self._save_unsaved())
-            self._background.add(self._saver)
-            self._saver.add_done_callback(self._background.discard)
+            self._saver = self._jobs.start("store outputs", self._save_unsaved())
         return self._saver
 
     async def _save_unsaved(self) -> None:
@@ -405,7 +414,10 @@ class Calls:
     def _over(self, call: Call) -> None:
         if call.over is not None and not call.over.done():
             call.over.set_result(None)
-        self.on_call_finished(call)
+        try:
+            self.on_call_finished(call)
+        except Exception:  # the output is stored, whoever else wants to hear of it
+            _log.exception("the end of a call was not heard everywhere", call=call.id)
         if call.kind == WEB:
             self._calls.pop(call.id, None)
         else:
@@ -417,16 +429,41 @@ class Calls:
     def _forget(self, call: Call) -> None:
         if call.open_inputs or self._calls.get(call.id) is not call:
             return  # its end comes yet, or it was forgotten and read again meanwhile
-        if call.waiters:
+        if call.news:
             self._forget_later(call)
         else:
             del self._calls[call.id]
 
-    def _known(self, call_id: str) -> Call | None:
+    @contextlib.contextmanager
+    def _unanswered(self, call_id: str) -> Iterator[None]:
+        """Rows of a call are being stored. When the answer is lost they may be there, and are looked for when the database is back."""
         try:
-            return self._call(call_id)
+            yield
+        except Unavailable:
+            self._jobs.insist(f"look for {call_id}", partial(self._look_for, call_id))
+            raise
+
+    async def _look_for(self, call_id: str) -> None:
+        self._taken_up(call_id)
+
+    def _taken_up(self, call_id: str) -> Call | None:
+        """A call, if it was ever stored; what is stored of it and nobody knows is run from now on."""
+        known = self._calls.get(call_id)
+        try:
+            stored = self._read(call_id)
         except NotFound:
-            return None
+            return known
+        if known is not None:
+            self._accept(known, [i for i in stored.open_inputs.values() if i.idx not in known.indexes])
+            return known
+        call = self._call(call_id)
+        ended = self._saving.keys() | self._unsaved.keys()
+        lost = [i for i in call.open_inputs if i not in ended and not self._scheduler.knows(call.function_id, i)]
+        if call.cancelled:
+            self._finish_later([_cancelled(i, call.id) for i in lost], None)
+        else:
+            self._scheduler.add(call.function_id, [PooledInput(i, call.id) for i in lost])
+        return call
 
     def _call(self, call_id: str) -> Call:
         call = self._calls.get(call_id)
@@ -478,12 +515,3 @@ def _pick(outputs: list[Output], after: int, indexes: tuple[int, int] | None, ma
         picked.append(output)
         size += len(output.result)
     return picked
-
-
-async def _wait(call: Call, timeout: float) -> None:
-    waiter = asyncio.get_running_loop().create_future()
-    call.waiters.add(waiter)
-    try:
-        await settled(waiter, timeout)
-    finally:
-        call.waiters.discard(waiter)

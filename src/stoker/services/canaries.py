@@ -10,15 +10,17 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.deployments import STAGED, Deployments
 from stoker.services.functions import Definition, Function, Functions
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 _KEY = "canary/"
 
@@ -33,6 +35,10 @@ class Canary:
     stable: int
     definitions: dict[str, Definition] = field(default_factory=dict)  # by function id
 
+    def kept(self) -> bytes:
+        """What the database keeps of it."""
+        return json.dumps({"version": self.version, "percent": self.percent, "stable": self.stable}).encode()
+
 
 class Canaries:
     def __init__(self, *, database: Database, apps: Apps, functions: Functions, deployments: Deployments) -> None:
@@ -41,11 +47,12 @@ class Canaries:
         self._functions = functions
         self._deployments = deployments
         self._by_app: dict[str, Canary] = {}
+        self._jobs = Jobs("canaries")
         self.on_end: Callable[[list[str]], None] = lambda function_ids: None
         """Called with the ids of twins that get no more inputs."""
 
     def load(self) -> None:
-        """Takes up the canaries of the last server."""
+        """Takes up the canaries of the last server, when its apps are known again."""
         settings = tables.settings.c
         with self._database.read() as connection:
             rows = connection.execute(
@@ -58,7 +65,7 @@ class Canaries:
                 canary = self._make(app_id, kept["version"], kept["percent"])
             except (NotFound, FailedPrecondition, InvalidArgument):
                 continue
-            if canary.stable == kept["stable"]:
+            if canary.stable == kept["stable"]:  # else a deployment has ended it
                 self._by_app[app_id] = canary
 
     def get(self, app_id: str) -> Canary | None:
@@ -67,53 +74,44 @@ class Canaries:
     async def start(self, app_id: str, version: int, percent: float) -> Canary:
         """Replaces the app's canary, if it has one. Raises NotFound, FailedPrecondition or InvalidArgument."""
         canary = self._make(app_id, version, percent)
-        previous = self._by_app.get(app_id)
-        if previous is not None and previous.version != version:
-            await self.stop(app_id)
-        for twin in self._functions.of_app(app_id):
-            if twin.twin_of:
-                twin.scaling_override = None  # of a canary that was called off and is back
-        self._by_app[app_id] = canary
-        kept = json.dumps({"version": version, "percent": percent, "stable": canary.stable}).encode()
-        await self._write(app_id, kept)
+
+        def begin(_: None) -> None:
+            previous = self._by_app.get(app_id)
+            if previous is not None and previous.version != version:
+                self._end(app_id)
+            for twin in self._functions.of_app(app_id):
+                if twin.twin_of:
+                    twin.scaling_override = None  # of a canary that was called off and is back
+            self._by_app[app_id] = canary
+
+        await self._database.write(Change(lambda connection: _replace(connection, canary), begin))
         return canary
 
     async def stop(self, app_id: str) -> Canary:
         """All inputs go to the deployed version again; what the twins run is finished. Raises NotFound."""
-        canary = self._by_app.get(app_id)
-        if canary is None:
-            raise NotFound("The app has no canary. `stoker canary APP VERSION --percent N` starts one.")
-        self.forget(app_id)
-        await self._write(app_id, None)
+        canary = self._of(app_id)
+        await self._erase(canary)
         return canary
 
     async def promote(self, app_id: str) -> tuple[Canary, App]:
-        """Deploys the canary's version for all inputs. Raises NotFound or FailedPrecondition."""
-        canary = self._by_app.get(app_id)
-        if canary is None:
-            raise NotFound("The app has no canary. `stoker canary APP VERSION --percent N` starts one.")
+        """Deploys the canary's version for all inputs, with which the canary is over. Raises NotFound or FailedPrecondition."""
+        canary = self._of(app_id)
         target = next(d for d in self._deployments.history(app_id) if d.version == canary.version)
         if target.kind == STAGED:
             app = await self._deployments.promote(app_id, canary.version)
         else:
             app = await self._deployments.roll_back(app_id, canary.version)
-        self.forget(app_id)
-        await self._write(app_id, None)
         return canary, app
 
-    def publish(self, app: App) -> None:
-        """Event: an app was deployed, also after a restart of the server. A canary beside another version than it was started with is over."""
-        canary = self._by_app.get(app.id)
-        current = self._deployments.current(app.id)
-        if canary is not None and (current is None or current.version != canary.stable):
-            self.forget(app.id)
-
     def forget(self, app_id: str) -> None:
-        """Event: an app is over, or its canary is."""
-        canary = self._by_app.pop(app_id, None)
+        """Event: an app is over, or was deployed: a canary goes with the version beside which it was started."""
+        canary = self._by_app.get(app_id)
         if canary is not None:
-            twins = [f.id for f in self._functions.of_app(app_id) if f.twin_of]
-            self.on_end(twins)
+            self._end(app_id)
+            self._jobs.insist(f"forget the canary of {app_id}", partial(self._erase, canary))
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=0.0)
 
     def route(self, function: Function, input_id: str) -> str:
         """The id of the function that is to run an input: the one it was meant for, or its twin."""
@@ -143,12 +141,32 @@ class Canaries:
         }
         return Canary(app_id, version, percent, current.version, definitions)
 
-    async def _write(self, app_id: str, value: bytes | None) -> None:
-        key = _KEY + app_id
+    def _of(self, app_id: str) -> Canary:
+        canary = self._by_app.get(app_id)
+        if canary is None:
+            raise NotFound("The app has no canary. `stoker canary APP VERSION --percent N` starts one.")
+        return canary
 
-        def write(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
-            if value is not None:
-                connection.execute(sa.insert(tables.settings), [{"key": key, "value": value}])
+    def _end(self, app_id: str) -> None:
+        """The app's twins get no more inputs."""
+        if self._by_app.pop(app_id, None) is not None:
+            self.on_end([f.id for f in self._functions.of_app(app_id) if f.twin_of])
 
-        await self._database.write(write)
+    async def _erase(self, canary: Canary) -> None:
+        def then(_: object) -> None:
+            if self._by_app.get(canary.app_id) is canary:
+                self._end(canary.app_id)
+
+        await self._database.write(Change(lambda connection: connection.execute(_deletion_of(canary)), then))
+
+
+def _deletion_of(canary: Canary) -> sa.Delete:
+    """Deletes the row of this canary, and of no other that has taken its place."""
+    settings = tables.settings
+    return sa.delete(settings).where(settings.c.key == _KEY + canary.app_id, settings.c.value == canary.kept())
+
+
+def _replace(connection: sa.Connection, canary: Canary) -> None:
+    key = _KEY + canary.app_id
+    connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
+    connection.execute(sa.insert(tables.settings), [{"key": key, "value": canary.kept()}])

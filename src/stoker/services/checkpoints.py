@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import InvalidArgument, StokerError
 from stoker.node.agent import NodeContainer
 from stoker.services.snapshots import Snapshots, SnapshotUse
@@ -38,7 +39,8 @@ class Checkpoints:
     def __init__(self, snapshots: Snapshots) -> None:
         self.connections: Connections | None = None
         self._snapshots = snapshots
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._work = Jobs("checkpoints")
+        self._jobs: dict[str, asyncio.Task[None]] = {}  # by container: those being saved
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def request(self, task: Task, checkpoint_id: str) -> None:
@@ -47,8 +49,7 @@ class Checkpoints:
         if use is None or use.restores or use.snapshot_id != checkpoint_id:
             raise InvalidArgument(f"The container {task.id} was not started to become the snapshot {checkpoint_id!r}.")
         if task.id not in self._jobs:
-            job = asyncio.get_running_loop().create_task(self._save(task, use))
-            self._jobs[task.id] = job
+            self._jobs[task.id] = job = self._work.start(f"save {task.id}", self._save(task, use))
             job.add_done_callback(lambda _: self._jobs.pop(task.id, None))
 
     def watch(self, task: Task, use: SnapshotUse, container: NodeContainer) -> None:
@@ -61,9 +62,9 @@ class Checkpoints:
             await asyncio.sleep(limit)
             if not connections.has_called(task.id):
                 task.stop_reason = task.stop_reason or f"It was restored and then said nothing for {limit:.0f} s."
-                await container.kill()
+                await self._work.insist(f"kill {task.id}", container.kill)
 
-        watcher = asyncio.get_running_loop().create_task(look())
+        watcher = self._work.start(f"watch {task.id}", look())
         self._watchers[task.id] = watcher
         watcher.add_done_callback(lambda _: self._watchers.pop(task.id, None))
 
@@ -97,7 +98,7 @@ class Checkpoints:
             _log.exception("snapshot failed", task=task.id)
             self._failed(task, use, f"{type(error).__name__}: {error}")
             if not container.went_on:  # the disk is full, say, and it would wait for the file until its time is over
-                await container.kill()
+                self._work.insist(f"kill {task.id}", container.kill)
 
     def _failed(self, task: Task, use: SnapshotUse, reason: str) -> None:
         if task.told_to_stop:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stoker.errors import FailedPrecondition, NotFound
-from stoker.services.apps import DEPLOYED, App, Apps, Publication
+from stoker.services.apps import DEPLOYED, REQUEST, App, Apps, Publication
 from stoker.services.functions import Functions
 from stoker.store import tables
 from stoker.store.database import Database
@@ -39,6 +39,11 @@ class Deployment:
     def from_version(self) -> int:
         return int(self.details.get("from_version", 0))
 
+    @property
+    def request(self) -> str:
+        """What it was asked for by, "" when that is not known."""
+        return str(self.details.get(REQUEST, ""))
+
 
 class Deployments:
     def __init__(self, *, database: Database, apps: Apps, functions: Functions) -> None:
@@ -58,9 +63,12 @@ class Deployments:
         """The version that runs, which no staged one does; None for an app that was never deployed. Raises NotFound."""
         return next((d for d in self.history(app_id) if d.kind != STAGED), None)
 
-    async def promote(self, app_id: str, version: int) -> App:
-        """Deploys a staged version. Raises NotFound, or FailedPrecondition for one that was not staged."""
+    async def promote(self, app_id: str, version: int, *, request: str = "") -> App:
+        """Deploys a staged version. request: names this request; its repeat changes nothing. Raises NotFound, or FailedPrecondition for one
+        that was not staged."""
         app = self._deployed(app_id)
+        if self._is_done(app_id, request):
+            return app
         known = {d.version: d for d in self.history(app_id)}
         target = known.get(version)
         if target is None:
@@ -69,11 +77,15 @@ class Deployments:
             raise FailedPrecondition(
                 f"v{version} was deployed, not staged (`modal deploy --staged`). `modal app rollback` goes back to a version."
             )
-        return await self._publish(app, target, {"kind": PROMOTION, "from_version": version})
+        return await self._publish(app, target, {"kind": PROMOTION, "from_version": version}, request)
 
-    async def roll_back(self, app_id: str, version: int) -> App:
-        """Makes an earlier version the newest one; a negative version counts back from now. Raises NotFound or FailedPrecondition."""
+    async def roll_back(self, app_id: str, version: int, *, request: str = "") -> App:
+        """Makes an earlier version the newest one; a negative version counts back from now. request: as for `promote`.
+
+        Raises NotFound or FailedPrecondition."""
         app = self._deployed(app_id)
+        if self._is_done(app_id, request):
+            return app
         known = {d.version: d for d in self.history(app_id) if d.kind != STAGED}
         newest = max(known)
         wanted = newest + version if version < 0 else version
@@ -88,31 +100,41 @@ class Deployments:
                 if version >= 0
                 else f"The app {app.name!r} has only {len(known)} version(s), so there is none to go back to."
             )
-        return await self._publish(app, target, {"kind": ROLLBACK, "from_version": wanted})
+        return await self._publish(app, target, {"kind": ROLLBACK, "from_version": wanted}, request)
 
-    async def roll_over(self, app_id: str) -> App:
-        """Deploys the newest version again, so that new containers replace all that run. Raises NotFound or FailedPrecondition."""
+    async def roll_over(self, app_id: str, *, request: str = "") -> App:
+        """Deploys the newest version again, so that new containers replace all that run. request: as for `promote`.
+
+        Raises NotFound or FailedPrecondition."""
         app = self._deployed(app_id)
+        if self._is_done(app_id, request):
+            return app
         newest = self.current(app_id)
         assert newest is not None
-        return await self._publish(app, newest, {"kind": ROLLOVER})
+        return await self._publish(app, newest, {"kind": ROLLOVER}, request)
 
-    async def _publish(self, app: App, target: Deployment, details: dict[str, object]) -> App:
-        definition_ids = {}
-        for function_id in sorted(set(target.function_ids.values())):
-            definition = await self._functions.restage(function_id, target.definition_ids.get(function_id, ""))
-            definition_ids[function_id] = definition.id
+    async def _publish(self, app: App, target: Deployment, details: dict[str, object], request: str) -> App:
+        definitions = {
+            function_id: self._functions.copy_of(function_id, target.definition_ids.get(function_id, ""))
+            for function_id in sorted(set(target.function_ids.values()))
+        }
         publication = Publication(
             state=DEPLOYED,
             name=app.name,
             function_ids=target.function_ids,
             class_ids=target.class_ids,
-            definition_ids=definition_ids,
+            definition_ids={function_id: definition.id for function_id, definition in definitions.items()},
             client_version=target.client_version,
             tag=target.tag,
             details=details | {"commit": target.details.get("commit", "")},
+            definitions=definitions,
+            request=request,
         )
         return await self._apps.publish(app.id, publication)
+
+    def _is_done(self, app_id: str, request: str) -> bool:
+        """Whether there is a version that this request asked for: its answer was lost, and it comes again."""
+        return bool(request) and any(d.request == request for d in self.history(app_id))
 
     def _deployed(self, app_id: str) -> App:
         app = self._apps.get(app_id)

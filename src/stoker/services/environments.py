@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, new_id
+from stoker.services.duties import Duty
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 BUILDER_VERSIONS = ("2023.12", "2024.04", "2024.10", "2025.06", "2026.10", "PREVIEW")
 _NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9\-_]{0,63}$")
@@ -50,8 +53,9 @@ class Environments:
         self._first_builder_version = ""
         self._by_id: dict[str, Environment] = {}
         self._doomed: set[str] = set()  # those being deleted: nothing new may be made in them
+        self._deletion = Duty(database, "delete the environment", self._delete)
         self.on_delete: list[Callable[[str], Awaitable[None]]] = []
-        """Each called with the id of an environment that is being deleted, to delete what is in it."""
+        """Each called with the id of an environment that is being deleted, to delete what is in it; again when one of them has failed."""
         self.on_web_suffix: Callable[[str], None] = lambda environment_id: None
         """Called with the id of an environment whose web suffix is another now."""
 
@@ -63,11 +67,12 @@ class Environments:
             rows = connection.execute(sa.select(tables.environments)).all()
             settings = {row.key: row.value.decode() for row in connection.execute(chosen)}
         self._by_id = {row.id: Environment(**row._asdict()) for row in rows}
+        self._doomed = set(self._deletion.due())
         if self._find(settings.get("default_environment", "")) is not None:
             self._default = settings["default_environment"]
         self._image_builder_version = settings.get("image_builder_version", self._image_builder_version)
         if not rows:
-            await self._set("first_builder_version", _FIRST_BUILDER_VERSION)
+            await self._set("first_builder_version", _FIRST_BUILDER_VERSION, lambda _: None)
             settings["first_builder_version"] = _FIRST_BUILDER_VERSION
         self._first_builder_version = settings.get("first_builder_version", "")
         if self._find(self._default) is None:
@@ -91,7 +96,8 @@ class Environments:
         return environment
 
     def has(self, environment_id: str) -> bool:
-        return environment_id in self._by_id
+        """Whether there is such an environment, and it is not being deleted."""
+        return environment_id in self._by_id and environment_id not in self._doomed
 
     def all(self) -> list[Environment]:
         """Oldest first."""
@@ -106,14 +112,20 @@ class Environments:
     async def set_default(self, name: str) -> None:
         """Makes an environment the default one, also after restarts. Raises NotFound."""
         environment = self.resolve(name)
-        await self._set("default_environment", environment.name)
-        self._default = environment.name
+
+        def then(_: None) -> None:
+            self._default = environment.name
+
+        await self._set("default_environment", environment.name, then)
 
     async def set_image_builder_version(self, version: str) -> None:
         """Sets what environments without a version of their own build images with; "" leaves it to the client. Raises InvalidArgument."""
         _check_builder_version(version)
-        await self._set("image_builder_version", version)
-        self._image_builder_version = version
+
+        def then(_: None) -> None:
+            self._image_builder_version = version
+
+        await self._set("image_builder_version", version, then)
 
     def image_builder_version(self, environment: Environment, client_version: str) -> str:
         """What a client builds images with: the environment's version, or the server's, or else the one with which this workspace began.
@@ -125,15 +137,13 @@ class Environments:
     async def create(self, name: str) -> Environment:
         """Raises InvalidArgument or AlreadyExists. Its web suffix is its name, and the first one has none."""
         _check_name(name)
-        if self._find(name) is not None:
-            raise AlreadyExists(f"The environment {name!r} exists already.")
         environment = Environment(new_id("en"), name, self._free_suffix(name), "", time.time())
-        self._by_id[environment.id] = environment
-        try:
-            await self._database.insert(tables.environments, [asdict(environment)])
-        except BaseException:
-            self._by_id.pop(environment.id, None)
-            raise
+
+        def work(connection: sa.Connection) -> None:
+            _check_free(connection, name)
+            connection.execute(sa.insert(tables.environments), [asdict(environment)])
+
+        await self._database.write(Change(work, lambda _: self._know(environment)))
         return environment
 
     async def update(
@@ -146,16 +156,14 @@ class Environments:
     ) -> Environment:
         """Changes what is not None. Raises NotFound, InvalidArgument, AlreadyExists or FailedPrecondition."""
         old = self.resolve(name)
-        new = old
+        values: dict[str, Any] = {}
         if new_name is not None and new_name != old.name:
             _check_name(new_name)
             if self.is_default(old):
                 raise FailedPrecondition(
                     f"{old.name!r} is the default environment; make another the default first (`modal workspace settings set`)."
                 )
-            if self._find(new_name) is not None:
-                raise AlreadyExists(f"The environment {new_name!r} exists already.")
-            new = replace(new, name=new_name)
+            values["name"] = new_name
         if web_suffix is not None:
             if not _WEB_SUFFIX.match(web_suffix):
                 raise InvalidArgument(f"{web_suffix!r} cannot be a web suffix: use lower-case letters, digits and '-'.")
@@ -165,42 +173,71 @@ class Environments:
                     f"The environment {other.name!r} has the web suffix {web_suffix!r}, so their web apps could not be told apart. "
                     "Choose another one."
                 )
-            new = replace(new, web_suffix=web_suffix)
+            values["web_suffix"] = web_suffix
         if image_builder_version is not None:
             _check_builder_version(image_builder_version)
-            new = replace(new, image_builder_version=image_builder_version)
-        values = {key: value for key, value in asdict(new).items() if key != "id"}
-        statement = sa.update(tables.environments).where(tables.environments.c.id == old.id).values(**values)
-        await self._database.write(lambda connection: connection.execute(statement))
-        self._by_id[old.id] = new
-        if new.web_suffix != old.web_suffix:
-            self.on_web_suffix(new.id)
-        return new
+            values["image_builder_version"] = image_builder_version
+
+        def work(connection: sa.Connection) -> None:
+            if "name" in values:
+                _check_free(connection, values["name"])
+            chosen = sa.update(tables.environments).where(tables.environments.c.id == old.id)
+            connection.execute(chosen.values(**values))
+
+        if values:
+            change = Change(work, lambda _: self._know(replace(self._by_id.get(old.id, old), **values)))
+            await self._database.write(change)
+        return self._by_id.get(old.id, old)
 
     async def delete(self, name: str) -> None:
-        """Deletes an environment and all that is in it. Raises NotFound, or FailedPrecondition for the default one."""
+        """Deletes an environment and all that is in it. What cannot be deleted now is later, also by the next server.
+
+        Raises NotFound, or FailedPrecondition for the default one."""
         environment = self.resolve(name)
         if self.is_default(environment):
             raise FailedPrecondition(
                 f"{environment.name!r} is the default environment and cannot be deleted. "
                 "Make another the default first (`modal workspace settings set`)."
             )
-        self._doomed.add(environment.id)
-        try:
-            for delete_contents in self.on_delete:
-                await delete_contents(environment.id)
-            statement = sa.delete(tables.environments).where(tables.environments.c.id == environment.id)
-            await self._database.write(lambda connection: connection.execute(statement))
-            self._by_id.pop(environment.id, None)
-        finally:
-            self._doomed.discard(environment.id)
 
-    async def _set(self, key: str, value: str) -> None:
+        def then(_: None) -> None:
+            self._doomed.add(environment.id)
+            self._deletion.begin(environment.id)
+
+        note = partial(self._deletion.note, subject=environment.id)
+        await self._database.write(Change(note, then))
+        await self._deletion.see_to(environment.id)
+
+    async def catch_up(self) -> None:
+        """Goes on with deletions that were begun. To be called now and then, when all that is in environments is known."""
+        await self._deletion.catch_up()
+
+    async def close(self) -> None:
+        await self._deletion.close()
+
+    async def _delete(self, environment_id: str) -> None:
+        for delete_contents in self.on_delete:
+            await delete_contents(environment_id)
+        statement = sa.delete(tables.environments).where(tables.environments.c.id == environment_id)
+
+        def gone(_: object) -> None:
+            self._by_id.pop(environment_id, None)
+            self._doomed.discard(environment_id)
+
+        await self._database.write(Change(lambda connection: connection.execute(statement), gone))
+
+    async def _set(self, key: str, value: str, then: Callable[[None], None]) -> None:
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
             connection.execute(sa.insert(tables.settings), [{"key": key, "value": value.encode()}])
 
-        await self._database.write(work)
+        await self._database.write(Change(work, then))
+
+    def _know(self, environment: Environment) -> None:
+        before = self._by_id.get(environment.id)
+        self._by_id[environment.id] = environment
+        if before is not None and before.web_suffix != environment.web_suffix:
+            self.on_web_suffix(environment.id)
 
     def _names(self) -> list[str]:
         return [e.name for e in self.all() if e.id not in self._doomed]
@@ -234,6 +271,12 @@ def newest_builder_version(client_version: str) -> str:
 def _check_builder_version(version: str) -> None:
     if version and version not in BUILDER_VERSIONS:
         raise InvalidArgument(f"{version!r} is not an image builder version. There are: {', '.join(BUILDER_VERSIONS)}.")
+
+
+def _check_free(connection: sa.Connection, name: str) -> None:
+    named = sa.select(tables.environments.c.id).where(tables.environments.c.name == name)
+    if connection.execute(named).first() is not None:
+        raise AlreadyExists(f"The environment {name!r} exists already.")
 
 
 def _check_name(name: str) -> None:

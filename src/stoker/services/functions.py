@@ -7,7 +7,9 @@ published: a deployment that fails half way changes nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -20,7 +22,7 @@ from stoker.ids import content_id, is_id, new_id
 from stoker.runtime.base import Limits
 from stoker.services.wire import Wire
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 
 @dataclass(frozen=True)
@@ -145,77 +147,71 @@ class Functions:
 
     async def precreate(self, app_id: str, name: str, existing_id: str, content: bytes) -> Function:
         """Reserves the id of a function so that others can refer to it before it is defined."""
-        if existing_id:
-            function = self.get(existing_id)
-            if function.app_id != app_id:
-                raise InvalidArgument(f"The function {existing_id} belongs to another app.")
-            function.precreated = content
+        if not existing_id:
+            function = Function(new_id("fu"), app_id, name, precreated=content)
+            await self._database.write(Change(partial(_insert, function), lambda _: self._know(function)))
             return function
-        function = Function(new_id("fu"), app_id, name, precreated=content)
-        await self._store(function)
+        function = self._of(app_id, existing_id)
+        statement = sa.update(tables.functions).where(tables.functions.c.id == existing_id).values(precreated=content)
+
+        def keep(_: object) -> None:
+            function.precreated = content
+
+        await self._database.write(Change(lambda connection: connection.execute(statement), keep))
         return function
 
     async def define(self, app_id: str, name: str, existing_id: str, content: bytes, client_version: str) -> Function:
         """Stages a definition."""
-        spec = self._wire.parse_definition(content, b"")
-        if existing_id:
-            function = self.get(existing_id)
-            if function.app_id != app_id:
-                raise InvalidArgument(f"The function {existing_id} belongs to another app.")
-        else:
-            function = Function(new_id("fu"), app_id, name)
-            await self._store(function)
-        definition = Definition(new_id("de"), content, spec, client_version)
-        row = {
-            "id": definition.id,
-            "function_id": function.id,
-            "definition": content,
-            "client_version": client_version,
-            "created_at": time.time(),
-        }
-        await self._database.insert(tables.definitions, [row])
-        function.staged = definition
+        definition = Definition(new_id("de"), content, self._wire.parse_definition(content, b""), client_version)
+        function = self._of(app_id, existing_id) if existing_id else Function(new_id("fu"), app_id, name)
+
+        def store(connection: sa.Connection) -> None:
+            if not existing_id:
+                _insert(function, connection)
+            store_definitions(connection, {function.id: definition})
+
+        def stage(_: None) -> None:
+            self._know(function)
+            function.staged = definition
+
+        await self._database.write(Change(store, stage))
         return function
 
-    async def restage(self, function_id: str, definition_id: str) -> Definition:
-        """Stages a copy of a stored definition of a function, which thereby counts as new. "" means the current one. Raises NotFound."""
-        function = self.get(function_id)
-        wanted = definition_id or function.active.id
-        query = sa.select(tables.definitions).where(
-            tables.definitions.c.id == wanted, tables.definitions.c.function_id == function_id
-        )
-        with self._database.read() as connection:
-            row = connection.execute(query).first()
-        if row is None:
-            raise NotFound(f"The definition {wanted} of the function {function.name!r} is not kept any more.")
-        await self.define(function.app_id, function.name, function_id, row.definition, row.client_version)
-        assert function.staged is not None
-        return function.staged
+    def copy_of(self, function_id: str, definition_id: str) -> Definition:
+        """A copy of a definition that a function has or had, which thereby counts as new; it is not stored. "" means the current one.
 
-    def unstage(self, function_ids: list[str]) -> None:
-        """Forgets that new definitions are to become current; they stay stored, for `restage`."""
+        Raises NotFound."""
+        wanted = self.stored(function_id, definition_id or self.get(function_id).active.id)
+        return replace(wanted, id=new_id("de"))
+
+    def staged(self, function_ids: Iterable[str]) -> dict[str, Definition]:
+        """The definitions of these functions that are to become current, by function. Raises NotFound."""
+        functions = {function_id: self.get(function_id) for function_id in function_ids}
+        return {function_id: f.staged for function_id, f in functions.items() if f.staged is not None}
+
+    def unstage(self, function_ids: Iterable[str]) -> None:
+        """Forgets that new definitions are to become current; they stay stored, for `copy_of`."""
         for function_id in function_ids:
             self.get(function_id).staged = None
 
     async def activate(self, function_ids: list[str]) -> list[Function]:
-        """Makes the staged definitions current; returns the functions that changed."""
-        changed = [f for f in map(self.get, function_ids) if f.staged is not None]
-        updates = [{"b_id": f.id, "b_definition": f.staged.id} for f in changed if f.staged is not None]
-        if not updates:
-            return []
-        statement = (
-            sa.update(tables.functions)
-            .where(tables.functions.c.id == sa.bindparam("b_id"))
-            .values(definition_id=sa.bindparam("b_definition"))
-        )
-        await self._database.write(lambda connection: connection.execute(statement, updates))
+        """Makes the staged definitions current, without the app being published; returns the functions that changed."""
+        staged, changed = self.staged(function_ids), list[Function]()
+        work = partial(make_current, definitions=staged)
+        await self._database.write(Change(work, lambda _: changed.extend(self.made_current(staged))))
+        return changed
+
+    def made_current(self, definitions: Mapping[str, Definition]) -> list[Function]:
+        """Event: `make_current` is committed. Returns the functions that changed, also those that are others with something bound."""
+        changed = [f for function_id in definitions if (f := self._functions.get(function_id)) is not None]
         for function in changed:
-            function.current, function.staged = function.staged, None
+            function.current = definitions[function.id]
+            if function.staged is function.current:  # else another one was staged meanwhile
+                function.staged = None
             function.scaling_override = None
-        bound = [f for f in self._functions.values() if f.base_id in {c.id for c in changed}]
+        bound = [f for f in self._functions.values() if f.base_id in definitions]
         for function in bound:
-            base = self.get(function.base_id)
-            function.current = self._bound_definition(base, function.binding)
+            function.current = self._bound_definition(self.get(function.base_id), function.binding)
             function.scaling_override = None
         return changed + bound
 
@@ -231,10 +227,10 @@ class Functions:
         def store(connection: sa.Connection) -> None:
             known = sa.select(tables.functions.c.id).where(tables.functions.c.id == bound_id)
             if connection.execute(known).first() is None:
-                connection.execute(sa.insert(tables.functions), [_row(function)])
+                _insert(function, connection)
 
-        await self._database.write(store)
-        return self._functions.setdefault(bound_id, function)
+        await self._database.write(Change(store, lambda _: self._know(function)))
+        return self._functions.get(bound_id, function)
 
     def stored(self, function_id: str, definition_id: str) -> Definition:
         """A definition that a function has or had. Raises NotFound."""
@@ -261,8 +257,8 @@ class Functions:
                 if connection.execute(known).first() is None:
                     connection.execute(sa.insert(tables.functions), [_row(pinned) | {"definition_id": definition_id}])
 
-            await self._database.write(store)
-            self._functions.setdefault(pinned_id, pinned)
+            await self._database.write(Change(store, lambda _: self._know(pinned)))
+            return self._functions.get(pinned_id, pinned)
         return self._functions[pinned_id]
 
     def twin(self, function: Function, definition: Definition) -> Function:
@@ -332,9 +328,44 @@ class Functions:
             return None
         return replace(definition, spec=self._wire.parse_definition(definition.content, binding))
 
-    async def _store(self, function: Function) -> None:
-        await self._database.insert(tables.functions, [_row(function)])
-        self._functions[function.id] = function
+    def _of(self, app_id: str, function_id: str) -> Function:
+        function = self.get(function_id)
+        if function.app_id != app_id:
+            raise InvalidArgument(f"The function {function_id} belongs to another app.")
+        return function
+
+    def _know(self, function: Function) -> None:
+        self._functions.setdefault(function.id, function)
+
+
+def store_definitions(connection: sa.Connection, definitions: Mapping[str, Definition]) -> None:
+    """Stores new definitions, by function."""
+    now = time.time()
+    rows = [
+        {
+            "id": definition.id,
+            "function_id": function_id,
+            "definition": definition.content,
+            "client_version": definition.client_version,
+            "created_at": now,
+        }
+        for function_id, definition in definitions.items()
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.definitions), rows)
+
+
+def make_current(connection: sa.Connection, definitions: Mapping[str, Definition]) -> None:
+    """Makes stored definitions current, by function. When it is committed, `Functions.made_current` is to be called."""
+    updates = [{"b_id": function_id, "b_definition": d.id} for function_id, d in definitions.items()]
+    if updates:
+        functions = tables.functions
+        statement = sa.update(functions).where(functions.c.id == sa.bindparam("b_id"))
+        connection.execute(statement.values(definition_id=sa.bindparam("b_definition")), updates)
+
+
+def _insert(function: Function, connection: sa.Connection) -> None:
+    connection.execute(sa.insert(tables.functions), [_row(function)])
 
 
 def _row(function: Function) -> dict[str, object]:

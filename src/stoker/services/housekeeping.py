@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from stoker.services.blobs import Blobs, give_up
 from stoker.store import tables
 from stoker.store.database import Database
 
-_PERIOD = 300.0  # seconds
+_PERIOD, _RARE = 60.0, 5  # seconds; rounds
 # What is removed in one transaction, so that work under way hardly waits: rows of a table, and bytes that have to be looked through.
 _SLICE, _SLICE_BYTES = 2_000, 64 << 20
 # A field of a serialised message that holds a blob's id and nothing else: the length, then the id.
@@ -29,10 +30,13 @@ Chore = Callable[[], Awaitable[object]]
 
 
 class Housekeeping:
-    """Does its chores every five minutes. A chore that fails is logged and tried again the next time."""
+    """Does its chores every minute, and all of `rare` every fifth time: one after the other, the first time at once.
 
-    def __init__(self, chores: Sequence[Chore]) -> None:
+    A chore that fails is logged and tried again the next time."""
+
+    def __init__(self, chores: Sequence[Chore], rare: Sequence[Chore] = ()) -> None:
         self._chores = chores
+        self._rare = rare
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
@@ -40,8 +44,8 @@ class Housekeeping:
         await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        while True:
-            for chore in self._chores:
+        for round_ in itertools.count():
+            for chore in (*self._chores, *(self._rare if round_ % _RARE == 0 else ())):
                 try:
                     await chore()
                 except Exception:

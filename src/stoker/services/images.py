@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
 
+from stoker.aio.bell import Bell
+from stoker.aio.jobs import Jobs
 from stoker.cancelling import finished
 from stoker.core.build_queue import Action, BuildQueue, End
 from stoker.errors import FailedPrecondition, NotFound, StokerError
 from stoker.ids import content_id, new_id
 from stoker.images.base import BuildContext, ImageBuilder, ImageConfig, ImageSpec
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 BUILDING, READY, FAILED = "building", "ready", "failed"
+_PATIENCE = 30.0  # seconds that builds have to end when the server stops
 _KEEP_LOG = 1 << 20  # characters of a build log that are stored
 _INTERRUPTED = "The server stopped during the build. Run or deploy the app again: it then begins anew."
 _log = structlog.get_logger(__name__)
@@ -46,7 +51,7 @@ class Image:
     config: ImageConfig | None = None
     error: str = ""
     log: list[str] = field(default_factory=list)
-    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    news: Bell = field(default_factory=Bell)  # rings when there is more of the log, or the build is over
     job: asyncio.Task[None] | None = None
     turn: asyncio.Future[None] | None = None  # done when it has a slot
     told: tuple[str, ...] = ()  # the builds of which its log says that they hold the slots
@@ -60,13 +65,7 @@ class Image:
     def write(self, text: str) -> None:
         """Adds to the log of its build."""
         self.log.append(text)
-        self.wake()
-
-    def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        self.news.ring()
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ class Images:
         self.function_builds: FunctionRunner
         """Runs functions that make layers; set when calls can be made."""
         self._images: dict[str, Image] = {}
+        self._jobs = Jobs("images")
         self._queue = BuildQueue(slots)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -137,7 +137,7 @@ class Images:
             image = Image(image_id, BUILDING)
             self._images[image_id] = image
             image.turn = asyncio.get_running_loop().create_future()
-            image.job = asyncio.get_running_loop().create_task(self._build(image, spec, make_context, function))
+            image.job = self._jobs.start(f"build {image_id}", self._build(image, spec, make_context, function))
             image.job.add_done_callback(lambda _: self._over(image))
             if function is None:
                 self._apply(self._queue.ask(time.time(), image_id, confined=confined))
@@ -180,11 +180,7 @@ class Images:
                 yield after, piece
             if image.state != BUILDING:
                 return
-            waiter = loop.create_future()
-            image.waiters.add(waiter)
-            done, _ = await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
-            image.waiters.discard(waiter)
-            if not done:
+            if not await image.news.wait(deadline - loop.time()):
                 return
 
     def builds(self) -> list[BuildView]:
@@ -237,14 +233,16 @@ class Images:
     async def forget(self, image_id: str) -> bool:
         """Lets no container start from an image again, and builds it anew when it is asked for; False when it is just being built."""
         image = self._find(image_id)
-        if image is not None:
-            if image.job is not None:
-                return False
-            image.state, image.config, image.error = FAILED, None, "It was removed from this server."
+        if image is not None and image.job is not None:
+            return False
+
+        def then(_: object) -> None:
+            if image is not None and self._images.get(image_id) is image:
+                del self._images[image_id]
+
         statement = sa.delete(tables.images).where(tables.images.c.id == image_id)
-        await self._database.write(lambda connection: connection.execute(statement))
-        if image is not None and self._images.get(image_id) is image:
-            del self._images[image_id]
+        with _withdrawn(image):
+            await self._database.write(Change(lambda connection: connection.execute(statement), then))
         return True
 
     def bases(self, image_ids: Collection[str]) -> set[str]:
@@ -262,11 +260,10 @@ class Images:
         """Stops builds under way; they begin anew when asked for again."""
         if self._timer is not None:
             self._timer.cancel()
-        jobs = [i.job for i in self._images.values() if i.job is not None and not i.job.done()]
-        for job in jobs:
-            job.cancel()
-        if jobs:
-            await asyncio.wait(jobs)
+        for image in self._images.values():
+            if image.job is not None:
+                image.job.cancel()
+        await self._jobs.close(patience=_PATIENCE)
         await self._builder.close()
 
     async def _run_function(self, image: Image, spec: ImageSpec, function: FunctionRun) -> ImageConfig:
@@ -280,35 +277,40 @@ class Images:
         self, image: Image, spec: ImageSpec, make_context: ContextMaker, function: FunctionRun | None
     ) -> None:
         started = time.monotonic()
+        state, error, config = FAILED, _INTERRUPTED, None
         try:
             await self._record(image, spec)
             assert image.turn is not None
             await image.turn
             if function is not None:
-                image.config = await self._run_function(image, spec, function)
+                config = await self._run_function(image, spec, function)
             else:
-                image.config = await self._builder.build(image.id, spec, await make_context(spec), image.write)
-            image.state = READY
+                config = await self._builder.build(image.id, spec, await make_context(spec), image.write)
+            # Noted before anybody hears of it: what runs from it must start again after a restart.
+            await self._jobs.insist(f"note that {image.id} is built", partial(self._store, image, READY, config, ""))
+            state, error = READY, ""
         except asyncio.CancelledError:
-            image.state, image.error = FAILED, image.ended or _INTERRUPTED
+            error = image.ended or _INTERRUPTED
             if not image.ended:
                 raise
-        except StokerError as error:
-            image.state, image.error = FAILED, str(error)
-        except Exception as error:
+        except StokerError as failure:
+            error = str(failure)
+        except Exception as failure:
             _log.exception("image build failed", image=image.id)
-            image.state, image.error = FAILED, f"The build failed inside the server: {type(error).__name__}: {error}"
+            error = f"The build failed inside the server: {type(failure).__name__}: {failure}"
         finally:
+            image.state, image.error, image.config = state, error, config if state == READY else None
             self._over(image)
             _log.info("image built", image=image.id, state=image.state, seconds=round(time.monotonic() - started, 2))
-        await self._store(image)
+        if image.state == FAILED:
+            self._jobs.start(f"note that {image.id} is not built", self._store(image, FAILED, None, error))
 
     def _over(self, image: Image) -> None:
         """A build has ended, even before it began."""
         image.job = None
         if image.state == BUILDING:
             image.state, image.error = FAILED, image.ended or _INTERRUPTED
-        image.wake()
+        image.news.ring()
         if image.id in self._queue.builds:
             self._apply(self._queue.ended(time.time(), image.id))
 
@@ -388,16 +390,31 @@ class Images:
 
         await self._database.write(write)
 
-    async def _store(self, image: Image) -> None:
+    async def _store(self, image: Image, state: str, config: ImageConfig | None, error: str) -> None:
         values = {
-            "state": image.state,
-            "config": image.config.to_json() if image.config else "",
-            "error": image.error,
+            "state": state,
+            "config": config.to_json() if config else "",
+            "error": error,
             "log": "".join(image.log)[-_KEEP_LOG:],
             "built_at": time.time(),
         }
         statement = sa.update(tables.images).where(tables.images.c.id == image.id).values(**values)
         await self._database.write(lambda connection: connection.execute(statement))
+
+
+@contextlib.contextmanager
+def _withdrawn(image: Image | None) -> Iterator[None]:
+    """Nothing starts from the image from now on, unless it is found that it cannot be forgotten."""
+    if image is None:
+        yield
+        return
+    before = image.state, image.config, image.error
+    image.state, image.config, image.error = FAILED, None, "It was removed from this server."
+    try:
+        yield
+    except BaseException:
+        image.state, image.config, image.error = before
+        raise
 
 
 def _waiting(running: Collection[BuildView], before: int) -> str:

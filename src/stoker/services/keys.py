@@ -48,6 +48,11 @@ def load_or_create_key(path: Path) -> bytes:
                 os.link(temporary, path)
         finally:
             temporary.unlink()
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """The 32-byte key in `path`. Raises FailedPrecondition for a damaged file."""
     key = path.read_bytes()
     if len(key) != _BYTES:
         raise FailedPrecondition(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
 import shutil
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import sqlalchemy as sa
 import structlog
 
 from stoker.engine.base import Engine, Granted, Never, NotNow
@@ -38,10 +36,10 @@ from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
 from stoker.services.special_bits import SpecialBits
+from stoker.services.task_records import TaskRecords
 from stoker.services.tasks import Task
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
-from stoker.store import tables
 from stoker.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -83,7 +81,6 @@ class ContainerLauncher:
         """prepared_sandboxes: see that setting. snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
         self._processors = Processors()
         self.sockets: Sockets | None = None
-        self._database = database
         self._engine = engine
         self._node = node
         self._images = images
@@ -115,7 +112,7 @@ class ContainerLauncher:
         self._min_free_bytes = min_free_bytes
         self._leases: dict[str, Granted] = {}
         self._containers: dict[str, NodeContainer] = {}
-        self._writes: set[asyncio.Future[None]] = set()
+        self._records = TaskRecords(database)
 
     def start_slots(self) -> int:
         return self._processors.start_slots()
@@ -152,11 +149,7 @@ class ContainerLauncher:
             task.snapshot = self._bases.choose(request)
             request = replace(request, base=task.snapshot.directory if task.snapshot else None)
         await self.sockets.listen_container(_identity(task, definition), self._node.socket_path(task.id))
-        self._record(
-            sa.insert(tables.tasks).values(
-                id=task.id, app_id=task.app_id, function_id=task.function_id, enqueued_at=task.enqueued_at
-            )
-        )
+        self._records.keep(task)
         if task.snapshot is not None and self._snapshot_apps(task.app_id):
             self._spares.starting(request, task.snapshot)
             task.prepared = self._spares.gave(task.id)
@@ -194,16 +187,7 @@ class ContainerLauncher:
             # Such as a full disk. Files may stay; the lease and the inputs must not.
             _log.exception("something of a container could not be removed", task=task.id)
         if self._leases.pop(task.id, None) is not None:
-            self._record(
-                sa.update(tables.tasks)
-                .where(tables.tasks.c.id == task.id)
-                .values(
-                    started_at=task.started_at,
-                    finished_at=time.time(),
-                    exit=task.ending.value if task.ending else "",
-                    detail=task.detail,
-                )
-            )
+            self._records.keep(task, time.time())
             await self._engine.release(task.id)
 
     def ready(self, task: Task) -> None:
@@ -249,8 +233,7 @@ class ContainerLauncher:
     async def close(self) -> None:
         await self._spares.close()
         await self._special_bits.close()
-        if self._writes:
-            await asyncio.wait(self._writes)
+        await self._records.close()
 
     async def _request(
         self, function: Function, definition: Definition, task: Task, lease: Granted, volumes: Sequence[VolumeDir]
@@ -322,17 +305,6 @@ class ContainerLauncher:
     def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
         self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
         return self._logs.room()
-
-    def _record(self, statement: sa.Executable) -> None:
-        """History is written beside the work, never before it."""
-
-        async def write() -> None:
-            with contextlib.suppress(Exception):
-                await self._database.write(lambda connection: connection.execute(statement))
-
-        job = asyncio.ensure_future(write())
-        self._writes.add(job)
-        job.add_done_callback(self._writes.discard)
 
 
 def _identity(task: Task, definition: Definition) -> ContainerIdentity:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
+from stoker.aio.bell import Bell
+from stoker.aio.jobs import Jobs
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.services.waiting import settled
 from stoker.store import tables
@@ -72,7 +74,7 @@ class _AppLog:
         self.entries: deque[LogEntry] = deque()
         self.dropped = 0  # seq of the newest entry that is no longer in `entries`
         self.done = False
-        self.waiters: set[asyncio.Future[None]] = set()
+        self.news = Bell()
         self._size = 0
 
     @property
@@ -87,13 +89,7 @@ class _AppLog:
             oldest = self.entries.popleft()
             self.dropped = oldest.seq
             self._size -= len(oldest.data)
-        self.wake()
-
-    def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        self.news.ring()
 
 
 class Logs:
@@ -103,6 +99,7 @@ class Logs:
         self._unsaved: list[LogEntry] = []
         self._being_saved: list[LogEntry] = []
         self._unsaved_size = 0  # characters, with those that are being saved
+        self._jobs = Jobs("logs")
         self._saving: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None  # while there are too many
         self._hurry: asyncio.Future[None] | None = None  # ends the delay of `_saving`
@@ -137,7 +134,7 @@ class Logs:
         """No more entries will come: streams of the app end."""
         log = self._app(app_id)
         log.done = True
-        log.wake()
+        log.news.ring()
         asyncio.get_running_loop().call_later(_FORGET_AFTER, self._apps.pop, app_id, None)
 
     async def follow(
@@ -170,11 +167,7 @@ class Logs:
             if log.done:
                 yield None
                 return
-            waiter = loop.create_future()
-            log.waiters.add(waiter)
-            done, _ = await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
-            log.waiters.discard(waiter)
-            if not done:
+            if not await log.news.wait(deadline - loop.time()):
                 return
 
     def fetch(self, app_id: str, wanted: LogFilter, limit: int) -> list[LogEntry]:
@@ -193,6 +186,7 @@ class Logs:
     async def close(self) -> None:
         if self._saving is not None:
             self._saving.cancel()
+        await self._jobs.close()
         await self._save(tries=1)
 
     async def _stored(self, app_id: str, after: int, upto: int | None, wanted: LogFilter) -> AsyncIterator[LogEntry]:
@@ -231,7 +225,7 @@ class Logs:
         loop = asyncio.get_running_loop()
         if self._saving is None:
             self._hurry = loop.create_future()
-            self._saving = loop.create_task(self._save_soon(self._hurry))
+            self._saving = self._jobs.start("store entries", self._save_soon(self._hurry))
         if self._room is not None and self._hurry is not None and not self._hurry.done():
             self._hurry.set_result(None)
 
@@ -247,23 +241,38 @@ class Logs:
         entries, self._unsaved = self._unsaved, []
         self._being_saved += entries
         try:
+            await self._store(entries, tries)
+        except asyncio.CancelledError:
+            self._unsaved[:0] = entries  # for the last try, at the end
+            raise
+        finally:
+            del self._being_saved[: len(entries)]  # stored in the order in which they were given
+        self._unsaved_size -= sum(len(entry.data) for entry in entries)
+        if self._room is not None and self._unsaved_size <= _MOST_UNSAVED:
+            self._room.set_result(None)
+            self._room = None
+
+    async def _store(self, entries: Sequence[LogEntry], tries: int) -> None:
+        """Logs must not stop the work for ever: what can never be stored is left out, and so is all when `tries` were in vain."""
+        try:
             await self._insert(entries, tries)
-        except Exception as error:  # logs must not stop the work for ever
+        except Exception as error:
+            if len(entries) > 1 and not isinstance(error, (ResourceExhausted, Unavailable)):
+                middle = len(entries) // 2
+                await self._store(entries[:middle], tries)
+                await self._store(entries[middle:], tries)
+                return
             _log.warning("logs were not stored", entries=len(entries), error=str(error))
             for entry in entries:
                 self._lost[entry.app_id] = (self._lost.get(entry.app_id, (0, ""))[0] + len(entry.data), str(error))
-        finally:
-            del self._being_saved[: len(entries)]  # stored in the order in which they were given
-            self._unsaved_size -= sum(len(entry.data) for entry in entries)
-            if self._room is not None and self._unsaved_size <= _MOST_UNSAVED:
-                self._room.set_result(None)
-                self._room = None
 
-    async def _insert(self, entries: list[LogEntry], tries: int) -> None:
+    async def _insert(self, entries: Sequence[LogEntry], tries: int) -> None:
         takes_nul = self._database.engine.dialect.name == "sqlite"
+        rows = [_row(entry, takes_nul=takes_nul) for entry in entries]
         while True:
             try:
-                await self._database.insert(tables.logs, [_row(entry, takes_nul=takes_nul) for entry in entries])
+                # Known: some may have been stored though the answer was lost.
+                await self._database.insert(tables.logs, rows, known=True)
                 return
             except (ResourceExhausted, Unavailable):
                 tries -= 1

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +17,8 @@ from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name
 from stoker.images import pythons
 from stoker.services.blobs import Blobs
+from stoker.services.damages import FILE, Damages
+from stoker.services.mount_trees import MountTrees
 from stoker.store import tables
 from stoker.store.contents import Contents
 from stoker.store.database import Database
@@ -50,16 +47,20 @@ class Mount:
 class Mounts:
     """All mounts. Their files lie in `contents`; a mount's tree is made when it is first needed."""
 
-    def __init__(self, *, database: Database, contents: Contents, blobs: Blobs, directory: Path) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        contents: Contents,
+        blobs: Blobs,
+        directory: Path,
+        damages: Damages | None = None,
+    ) -> None:
         self._database = database
         self._contents = contents
         self._blobs = blobs
-        self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for entry in directory.iterdir():
-            if entry.name.startswith("."):  # a tree that was being made when the server was killed
-                shutil.rmtree(entry, ignore_errors=True)
-        self._making: dict[str, asyncio.Task[Path]] = {}
+        self._damages = damages if damages is not None else Damages(database)
+        self._trees = MountTrees(contents=contents, damages=self._damages, directory=directory)
         self._client_versions: dict[str, str | None] = {}
 
     def missing(self, sha256s: Sequence[str]) -> Sequence[str]:
@@ -75,10 +76,11 @@ class Mounts:
             return True
         if blob_id:
             await self._contents.add(sha256, self._blobs.stream(blob_id), await self._blobs.size(blob_id))
-            await self._blobs.delete([blob_id])  # now kept by its digest
-            return True
-        if data:
+            self._blobs.delete_soon(blob_id)  # now kept by its digest
+        elif data:
             await self._contents.add(sha256, _once(data), len(data))
+        if blob_id or data:
+            self._damages.whole(FILE, sha256)
             return True
         return False
 
@@ -144,17 +146,11 @@ class Mounts:
         return name if pythons.named(name) is not None else ""
 
     async def tree(self, mount_id: str) -> Path:
-        """A directory that holds the files of a mount as they are to appear at "/". Read-only. Raises NotFound."""
-        path = self._directory / mount_id
-        if path.exists():
-            return path
-        making = self._making.get(mount_id)
-        if making is None:
-            row = self._load(mount_id)
-            making = asyncio.ensure_future(asyncio.to_thread(self._make_tree, row.files, path))
-            self._making[mount_id] = making
-            making.add_done_callback(lambda _: self._making.pop(mount_id, None))
-        return await asyncio.shield(making)  # goes on for the others when one of those who wait gives up
+        """A directory that holds the files of a mount as they are to appear at "/". Read-only. Raises NotFound, or Damaged."""
+        return await self._trees.get(mount_id, lambda: self._load(mount_id).files)
+
+    async def close(self) -> None:
+        await self._trees.close()
 
     async def _client_mount(self, name: str) -> Mount:
         mount = _stand_in("client", name)
@@ -169,25 +165,6 @@ class Mounts:
         if row is None:
             raise NotFound(f"There is no mount {mount_id!r} on this server.")
         return row
-
-    def _make_tree(self, files: Sequence[tuple[str, str, int]], path: Path) -> Path:
-        temporary = self._directory / f".{path.name}.{secrets.token_hex(8)}"
-        temporary.mkdir(mode=0o755)
-        try:
-            made: set[Path] = set()
-            for name, sha256, mode in files:
-                target = temporary.joinpath(*parts_of(name))
-                if target.parent not in made:
-                    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                    made.add(target.parent)
-                self._contents.place(sha256, target, mode)
-            with contextlib.suppress(FileExistsError, OSError):
-                os.rename(temporary, path)
-            if not path.exists():
-                raise NotFound(f"The tree of the mount {path.name} could not be made.")
-            return path
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _stand_in(kind: str, name: str) -> Mount:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
 from stoker.errors import AlreadyExists, InvalidArgument, NotFound
 from stoker.ids import is_name, new_id
 from stoker.services.environments import Environments
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 EPHEMERAL_LOST_AFTER = 960.0  # seconds; the client sends a heartbeat every 300 s
 
@@ -103,36 +104,39 @@ class NamedObjects:
             )
         new = Named(new_id(self._prefix), environment_id, name, time.time(), None)
 
-        def store(connection: sa.Connection) -> Named:
+        def store(connection: sa.Connection) -> tuple[Named, Named | None]:
+            """The object of that name, and the one that it replaces."""
             table = self._table
             query = sa.select(table).where(table.c.environment_id == environment_id, table.c.name == name)
             row = connection.execute(query).first()
-            if row is not None:
-                return Named(**row._asdict())
+            known = Named(**row._asdict()) if row is not None else None
+            if known is not None and if_exists != "replace":
+                return known, None
+            if known is not None:
+                self._remove(connection, [known.id])
             connection.execute(sa.insert(table), [asdict(new)])
-            return new
+            return new, known
 
-        known = self._by_name.get((environment_id, name))
-        if known is not None and if_exists == "replace":
-            await self.delete(known.id)
-            known = None
-        found: Named = known if known is not None else await self._database.write(store)
-        if found.id != new.id:
-            if if_exists == "fail":
-                raise AlreadyExists(
-                    f"The {self._noun} {name!r} exists already. Choose another name, or delete it first."
-                )
-            return self._by_id.get(found.id, found), False
-        self._by_id[new.id] = self._by_name[environment_id, name] = new
-        return new, True
+        def then(stored: tuple[Named, Named | None]) -> None:
+            found, replaced = stored
+            if replaced is not None:
+                self._removed([replaced.id])
+            self._know(found)
+
+        found = self._by_name.get((environment_id, name))
+        if found is None or if_exists == "replace":
+            found = (await self._database.write(Change(store, then)))[0]
+        if found.id != new.id and if_exists == "fail":
+            raise AlreadyExists(f"The {self._noun} {name!r} exists already. Choose another name, or delete it first.")
+        return self._by_id.get(found.id, found), found.id == new.id
 
     async def create_ephemeral(self, environment_id: str) -> Named:
         """An object without a name that lives while heartbeats come."""
         now = time.time()
         new = Named(new_id(self._prefix), environment_id, None, now, now)
         self._signs.heard(new.id)
-        await self._database.insert(self._table, [asdict(new)])
-        self._by_id[new.id] = new
+        work = partial(sa.Connection.execute, statement=sa.insert(self._table), parameters=[asdict(new)])
+        await self._database.write(Change(work, lambda _: self._know(new)))
         return new
 
     async def heartbeat(self, object_id: str) -> None:
@@ -140,10 +144,8 @@ class NamedObjects:
         found = self.get(object_id)
         if found.heartbeat_at is not None:
             self._signs.heard(object_id)
-            found.heartbeat_at = time.time()
-            statement = sa.update(self._table).where(self._table.c.id == object_id)
-            values = {"heartbeat_at": found.heartbeat_at}
-            await self._database.write(lambda connection: connection.execute(statement.values(**values)))
+            statement = sa.update(self._table).where(self._table.c.id == object_id).values(heartbeat_at=time.time())
+            await self._database.write(lambda connection: connection.execute(statement))
 
     async def delete(self, object_id: str) -> None:
         """Raises NotFound."""
@@ -175,16 +177,25 @@ class NamedObjects:
             await self._delete(doomed)
 
     async def _delete(self, object_ids: Sequence[str]) -> None:
-        def work(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(self._table).where(self._table.c.id.in_(object_ids)))
-            if self._forget is not None:
-                self._forget(connection, object_ids)
+        work = partial(self._remove, object_ids=object_ids)
+        await self._database.write(Change(work, lambda _: self._removed(object_ids)))
 
-        await self._database.write(work)
+    def _remove(self, connection: sa.Connection, object_ids: Sequence[str]) -> None:
+        connection.execute(sa.delete(self._table).where(self._table.c.id.in_(object_ids)))
+        if self._forget is not None:
+            self._forget(connection, object_ids)
+
+    def _removed(self, object_ids: Sequence[str]) -> None:
+        """Event: what `_remove` did is committed."""
         for object_id in object_ids:
             self._signs.forget(object_id)
             gone = self._by_id.pop(object_id, None)
-            if gone is not None and gone.name is not None:
-                self._by_name.pop((gone.environment_id, gone.name), None)
+            if gone is not None and self._by_name.get((gone.environment_id, gone.name or "")) is gone:
+                del self._by_name[gone.environment_id, gone.name or ""]
             if self._on_deleted is not None:
                 self._on_deleted(object_id)
+
+    def _know(self, found: Named) -> None:
+        known = self._by_id.setdefault(found.id, found)
+        if known.name is not None:
+            self._by_name[known.environment_id, known.name] = known

@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -15,9 +17,12 @@ from stoker.ids import new_id
 from stoker.services.attempts import ELSEWHERE, UNKNOWN, WRONG, Attempts, Peer
 from stoker.services.environments import Environments
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 _LONGEST_NAME = 64
+
+Limit = Callable[["set[str] | None"], "set[str]"]
+"""Gives the environments that a token is to be good for from those that it is good for now, None for all."""
 
 
 @dataclass
@@ -87,45 +92,32 @@ class ProxyTokens:
         secret = "ws-" + secrets.token_urlsafe(24)
         token = ProxyToken(new_id("wk"), name, scoped, created_by, time.time(), secret_sha256=_hash(secret))
         row = {key: value for key, value in vars(token).items() if key != "environment_ids"}
-        await self._database.insert(tables.proxy_tokens, [row])
-        self._tokens[token.id] = token
+        work = partial(sa.Connection.execute, statement=sa.insert(tables.proxy_tokens), parameters=[row])
+        await self._database.write(Change(work, lambda _: self._tokens.update({token.id: token})))
         return token.id, secret
 
     async def rename(self, token_id: str, name: str) -> ProxyToken:
         """Raises NotFound or InvalidArgument."""
         _check_name(name)
         token = self.get(token_id)
-        token.name = name
-        await self._update(token_id, name=name)
+        chosen = sa.update(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id)
+
+        def then(_: object) -> None:
+            token.name = name
+
+        await self._database.write(Change(lambda connection: connection.execute(chosen.values(name=name)), then))
         return token
 
     async def allow(self, token_id: str, environment_id: str) -> None:
         """Makes a token good for an environment; one that was good for all is then good for this one alone. Raises NotFound."""
-        token = self.get(token_id)
         self._environments.get(environment_id)
-        if not token.scoped:
-            token.scoped = True
-            await self._update(token_id, scoped=True)
-        if environment_id not in token.environment_ids:
-            token.environment_ids.add(environment_id)
-            row = {"token_id": token_id, "environment_id": environment_id}
-            await self._database.insert(tables.proxy_token_environments, [row])
+        await self._limit(self.get(token_id), lambda good: (good or set()) | {environment_id})
 
     async def revoke(self, token_id: str, environment_id: str) -> None:
         """Makes a token no good for an environment; one that was good for all is then good for the others. Raises NotFound."""
-        token = self.get(token_id)
         self._environments.get(environment_id)
-        if not token.scoped:
-            for other in self._environments.all():
-                if other.id != environment_id:
-                    await self.allow(token_id, other.id)
-            if not token.scoped:  # there is no other
-                token.scoped = True
-                await self._update(token_id, scoped=True)
-        token.environment_ids.discard(environment_id)
-        pairs = tables.proxy_token_environments
-        chosen = sa.and_(pairs.c.token_id == token_id, pairs.c.environment_id == environment_id)
-        await self._database.write(lambda connection: connection.execute(sa.delete(pairs).where(chosen)))
+        everywhere = {environment.id for environment in self._environments.all()}
+        await self._limit(self.get(token_id), lambda good: (everywhere if good is None else good) - {environment_id})
 
     async def delete(self, token_id: str) -> None:
         """Raises NotFound."""
@@ -136,19 +128,39 @@ class ProxyTokens:
             connection.execute(sa.delete(pairs).where(pairs.c.token_id == token_id))
             connection.execute(sa.delete(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id))
 
-        await self._database.write(work)
-        self._tokens.pop(token_id, None)
+        await self._database.write(Change(work, lambda _: self._forget(token_id)))
 
     async def _forget_environment(self, environment_id: str) -> None:
-        for token in self._tokens.values():
-            token.environment_ids.discard(environment_id)
+        def then(_: object) -> None:
+            for token in self._tokens.values():
+                token.environment_ids.discard(environment_id)
+
         pairs = tables.proxy_token_environments
         statement = sa.delete(pairs).where(pairs.c.environment_id == environment_id)
-        await self._database.write(lambda connection: connection.execute(statement))
+        await self._database.write(Change(lambda connection: connection.execute(statement), then))
 
-    async def _update(self, token_id: str, **values: object) -> None:
-        statement = sa.update(tables.proxy_tokens).where(tables.proxy_tokens.c.id == token_id).values(**values)
-        await self._database.write(lambda connection: connection.execute(statement))
+    async def _limit(self, token: ProxyToken, limit: Limit) -> None:
+        """Makes a token good for certain environments alone, whatever else is changed at the same time."""
+        pairs, tokens = tables.proxy_token_environments, tables.proxy_tokens
+
+        def work(connection: sa.Connection) -> set[str]:
+            scoped = connection.execute(sa.select(tokens.c.scoped).where(tokens.c.id == token.id)).scalar()
+            own = sa.select(pairs.c.environment_id).where(pairs.c.token_id == token.id)
+            good = limit(set(connection.execute(own).scalars()) if scoped else None)
+            connection.execute(sa.update(tokens).where(tokens.c.id == token.id).values(scoped=True))
+            connection.execute(sa.delete(pairs).where(pairs.c.token_id == token.id))
+            if good:
+                rows = [{"token_id": token.id, "environment_id": environment_id} for environment_id in good]
+                connection.execute(sa.insert(pairs), rows)
+            return good
+
+        def then(good: set[str]) -> None:
+            token.scoped, token.environment_ids = True, good
+
+        await self._database.write(Change(work, then))
+
+    def _forget(self, token_id: str) -> None:
+        self._tokens.pop(token_id, None)
 
 
 def _check_name(name: str) -> None:

@@ -8,22 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.batches import batches
-from stoker.errors import InvalidArgument, NotFound, ResourceExhausted
+from stoker.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from stoker.services.environments import Environments
 from stoker.services.named import NamedObjects
 from stoker.services.partitions import MAX_ITEMS, Attempt, Partition, wake
 from stoker.services.waiting import settled
 from stoker.store import tables
-from stoker.store.database import Database
-
-T = TypeVar("T")
+from stoker.store.database import Change, Database
 
 MAX_ITEM_BYTES = 1 << 20
 MAX_PARTITIONS = 100_000  # per queue
@@ -31,6 +30,7 @@ MAX_KEY_BYTES = 64
 DEFAULT_TTL = 86_400  # seconds
 _MAX_TTL = 366 * 86_400
 _KEEP_TAKEN = 900.0  # seconds for which a get can be repeated
+_PATIENCE = 5.0  # seconds for which the end of the server waits for what is being stored
 _PAGE_ITEMS, _PAGE_BYTES = 100, 8 << 20
 
 _items = tables.queue_items
@@ -50,7 +50,7 @@ class Queues:
         self._partitions: dict[str, dict[bytes, Partition]] = {}
         self._attempts: dict[tuple[str, bytes, str], Attempt] = {}  # gets under way, by queue, partition and key
         self._doomed: set[int] = set()  # seqs of items that are gone, and still to be deleted
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Jobs("queues")
         # Time in it, so that a number is not used again after a restart when everything had been taken.
         self._last_seq = int(time.time() * 1e6)
         self.objects = NamedObjects(
@@ -97,9 +97,17 @@ class Queues:
             _delete(connection, expired)
             connection.execute(sa.insert(_items), rows)
 
+        def then(_: None) -> None:
+            for item in numbered:
+                partition.add(item.seq, len(item.value))
+            partition.expires_at = expires_at
+            partition.wake_getters()
+            partition.wake_watchers()
+
         partition.reserved += len(rows)
-        # What is stored must also be known in memory, even when the caller goes meanwhile.
-        await asyncio.shield(self._spawn(self._append(partition, numbered, expires_at, self._database.write(store))))
+        # Room is kept until the end is known, even when the caller goes meanwhile.
+        storing = self._append(partition, len(rows), Change(store, then))
+        await asyncio.shield(self._background.start("put", storing, awaited=True))
         self._doomed.difference_update(expired)
 
     async def get(
@@ -195,6 +203,9 @@ class Queues:
         old = sa.delete(_items).where(_items.c.taken_at < time.time() - _KEEP_TAKEN)
         await self._database.write(lambda connection: connection.execute(old))
 
+    async def close(self) -> None:
+        await self._background.close(patience=_PATIENCE)
+
     # How it is done
 
     def _load(self) -> None:
@@ -211,18 +222,11 @@ class Queues:
             newest = connection.execute(sa.select(sa.func.max(_items.c.seq))).scalar() or 0
         self._last_seq = max(self._last_seq, newest)
 
-    async def _append(
-        self, partition: Partition, numbered: Sequence[Item], expires_at: float, storing: Awaitable[None]
-    ) -> None:
+    async def _append(self, partition: Partition, count: int, change: Change[None]) -> None:
         try:
-            await storing
+            await self._database.write(change)
         finally:
-            partition.reserved -= len(numbered)
-        for item in numbered:
-            partition.add(item.seq, len(item.value))
-        partition.expires_at = expires_at
-        partition.wake_getters()
-        partition.wake_watchers()
+            partition.reserved -= count
 
     async def _get(
         self, queue_id: str, partition_key: bytes, count: int, timeout: float, key: str, attempt: Attempt
@@ -263,11 +267,12 @@ class Queues:
     ) -> list[bytes]:
         """Records that items were taken, and reads them. When that fails, or nobody waits any more, they are back at the front."""
         partition.reserved += len(taken)
-        recording = self._spawn(self._database.write(lambda connection: _take(connection, taken, key)))
+        record = self._database.write(lambda connection: _take(connection, taken, key))
+        recording = self._background.start("take", record, awaited=True)
         try:
             values = await asyncio.shield(recording)
-        except asyncio.CancelledError:
-            attempt.returning = self._spawn(self._take_back(partition, taken, recording))
+        except (asyncio.CancelledError, Unavailable):
+            attempt.returning = self._background.start("give back", self._take_back(partition, taken, recording))
             raise
         except Exception:
             partition.reserved -= len(taken)
@@ -279,14 +284,12 @@ class Queues:
     async def _take_back(
         self, partition: Partition, taken: list[tuple[int, int]], recording: asyncio.Task[list[bytes]]
     ) -> None:
-        """The caller is gone before it got its items."""
-        try:
-            await asyncio.wait([recording])
-            if not recording.cancelled() and recording.exception() is None:
-                await self._database.write(lambda connection: _untake(connection, taken))
-        finally:
-            partition.reserved -= len(taken)
-            partition.give_back(taken)
+        """The caller is gone before it got its items, or nobody knows whether they count as taken. They do not when they are here again."""
+        await asyncio.wait([recording])
+        untake = partial(_untake, taken=taken)
+        await self._background.insist("give items back", lambda: self._database.write(untake))
+        partition.reserved -= len(taken)
+        partition.give_back(taken)
 
     async def _wait_for_item(self, partition: Partition, timeout: float, attempt: Attempt) -> bool:
         attempt.getter = getter = asyncio.get_running_loop().create_future()
@@ -361,12 +364,6 @@ class Queues:
         await self._database.write(lambda connection: _delete(connection, doomed))
         self._doomed.difference_update(doomed)
         return True
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
     def _next_seq(self) -> int:
         self._last_seq += 1

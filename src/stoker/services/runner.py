@@ -6,10 +6,11 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.core.crashloop import CrashLoop
 from stoker.core.pool import (
     Action,
@@ -26,7 +27,7 @@ from stoker.core.pool import (
 from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow
-from stoker.errors import FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
+from stoker.errors import Damaged, FailedPrecondition, ImageBuildFailed, InvalidArgument, NotFound, StokerError
 from stoker.runtime.base import Exit, ExitKind
 from stoker.services.endings import ending, sentence
 from stoker.services.functions import Function
@@ -36,7 +37,8 @@ from stoker.services.tasks import Delivery, Task
 from stoker.services.waiting import settled
 
 _KILLED = 128 + 9  # exit code
-_LASTING = (NotFound, InvalidArgument, FailedPrecondition, ImageBuildFailed)  # errors that another try would meet again
+# Errors that another try would meet again.
+_LASTING = (NotFound, InvalidArgument, FailedPrecondition, Damaged, ImageBuildFailed)
 _GRACE = 30.0  # seconds a dismissed container may take for its exit hooks
 _HOLD_POLL = 45.0  # seconds a poll is held open
 _LOOK_FOR_ROOM = 5.0  # seconds
@@ -81,7 +83,7 @@ class Runner:
         self._stopped = False
         self._rescaling = False
         self._looked_at = self._looks_for_room_at = 0.0
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs("runner")
 
     @property
     def called_as(self) -> str:
@@ -214,7 +216,7 @@ class Runner:
         task.told_to_stop, task.stop_reason = True, task.stop_reason or reason
         self._answer(task_id, Delivery(exit=True))
         self._apply(self.pool.remove(_now(), task_id, reason, blame_inputs=False))
-        self._do(task.container.signal(signal.SIGINT))
+        self._jobs.start(f"interrupt {task_id}", task.container.signal(signal.SIGINT))
         asyncio.get_running_loop().call_later(_GRACE, self._kill, task_id, reason)
 
     def kill(self, task_id: str, reason: str) -> None:
@@ -331,7 +333,7 @@ class Runner:
 
     def _end(self, task: Task) -> None:
         if task.container is not None:
-            self._do(task.container.kill())
+            self._jobs.insist(f"kill {task.id}", task.container.kill)
         elif task.job is not None and task.launching:
             task.launching = False
             task.job.cancel()
@@ -351,7 +353,7 @@ class Runner:
         self.tasks[task.id] = task
         self._by_task[task.id] = self
         self.pool.launch(_now(), task.id, definition.id)
-        task.job = asyncio.get_running_loop().create_task(self._live(task))
+        task.job = self._jobs.start(f"life of {task.id}", self._live(task))
 
     async def _live(self, task: Task) -> None:
         """The whole life of one container."""
@@ -368,7 +370,7 @@ class Runner:
             self._notices.placed()
             task.container = launched
             if task.told_to_stop or task.stop_reason:
-                await launched.kill()
+                self._jobs.insist(f"kill {task.id}", launched.kill)
             ended = await launched.wait()
         except asyncio.CancelledError:
             ended = Exit(ExitKind.KILLED, 137, "")
@@ -382,7 +384,10 @@ class Runner:
             failed = task.init_result is not None
             task.ending = ending(ended, told_to_stop=task.told_to_stop, init_failed=failed)
             task.detail = sentence(ended, stop_reason=task.stop_reason, init_failed=failed)
-            await self._launcher.land(task)
+            try:
+                await self._launcher.land(task)
+            except Exception:  # its inputs must go back all the same
+                _log.exception("not everything of a container was given back", task=task.id)
             self.tasks.pop(task.id, None)
             self._by_task.pop(task.id, None)
         self._ended(task, ended, hopeless=hopeless)
@@ -484,11 +489,6 @@ class Runner:
         if task is not None and not task.stop_reason:
             task.stop_reason = f"It did not start within its start-up timeout of {startup:g} s."
             self._end(task)
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
 
 
 def _now() -> float:

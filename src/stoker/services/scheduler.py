@@ -71,6 +71,10 @@ class Scheduler:
         runners = self._with_twins(function_id)
         return sum(r.pool.backlog for r in runners), sum(len(r.pool.inputs) for r in runners)
 
+    def knows(self, function_id: str, input_id: str) -> bool:
+        """Whether an input of a function waits or runs."""
+        return any(input_id in runner.pool.inputs for runner in self._with_twins(function_id))
+
     def retire(self, function_ids: Iterable[str]) -> None:
         """Functions get no more inputs: their containers end with what they run."""
         for function_id in function_ids:

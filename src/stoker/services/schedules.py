@@ -2,7 +2,7 @@
 
 What has run is remembered by nothing but the calls themselves: the id of a scheduled call is made from its function and the moment at which it
 was due, so that no moment brings two calls, whatever becomes of the server in between. A run missed while the server was away is made up for
-once, by the latest of the missed moments, unless that is too long ago. So is a run that could not begin for a reason that passes, such as a
+once, by the latest of the missed moments, unless that is too long ago. So is a run that could not begin for a reason that may pass, such as a
 full disk: it is tried until it begins, or its function's next moment has come.
 """
 
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.core.schedules import Schedule, last_run, next_run
-from stoker.errors import ResourceExhausted, StokerError, Unavailable
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, NotFound, StokerError
 from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.calls import Calls
 from stoker.services.functions import Functions
@@ -23,8 +24,9 @@ from stoker.services.logs import INFO, Logs
 from stoker.services.wire import Wire
 
 _LONGEST_SLEEP = 60.0  # seconds after which the clock is looked at again: somebody may have set it
+_PATIENCE = 10.0  # seconds for which the end of the server waits for calls that are being stored
 _TRY_AGAIN = 30.0  # seconds until a run is tried again for which there was no room
-_PASSING = (ResourceExhausted, Unavailable)
+_LASTING = (NotFound, FailedPrecondition, InvalidArgument, Damaged)  # errors that another try would meet again
 _log = structlog.get_logger(__name__)
 
 
@@ -53,7 +55,7 @@ class Schedules:
         self._catch_up = catch_up
         self._plans: dict[str, list[Plan]] = {}  # by app
         self._timer: asyncio.TimerHandle | None = None
-        self._runs: set[asyncio.Task[None]] = set()
+        self._runs = Jobs("schedules")
 
     def publish(self, app: App) -> None:
         """Event: the functions of an app are the ones it names now, also after a restart of the server."""
@@ -88,8 +90,7 @@ class Schedules:
         self._plans.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._runs:
-            await asyncio.wait(self._runs, timeout=10)
+        await self._runs.close(patience=_PATIENCE)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -113,9 +114,7 @@ class Schedules:
 
     def _run(self, plan: Plan, moment: float, *, again: bool = False) -> None:
         plan.last_at = moment
-        run = asyncio.get_running_loop().create_task(self._call(plan, moment, again))
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
+        self._runs.start(f"run {plan.function_id}", self._call(plan, moment, again))
 
     def _run_again(self, plan: Plan, moment: float) -> None:
         """Unless the next moment has come, the app is over or its function has no schedule any more."""
@@ -130,15 +129,15 @@ class Schedules:
             await self._calls.start(
                 plan.function_id, "unary", invocation, "", [(0, payload)], spawned=True, key=key, repeated=True
             )
-        except _PASSING as error:
+        except _LASTING as error:
+            self._say(plan, f"could not begin: {error}")
+        except Exception as error:
+            if not isinstance(error, StokerError):
+                _log.exception("scheduled run failed to begin", function=plan.function_id)
             if not again:
                 self._say(plan, f"could not begin and is tried again: {error}")
             if time.time() + _TRY_AGAIN < moment + self._catch_up:
                 asyncio.get_running_loop().call_later(_TRY_AGAIN, self._run_again, plan, moment)
-        except StokerError as error:
-            self._say(plan, f"could not begin: {error}")
-        except Exception:
-            _log.exception("scheduled run failed to begin", function=plan.function_id)
 
     def _say(self, plan: Plan, text: str) -> None:
         name = self._functions.get(plan.function_id).name

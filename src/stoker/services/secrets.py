@@ -9,12 +9,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name, new_id
 from stoker.services.environments import Environments
@@ -22,6 +25,8 @@ from stoker.store import tables
 from stoker.store.database import Database
 
 _NONCE_BYTES = 12
+_log = structlog.get_logger(__name__)
+_PATIENCE = 5.0  # seconds for which the end of the server waits for what is being stored
 _USE_RESOLUTION = 60.0  # seconds between two records of the last use
 
 
@@ -46,7 +51,19 @@ class Secrets:
         self._environments = environments
         self._key = key
         self._cipher = AESGCM(key)
+        self._jobs = Jobs("secrets")
         environments.on_delete.append(self._delete_all)
+
+    def check_key(self) -> None:
+        """The log says so when the key is another than the newest secret was stored with. Others may be older than a change of the key."""
+        newest = sa.select(tables.secrets).order_by(tables.secrets.c.updated_at.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(newest).first()
+        try:
+            if row is not None:
+                self._unseal(row)
+        except FailedPrecondition as error:
+            _log.error("the key of the secrets is not the right one", detail=str(error))
 
     def get(self, secret_id: str) -> Secret:
         """Raises NotFound."""
@@ -161,8 +178,13 @@ class Secrets:
                 used.append(secret_id)
         if used:
             statement = sa.update(tables.secrets).where(tables.secrets.c.id.in_(used)).values(last_used_at=now)
-            await self._database.write(lambda connection: connection.execute(statement))
+            note = partial(sa.Connection.execute, statement=statement)
+            # Beside: a container must not fail to start for it.
+            self._jobs.start("note the use of secrets", self._database.write(note))
         return values
+
+    async def close(self) -> None:
+        await self._jobs.close(patience=_PATIENCE)
 
     async def _delete_all(self, environment_id: str) -> None:
         statement = sa.delete(tables.secrets).where(tables.secrets.c.environment_id == environment_id)
@@ -205,7 +227,7 @@ class Secrets:
             values: dict[str, str] = json.loads(self._cipher.decrypt(nonce, sealed, row.id.encode()))
         except InvalidTag:
             raise FailedPrecondition(
-                f"The secret {row.name or row.id!r} cannot be decrypted: it was stored with another key. "
+                f"The secret {row.name or row.id!r} cannot be decrypted: it was stored with another key, or is damaged. "
                 "Restore secret.key in the data directory (or the setting secret_key_file or secret_key_command), or create the secret again."
             ) from None
         return values

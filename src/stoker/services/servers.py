@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import anyio
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from stoker.services.functions import Function, ServerSpec
@@ -60,7 +61,7 @@ class Servers:
         # Of the containers that serve: one may have been started with another port than is current.
         self._ports: dict[str, int] = {}
         self._quiet: dict[str, asyncio.Future[None]] = {}  # resolved when a container's last request is over
-        self._attendants: set[asyncio.Task[None]] = set()
+        self._attendants = Jobs("servers")
         pass_on = scheduler.on_finish
 
         def finished(finishes: Iterable[Finish], result: tuple[bytes, int] | None) -> None:
@@ -148,9 +149,7 @@ class Servers:
             runner = self._scheduler.runner(task.function_id)
         if task is None or runner is None:
             return
-        attendant = asyncio.get_running_loop().create_task(self._attend(runner, task))
-        self._attendants.add(attendant)
-        attendant.add_done_callback(self._attendants.discard)
+        self._attendants.start(f"attend {task.id}", self._attend(runner, task))
 
     def places(self, function_id: str) -> list[tuple[str, str]]:
         """(container id, address) of the containers that serve now."""
@@ -191,6 +190,13 @@ class Servers:
             )
 
     async def _attend(self, runner: Runner, task: Task) -> None:
+        try:
+            await self._attend_to_its_end(runner, task)
+        except BaseException:  # nobody would give it requests any more
+            runner.kill(task.id, "The server lost track of it.")
+            raise
+
+    async def _attend_to_its_end(self, runner: Runner, task: Task) -> None:
         """Hands requests to one container from the moment its port listens until its end."""
         server = runner.function.active.spec.server
         if server is None or task.container is None:

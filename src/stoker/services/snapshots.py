@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import anyio.to_thread
 import sqlalchemy as sa
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import NotFound
 from stoker.ids import new_id
 from stoker.store import tables
@@ -23,7 +26,14 @@ CREATING, READY, FAILED, DROPPED = "creating", "ready", "failed", "dropped"
 MAX_FAILURES = 3
 """In a row; a snapshot that failed this often is dropped, and not made again before the next deployment."""
 
+SUMS = "sums.gz"
+"""In the directory of a snapshot: the digests of what is in it."""
+
+UNSETTLED = "unsettled"
+"""In the directory of a snapshot: in which run of the machine it was saved, until all of it is on the disk."""
+
 _KEPT_TIMES = 200
+_PATIENCE = 30.0  # seconds for which the end of the server waits for files to be removed
 _log = structlog.get_logger(__name__)
 
 
@@ -74,7 +84,11 @@ class Snapshots:
         self._by_id: dict[str, Snapshot] = {}
         self._by_key: dict[str, Snapshot] = {}
         self._doomed: dict[str, Snapshot] = {}  # removed, but containers still run on its files
-        self._work: set[asyncio.Future[Any]] = set()
+        self._jobs = Jobs("snapshots")
+        self._changed: set[str] = set()  # whose rows are not as they are to be
+        self._storing: asyncio.Task[None] | None = None
+        self.on_created: Callable[[Snapshot], None] = lambda snapshot: None
+        """Called when a snapshot is ready for the first time."""
         self.on_release: Callable[[str], None] = lambda snapshot_id: None
         """Called when the files of a snapshot are to go, so that who only holds them lets go."""
 
@@ -85,7 +99,7 @@ class Snapshots:
         for row in rows:
             snapshot = Snapshot(**row)
             if snapshot.state == CREATING or (snapshot.state == READY and not self._path(snapshot).is_dir()):
-                self._forget_row(snapshot)
+                self._store(snapshot)
             else:
                 self._by_id[snapshot.id] = self._by_key[snapshot.key] = snapshot
         known = {self._path(s) for s in self._by_id.values() if s.state == READY}
@@ -94,8 +108,7 @@ class Snapshots:
                 self._delete(path)
 
     async def close(self) -> None:
-        while self._work:
-            await asyncio.wait(self._work)
+        await self._jobs.close(patience=_PATIENCE)
 
     # What containers do
 
@@ -168,6 +181,7 @@ class Snapshots:
         snapshot.state, snapshot.size, snapshot.reason = READY, size, ""
         snapshot.created_at = snapshot.used_at = time.time()
         self._store(snapshot)
+        self.on_created(snapshot)
         self._keep_quota()
 
     def not_created(self, use: SnapshotUse, reason: str) -> None:
@@ -231,12 +245,16 @@ class Snapshots:
             raise NotFound(f"There is no snapshot {snapshot_id!r}; `stoker snapshots list` shows all.")
         return snapshot
 
+    def directory(self, snapshot_id: str) -> Path:
+        """Where the files of a snapshot are, if it has some."""
+        return self._directory / snapshot_id
+
     def remove(self, snapshot_id: str) -> None:
         """Forgets a snapshot; its files go when the last container that runs on them has ended. Raises NotFound."""
         snapshot = self.get(snapshot_id)
         del self._by_id[snapshot.id]
         del self._by_key[snapshot.key]
-        self._forget_row(snapshot)
+        self._store(snapshot)
         self._release(snapshot)
 
     async def sweep(self) -> None:
@@ -289,7 +307,7 @@ class Snapshots:
             self._doomed[snapshot.id] = snapshot
 
     def _path(self, snapshot: Snapshot) -> Path:
-        return self._directory / snapshot.id
+        return self.directory(snapshot.id)
 
     def _delete(self, path: Path) -> None:
         # Out of the way at once: the next attempt may want the same name.
@@ -301,28 +319,33 @@ class Snapshots:
         except OSError as error:  # such as a full disk; the next server removes it
             _log.error("a snapshot could not be removed", path=str(path), error=str(error))
             return
-        self._later(anyio.to_thread.run_sync(lambda: shutil.rmtree(aside, ignore_errors=True)))
+        self._jobs.insist(f"remove {aside.name}", partial(anyio.to_thread.run_sync, _remove, aside))
 
     def _store(self, snapshot: Snapshot) -> None:
-        row = {column.name: getattr(snapshot, column.name) for column in tables.snapshots.columns}
+        """Its row is to be as it is, or to go when it is forgotten: soon, beside the work of containers."""
+        self._changed.add(snapshot.id)
+        if self._storing is None or self._storing.done():
+            self._storing = self._jobs.insist("store rows", self._store_changed)
 
-        def write(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(tables.snapshots).where(tables.snapshots.c.id == row["id"]))
-            connection.execute(sa.insert(tables.snapshots), [row])
+    async def _store_changed(self) -> None:
+        while self._changed:
+            changed = set(self._changed)
+            kept = [self._by_id[snapshot_id] for snapshot_id in changed if snapshot_id in self._by_id]
+            rows = [{column.name: getattr(s, column.name) for column in tables.snapshots.columns} for s in kept]
+            self._changed -= changed
+            try:
+                await self._database.write(partial(_replace, ids=changed, rows=rows))
+            except BaseException:
+                self._changed |= changed
+                raise
 
-        self._later(self._database.write(write))
 
-    def _forget_row(self, snapshot: Snapshot) -> None:
-        statement = sa.delete(tables.snapshots).where(tables.snapshots.c.id == snapshot.id)
-        self._later(self._database.write(lambda connection: connection.execute(statement)))
+def _replace(connection: sa.Connection, ids: Collection[str], rows: Sequence[dict[str, Any]]) -> None:
+    connection.execute(sa.delete(tables.snapshots).where(tables.snapshots.c.id.in_(ids)))
+    if rows:
+        connection.execute(sa.insert(tables.snapshots), rows)
 
-    def _later(self, work: Any) -> None:
-        """Files and rows are cleaned up beside the work of containers."""
-        job = asyncio.ensure_future(work)
-        self._work.add(job)
-        job.add_done_callback(self._done)
 
-    def _done(self, job: asyncio.Future[Any]) -> None:
-        self._work.discard(job)
-        if not job.cancelled() and job.exception() is not None:
-            _log.error("cleaning up snapshots failed", error=str(job.exception()))
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)

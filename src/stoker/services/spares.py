@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import StokerError, Unavailable
 from stoker.ids import new_id
 from stoker.node.agent import ContainerRequest, Node
@@ -20,6 +21,7 @@ from stoker.services.snapshots import Snapshots, SnapshotUse
 _SETTLE = 0.5  # seconds after a container is up; making a spare would slow down what it was started for
 _PATIENCE = 20  # looks at busy processors, one each _SETTLE
 _MOST_EACH = 4  # for one function
+_LAST_DISCARDS = 60.0  # seconds that discarding may take when the server stops
 _log = structlog.get_logger(__name__)
 
 
@@ -43,7 +45,7 @@ class Spares:
         self._taken: dict[str, _Start] = {}  # by task: given to a start
         self._wanted: Counter[str] = Counter()  # by function: how many are being made
         self._distrusted: set[str] = set()  # snapshots
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs("spares")
         self._one_at_a_time = asyncio.Lock()
         snapshots.on_release = self._lose
 
@@ -55,8 +57,7 @@ class Spares:
         self._most = 0
         for function_id in list(self._ready):
             self.drop(function_id)
-        while self._jobs:
-            await asyncio.wait(self._jobs)
+        await self._jobs.close(patience=_LAST_DISCARDS)
 
     def task_id(self, function_id: str) -> str:
         """The id for the next container of a function: that of a spare, if there is one."""
@@ -92,7 +93,7 @@ class Spares:
         trusted = start.use.snapshot_id not in self._distrusted
         if trusted and len(spares) + self._wanted[function_id] < min(alive, _MOST_EACH):
             self._wanted[function_id] += 1
-            self._do(self._make(start))
+            self._jobs.start(f"make one for {function_id}", self._make(start))
 
     async def gone(self, task_id: str) -> None:
         """The container has ended, or was not started."""
@@ -105,7 +106,7 @@ class Spares:
         """The function needs none any more."""
         del self._wanted[function_id]
         for spare in self._ready.pop(function_id, []):
-            self._do(self._discard(spare))
+            self._jobs.insist(f"discard {spare.request.task_id}", partial(self._discard, spare))
 
     def _pop(self, function_id: str) -> _Start | None:
         spares = self._ready.get(function_id, [])
@@ -171,8 +172,3 @@ class Spares:
         for function_id, spares in list(self._ready.items()):
             if any(spare.use.snapshot_id == snapshot_id for spare in spares):
                 self.drop(function_id)
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)

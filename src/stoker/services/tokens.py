@@ -9,14 +9,16 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import sqlalchemy as sa
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
 from stoker.ids import is_id, new_id
 from stoker.services.attempts import DISABLED, EXPIRED, INSIDE, MISSING, UNKNOWN, WRONG, Attempts, Peer
 from stoker.store import tables
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 
 _HELP = (
     "Run `stoker env` on the server's machine for a token that works, or check MODAL_TOKEN_ID and MODAL_TOKEN_SECRET."
@@ -51,6 +53,7 @@ class Tokens:
             rows = connection.execute(sa.select(tables.tokens)).all()
         self._tokens = {row.id: Token(**row._asdict()) for row in rows}
         self._used: set[str] = set()
+        self._jobs = Jobs("tokens")
 
     def authenticate(self, token_id: str, token_secret: str, peer: Peer) -> Token:
         """The token, which must be known, enabled, not expired, and its secret right. Raises Unauthenticated."""
@@ -116,8 +119,8 @@ class Tokens:
         secret = "as-" + secrets.token_urlsafe(24)
         expires_at = None if lifetime is None else now + lifetime
         token = Token(new_id("ak"), name, True, now, None, expires_at, secret_sha256=_hash(secret))
-        await self._database.insert(tables.tokens, [vars(token)])
-        self._tokens[token.id] = token
+        work = partial(sa.Connection.execute, statement=sa.insert(tables.tokens), parameters=[vars(token)])
+        await self._database.write(Change(work, lambda _: self._tokens.update({token.id: token})))
         return token.id, secret
 
     async def enable(self, token_ids: Sequence[str]) -> None:
@@ -125,24 +128,30 @@ class Tokens:
         await self._set_enabled([self.find(i) for i in token_ids], True)
 
     async def disable(self, token_ids: Sequence[str]) -> None:
-        """Raises NotFound, or FailedPrecondition when no token that works would be left; then nothing is changed."""
+        """Raises NotFound, or FailedPrecondition when no token that works would be left; then nothing is changed.
+
+        They work no more from now on, also while that cannot be stored: it is stored as soon as it can be."""
         tokens = [self.find(i) for i in token_ids]
         self._check_others(tokens)
-        await self._set_enabled(tokens, False)
+        for token in tokens:
+            token.enabled = False
+        await self._jobs.see_to("note that tokens are disabled", partial(self._note_disabled, tokens))
 
     async def delete(self, token_id: str) -> None:
         """Raises NotFound, or FailedPrecondition when no token that works would be left."""
         token = self.find(token_id)
         self._check_others([token])
         token.enabled = False  # from now on; but only what is stored outlasts a restart, so until then it is known, to be deleted again
-        statement = sa.delete(tables.tokens).where(tables.tokens.c.id == token.id)
-        await self._database.write(lambda connection: connection.execute(statement))
-        self._tokens.pop(token.id, None)
-        self._used.discard(token.id)
+        await self._jobs.see_to(f"delete {token.id}", partial(self._delete, token.id))
+
+    async def close(self) -> None:
+        """Writes down the last uses."""
+        await self._jobs.close(patience=0.0)
+        await self.save_uses()
 
     async def save_uses(self) -> None:
         """Writes down when tokens were last used. To be called now and then."""
-        used, self._used = self._used, set()
+        used = set(self._used)
         rows = [{"b_id": t.id, "b_used": t.last_used_at} for t in map(self._tokens.get, used) if t is not None]
         if rows:
             statement = (
@@ -151,12 +160,27 @@ class Tokens:
                 .values(last_used_at=sa.bindparam("b_used"))
             )
             await self._database.write(lambda connection: connection.execute(statement, rows))
+        self._used -= used
 
     async def _set_enabled(self, tokens: Sequence[Token], enabled: bool) -> None:
-        for token in tokens:
-            token.enabled = enabled
-        statement = sa.update(tables.tokens).where(tables.tokens.c.id.in_([t.id for t in tokens]))
-        await self._database.write(lambda connection: connection.execute(statement.values(enabled=enabled)))
+        def then(_: object) -> None:
+            for token in tokens:
+                token.enabled = enabled
+
+        chosen = sa.update(tables.tokens).where(tables.tokens.c.id.in_([t.id for t in tokens]))
+        await self._database.write(Change(lambda connection: connection.execute(chosen.values(enabled=enabled)), then))
+
+    async def _note_disabled(self, tokens: Sequence[Token]) -> None:
+        """But not of those that were enabled again before it could be stored."""
+        await self._set_enabled([token for token in tokens if not token.enabled], False)
+
+    async def _delete(self, token_id: str) -> None:
+        def then(_: object) -> None:
+            self._tokens.pop(token_id, None)
+            self._used.discard(token_id)
+
+        statement = sa.delete(tables.tokens).where(tables.tokens.c.id == token_id)
+        await self._database.write(Change(lambda connection: connection.execute(statement), then))
 
     def _check_others(self, leaving: Sequence[Token]) -> None:
         """Nobody shall lock everybody out."""

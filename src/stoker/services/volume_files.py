@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from stoker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, StokerError
+from stoker.integrity.blocks import TrimmedSums
 from stoker.services.block_places import BlockPlaces
 from stoker.services.transfer import PREFIX
+from stoker.services.volume_sums import FileSums
 from stoker.services.volumes import Volumes
 from stoker.store.assembly import BLOCK_BYTES, FilePlan
 from stoker.store.contents import Contents
-from stoker.store.filetree import Entry, FileTree, parts_of
+from stoker.store.filetree import Entry, parts_of
 from stoker.store.incoming import Incoming
 from stoker.store.treecopy import TreeCopy
 
@@ -114,10 +116,15 @@ class VolumeFiles:
                 tree.check_target(parts_of(plan.path), overwrite=overwrite)
             return [assembly.prepare(plan) for plan in plans]
 
-        def publish() -> None:
+        def publish() -> list[FileSums]:
+            published = []
             for plan in plans:
-                assembly.publish(plan, overwrite=overwrite)
+                status = assembly.publish(plan, overwrite=overwrite)
                 self._places.learn(volume_id, plan)
+                if status is not None:
+                    sums = bytes.fromhex("".join(plan.blocks))
+                    published.append(FileSums.of(volume_id, plan.path, status, sums))
+            return published
 
         missing = []
         for number, indices in enumerate(await asyncio.to_thread(prepare)):
@@ -127,7 +134,7 @@ class VolumeFiles:
                 for index in await self._not_here(volume_id, plan, key, indices):
                     missing.append(MissingBlock(number, index, f"{base}/{index}/{plan.blocks[index]}"))
         if not missing:
-            await asyncio.to_thread(publish)
+            await self._volumes.sums.put(volume_id, [plan.path for plan in plans], publish)
             return []
         needed = sum(min(BLOCK_BYTES, plans[m.file_index].size - m.block_index * BLOCK_BYTES) for m in missing)
         free = shutil.disk_usage(self._volumes.scratch()).free
@@ -174,24 +181,39 @@ class VolumeFiles:
         """Puts files whose content was stored before: (path, SHA-256, mode). Raises NotFound, InvalidArgument, AlreadyExists."""
         tree = self._volumes.tree(volume_id)
 
-        def work() -> None:
+        def check() -> None:
             for path, sha256, _ in files:
                 self._contents.path(sha256)
                 tree.check_target(parts_of(path), overwrite=overwrite)
-            for path, sha256, mode in files:
-                with Incoming(self._volumes.scratch(), limit=0, algorithm="md5", mode=mode) as new:
-                    self._contents.copy_to(sha256, new.fileno())
-                    tree.publish(new.path, parts_of(path), overwrite=overwrite)
 
-        await asyncio.to_thread(work)
+        def publish() -> list[FileSums]:
+            published = []
+            for path, sha256, mode in files:
+                sums = TrimmedSums(BLOCK_BYTES)
+                with Incoming(self._volumes.scratch(), limit=0, algorithm="md5", mode=mode) as new:
+                    self._contents.copy_to(sha256, new.fileno(), sums)
+                    if self._volumes.sync:
+                        os.fsync(new.fileno())
+                    tree.publish(new.path, parts_of(path), overwrite=overwrite, sync=self._volumes.sync)
+                    published.append(FileSums.of(volume_id, path, os.fstat(new.fileno()), sums.digests()))
+            return published
+
+        await asyncio.to_thread(check)
+        await self._volumes.sums.put(volume_id, [path for path, _, _ in files], publish)
 
     async def locate(self, volume_id: str, path: str, start: int, length: int, *, may_trim: bool) -> Download:
         """Where to read a part of a file. length: 0 for all to the end. may_trim: the reader restores trailing zeros of a block.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition.
+        Raises NotFound, InvalidArgument, FailedPrecondition, or Damaged when the disk has cut the file.
         """
         tree = self._volumes.tree(volume_id)
-        status = await asyncio.to_thread(lambda: _status(tree, path))
+
+        def look() -> os.stat_result:
+            with tree.file(parts_of(path)) as descriptor:
+                self._volumes.sums.check(volume_id, path, descriptor)
+                return os.fstat(descriptor)
+
+        status = await asyncio.to_thread(look)
         if start > status.st_size:
             raise InvalidArgument(f"The file {path!r} has {status.st_size} bytes, so nothing starts at {start}.")
         end = min(status.st_size, start + length) if length else status.st_size
@@ -206,7 +228,8 @@ class VolumeFiles:
     async def open_block(
         self, volume_id: str, inode: int, start: int, end: int, name: str, *, may_trim: bool
     ) -> BlockReader:
-        """Opens what `locate` named. Raises NotFound, or FailedPrecondition when the file was replaced or cut since."""
+        """Opens what `locate` named. Raises NotFound, FailedPrecondition when the file was replaced or cut since, or Damaged when the disk has
+        changed it."""
         tree = self._volumes.tree(volume_id)
         try:
             path = os.fsdecode(base64.urlsafe_b64decode(name))
@@ -219,29 +242,43 @@ class VolumeFiles:
             if status.st_ino != inode or status.st_size < end:
                 file.close()
                 raise FailedPrecondition(f"The file {path!r} was replaced while it was read. Read it again.")
+            try:
+                self._volumes.sums.check(volume_id, path, file.fileno(), start, end)
+            except BaseException:
+                file.close()
+                raise
             return BlockReader(file, start, _end_of_data(file.fileno(), start, end) if may_trim else end)
 
         return await asyncio.to_thread(work)
 
+    async def sweep(self) -> None:
+        """Forgets the digests of files that are gone or were touched. To be called now and then."""
+
+        def status_of(volume_id: str, path: str) -> os.stat_result | None:
+            try:
+                return self._volumes.tree(volume_id).stat(parts_of(path))
+            except StokerError:
+                return None
+
+        await self._volumes.sums.sweep(status_of)
+
     async def remove(self, volume_id: str, path: str, *, recursive: bool) -> None:
         """Removes a file, or with `recursive` a directory. Raises NotFound, InvalidArgument, FailedPrecondition."""
         tree, doomed = self._volumes.tree(volume_id), self._volumes.trash_path()
+        await asyncio.to_thread(lambda: tree.check_removal(parts_of(path), recursive=recursive))
+        await self._volumes.sums.remove(volume_id, path)
         await asyncio.to_thread(lambda: tree.take_out(parts_of(path), doomed, recursive=recursive))
         await self._volumes.empty(doomed)
 
     async def copy(self, volume_id: str, sources: Sequence[str], target: str, *, recursive: bool) -> None:
         """Copies as `cp` does. Raises NotFound, InvalidArgument, AlreadyExists, FailedPrecondition."""
+        self._volumes.sums.may_be_written(volume_id)  # copies have no digests
         copy = TreeCopy(self._volumes.tree(volume_id), self._volumes.scratch())
         await asyncio.to_thread(lambda: copy.copy(sources, target, recursive=recursive))
 
 
 def _take(entries: Iterator[Entry]) -> Sequence[Entry]:
     return [*itertools.islice(entries, _BATCH)]
-
-
-def _status(tree: FileTree, path: str) -> os.stat_result:
-    with tree.file(parts_of(path)) as descriptor:
-        return os.fstat(descriptor)
 
 
 def _end_of_data(descriptor: int, start: int, end: int) -> int:

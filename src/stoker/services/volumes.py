@@ -8,8 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +16,14 @@ import sqlalchemy as sa
 
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, is_name, new_id
+from stoker.services.damages import Damages
+from stoker.services.duties import Duty
 from stoker.services.environments import Environments
 from stoker.services.named import EPHEMERAL_LOST_AFTER, SignsOfLife
+from stoker.services.volume_sums import VolumeSums
 from stoker.store import tables
 from stoker.store.assembly import AssemblyStore
-from stoker.store.database import Database
+from stoker.store.database import Change, Database
 from stoker.store.filetree import FileTree, parts_of
 from stoker.store.incoming import sweep_incoming
 
@@ -44,7 +46,19 @@ class Volumes:
     """All volumes. Each is a real directory, so a container that mounts it sees every change at once; version 1 and 2 differ only in
     the RPCs that clients use."""
 
-    def __init__(self, *, database: Database, environments: Environments, directory: Path) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        environments: Environments,
+        directory: Path,
+        damages: Damages | None = None,
+        sync: bool = False,
+    ) -> None:
+        self.sums = VolumeSums(database, damages if damages is not None else Damages(database))
+        """Of the files that clients uploaded."""
+        self.sync = sync
+        """Whether uploaded files survive a power cut."""
         self._database = database
         self._environments = environments
         self._directory = directory
@@ -55,7 +69,7 @@ class Volumes:
             sweep_incoming(place)
         self._assemblies: dict[str, AssemblyStore] = {}
         self._known: dict[str, Volume] = {}  # each file of a transfer asks; nobody else writes the rows
-        self._changes: Counter[str] = Counter()  # under way, or of unknown end
+        self._removal = Duty(database, "remove the files of", self._remove_files)
         self._signs = SignsOfLife()
         environments.on_delete.append(self._delete_all)
 
@@ -70,10 +84,7 @@ class Volumes:
                 row = connection.execute(sa.select(tables.volumes).where(tables.volumes.c.id == volume_id)).first()
         if row is None:
             raise NotFound(f"There is no volume {volume_id!r} on this server; it may have been deleted.")
-        volume = Volume(**row._asdict())
-        if not self._changes[volume_id]:
-            self._known[volume_id] = volume
-        return volume
+        return self._known.setdefault(volume_id, Volume(**row._asdict()))
 
     def find(self, environment_id: str, name: str) -> Volume:
         """The volume of that name. Raises NotFound."""
@@ -102,7 +113,7 @@ class Volumes:
             return found or volume
 
         created = await self._database.write(work)
-        self.directory(created.id)
+        self._files(created.id)
         return created
 
     async def create_ephemeral(self, environment_id: str, version: int) -> Volume:
@@ -111,7 +122,7 @@ class Volumes:
         volume = Volume(new_id("vo"), environment_id, None, version, now, now)
         self._signs.heard(volume.id)
         await self._database.insert(tables.volumes, [asdict(volume)])
-        self.directory(volume.id)
+        self._files(volume.id)
         return volume
 
     async def heartbeat(self, volume_id: str) -> None:
@@ -136,25 +147,23 @@ class Volumes:
                 raise AlreadyExists(f"The volume {name!r} exists already. Choose another name, or delete it first.")
             connection.execute(sa.update(tables.volumes).where(tables.volumes.c.id == volume_id).values(name=name))
 
-        with self._changing(volume_id):
-            await self._database.write(work)
+        await self._database.write(Change(work, lambda _: self._forget(volume_id)))
 
     async def delete(self, volume_id: str) -> None:
-        """Deletes a volume and its files; containers that have it mounted find it empty. Raises NotFound."""
+        """Deletes a volume; containers that have it mounted find it empty. Its files are removed beside. Raises NotFound."""
         self.get(volume_id)
-        # The files go first: what a killed server left in the trash is removed, but a directory that no row names would stay for ever.
-        doomed = [self._throw_away(volume_id)]
-        statement = sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id)
-        try:
-            with self._changing(volume_id):
-                await self._database.write(lambda connection: connection.execute(statement))
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(tables.volumes).where(tables.volumes.c.id == volume_id))
+            connection.execute(sa.delete(tables.volume_sums).where(tables.volume_sums.c.volume_id == volume_id))
+            self._removal.note(connection, volume_id)
+
+        def then(_: None) -> None:
+            self._forget(volume_id)
             self._signs.forget(volume_id)
-            assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
-            await asyncio.to_thread(assembly.clear)
-            doomed.append(self._throw_away(volume_id))  # somebody may have asked for it meanwhile
-        finally:
-            for path in doomed:
-                await self.empty(path)
+            self._removal.begin(volume_id)
+
+        await self._database.write(Change(work, then))
 
     def named(self, environment_id: str, limit: int = 0, created_before: float = 0.0) -> list[Volume]:
         """Named volumes, newest first. limit and created_before (seconds since the epoch): 0 for none."""
@@ -170,21 +179,21 @@ class Volumes:
 
     def directory(self, volume_id: str) -> Path:
         """Where the files are, to be mounted read-write. Raises NotFound."""
-        self.get(volume_id)
-        path = self._directory / volume_id
-        path.mkdir(mode=0o755, exist_ok=True)
+        path = self._files(volume_id)
+        self.sums.may_be_written(volume_id)
         return path
 
     def sub_directory(self, volume_id: str, sub_path: str) -> Path:
         """A directory inside a volume, made when it is missing; the path holds no symbolic link at this moment.
 
         Raises NotFound, InvalidArgument, or FailedPrecondition when something else is in its place or a link leads outside."""
+        self.sums.may_be_written(volume_id)
         return self.tree(volume_id).make_directory(parts_of(sub_path))
 
     def tree(self, volume_id: str) -> FileTree:
         """Safe access to the files. Raises NotFound."""
         volume = self.get(volume_id)
-        return FileTree(self.directory(volume_id), f"the volume {volume.name!r}" if volume.name else "this volume")
+        return FileTree(self._files(volume_id), f"the volume {volume.name!r}" if volume.name else "this volume")
 
     def assembly(self, volume_id: str) -> AssemblyStore:
         """The uploads to a volume. Raises NotFound."""
@@ -213,11 +222,16 @@ class Volumes:
             ephemeral = connection.execute(sa.select(volumes.c.id).where(volumes.c.heartbeat_at.is_not(None))).scalars()
             lost = [volume_id for volume_id in ephemeral if self._signs.silence(volume_id) > EPHEMERAL_LOST_AFTER]
         await self._delete_each(lost)
+        await self._removal.catch_up()
         for entry in list(self._staging.iterdir()):
             if is_id(entry.name, "vo"):
                 await asyncio.to_thread(self._assembly(entry.name).sweep, _UPLOAD_ABANDONED_AFTER)
         for entry in list(self._trash.iterdir()):
             await self.empty(entry)
+
+    async def close(self) -> None:
+        await self._removal.close()
+        await self.sums.close()
 
     async def _delete_all(self, environment_id: str) -> None:
         with self._database.read() as connection:
@@ -230,15 +244,23 @@ class Volumes:
             with contextlib.suppress(NotFound):  # somebody else was faster
                 await self.delete(volume_id)
 
-    @contextlib.contextmanager
-    def _changing(self, volume_id: str) -> Iterator[None]:
-        """Its row is not remembered meanwhile; and never again after an error or a cancellation, for the change may still come."""
+    def _files(self, volume_id: str) -> Path:
+        self.get(volume_id)
+        path = self._directory / volume_id
+        path.mkdir(mode=0o755, exist_ok=True)
+        return path
+
+    async def _remove_files(self, volume_id: str) -> None:
+        """The volume is deleted: so are its files, and what is being uploaded to it."""
+        assembly = self._assemblies.pop(volume_id, None) or self._assembly(volume_id)
+        doomed = self._throw_away(volume_id)
+        self.sums.removed_volume(volume_id)
+        await asyncio.to_thread(assembly.clear)
+        await self.empty(doomed)
+
+    def _forget(self, volume_id: str) -> None:
+        """Its row has changed."""
         self._known.pop(volume_id, None)
-        self._changes[volume_id] += 1
-        yield
-        self._changes[volume_id] -= 1
-        if not self._changes[volume_id]:
-            del self._changes[volume_id]
 
     def _throw_away(self, volume_id: str) -> Path:
         """Moves the files of a volume to the trash, if there are any; where they are then."""
@@ -248,7 +270,8 @@ class Volumes:
         return doomed
 
     def _assembly(self, volume_id: str) -> AssemblyStore:
-        return AssemblyStore(self._staging / volume_id, FileTree(self._directory / volume_id, "this volume"))
+        tree = FileTree(self._directory / volume_id, "this volume")
+        return AssemblyStore(self._staging / volume_id, tree, sync=self.sync)
 
 
 def _find(connection: sa.Connection, environment_id: str, name: str) -> Volume | None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import NotFound
 from stoker.services.call_records import WEB, Call
 from stoker.services.calls import Calls
@@ -144,7 +145,7 @@ class WebCalls:
         self._calls = calls
         self._scheduler = scheduler
         self._by_call: dict[str, WebCall] = {}
-        self._cancelling: set[asyncio.Task[None]] = set()
+        self._cancelling = Jobs("web calls")
         scheduler.outlives = lambda call_id: bool(call_id) and call_id not in self._by_call
 
     async def start(
@@ -193,9 +194,7 @@ class WebCalls:
 
     def cancel_soon(self, web: WebCall) -> None:
         if not web.over:
-            task = asyncio.ensure_future(self._calls.cancel(web.id, terminate_containers=False))
-            self._cancelling.add(task)
-            task.add_done_callback(self._cancelling.discard)
+            self._cancelling.start(f"cancel {web.id}", self._calls.cancel(web.id, terminate_containers=False))
 
     def give_up(self, web: WebCall) -> None:
         """Nobody came for the answer."""

@@ -134,9 +134,11 @@ class _Block:
 class AssemblyStore:
     """The uploads to one tree. `directory` must lie on the same file system as the tree."""
 
-    def __init__(self, directory: Path, tree: FileTree) -> None:
+    def __init__(self, directory: Path, tree: FileTree, *, sync: bool = False) -> None:
+        """sync: a file is on the disk before it is in its place, so that it survives a power cut."""
         self._directory = directory
         self._tree = tree
+        self._sync = sync
         self._lock = threading.Lock()  # between putting a block in its place and moving the file away
         self._published: OrderedDict[str, _Identity | None] = OrderedDict()
         self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
@@ -162,13 +164,13 @@ class AssemblyStore:
                 os.utime(path)  # an upload that goes on is not abandoned
             return [index for index, there in enumerate(seen.read_bytes()) if there != _THERE]
 
-    def publish(self, plan: FilePlan, *, overwrite: bool) -> None:
-        """Moves a complete file to its place in the tree. Raises what `FileTree.publish` raises, and Unavailable when another upload of the
-        same file has begun since `prepare` found this one complete. Blocks the thread."""
+    def publish(self, plan: FilePlan, *, overwrite: bool) -> os.stat_result | None:
+        """Moves a complete file to its place in the tree; its status there, None when it was there already. Raises what `FileTree.publish`
+        raises, and Unavailable when another upload of the same file has begun since `prepare` found this one complete. Blocks the thread."""
         key, parts = plan.key(), parts_of(plan.path)
         with self._lock:
             if self._in_place(key, plan):
-                return
+                return None
             data, seen = self._files(key)
             if not self._is_complete(key):
                 raise Unavailable(
@@ -179,12 +181,16 @@ class AssemblyStore:
                 _restore_zeros(data, plan)
             else:
                 os.utime(data)
-            self._tree.publish(data, parts, overwrite=overwrite)
+            if self._sync:
+                _sync_file(data)
+            self._tree.publish(data, parts, overwrite=overwrite, sync=self._sync)
             if not key.startswith(_ALONE):
                 seen.unlink(missing_ok=True)
-            self._published[key] = _Identity.of(self._tree.stat(parts))
+            status = self._tree.stat(parts)
+            self._published[key] = _Identity.of(status)
             if len(self._published) > _REMEMBERED:
                 self._published.popitem(last=False)
+            return status
 
     async def receive(self, digest: str, chunks: AsyncIterator[bytes], key: str, index: int) -> None:
         """Takes one block as a stream, without its trailing zeros. Raises InvalidArgument, FailedPrecondition, ResourceExhausted."""
@@ -293,6 +299,14 @@ def _check(found: str, digest: str) -> None:
         raise InvalidArgument(
             f"The block has SHA-256 {found}, not {digest} as announced; the file may have changed while it was uploaded. Try again."
         )
+
+
+def _sync_file(data: Path) -> None:
+    descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _restore_zeros(data: Path, plan: FilePlan) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,28 +18,33 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from stoker.store.incoming import Incoming, copy_range, file_digest
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from stoker.integrity.blocks import BlockSums
+from stoker.store.incoming import Incoming, copy_range, file_digest, move
 
 _CHUNK = 256 << 10
+_REMEMBERED_PARTS = 10_000
 
 
 class BlobStore:
     """Contents by key. Uploads are staged as local files, one per part, and become visible in one step."""
 
-    def __init__(self, store: Any, *, staging: Path) -> None:
-        """store: any obstore store. staging: a local directory, of the same file system as a local store."""
+    def __init__(self, store: Any, *, staging: Path, sync: bool = False) -> None:
+        """store: any obstore store. staging: a local directory, of the same file system as a local store. sync: contents are on the disk
+        before they count as complete, so that they survive a power cut."""
         self._store = store
         self._staging = staging
+        self._sync = sync
+        self._sums: OrderedDict[Path, bytes] = OrderedDict()  # of parts that this server received
         self._root = Path(store.prefix) if isinstance(store, LocalStore) and store.prefix else None
         staging.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @classmethod
-    def open(cls, url: str, directory: Path) -> BlobStore:
+    def open(cls, url: str, directory: Path, *, sync: bool = False) -> BlobStore:
         """The store at `url` ("s3://bucket/prefix" and what else obstore knows; its settings come from the environment, such as
         AWS_ACCESS_KEY_ID), with uploads staged in `directory`; empty for the directory itself. Raises InvalidArgument."""
         if not url:
-            return cls.local(directory)
+            return cls.local(directory, sync=sync)
         try:
             store = from_url(url, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)})
         except (BaseError, ValueError) as error:
@@ -47,9 +54,9 @@ class BlobStore:
         return cls(store, staging=directory / ".staging")
 
     @classmethod
-    def local(cls, directory: Path) -> BlobStore:
+    def local(cls, directory: Path, *, sync: bool = False) -> BlobStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cls(LocalStore(directory, mkdir=True), staging=directory / ".staging")
+        return cls(LocalStore(directory, mkdir=True), staging=directory / ".staging", sync=sync)
 
     async def check(self) -> None:
         """Raises FailedPrecondition when the store cannot be reached or refuses us."""
@@ -62,32 +69,55 @@ class BlobStore:
                 "credentials (AWS_ACCESS_KEY_ID...), the region and AWS_ENDPOINT_URL."
             ) from None
 
-    async def receive_part(self, key: str, index: int, length: int, chunks: AsyncIterator[bytes]) -> str:
+    async def receive_part(
+        self, key: str, index: int, length: int, chunks: AsyncIterator[bytes], *, block: int = 1 << 20
+    ) -> str:
         """Takes one part of an upload, exactly `length` bytes, and returns its MD5 (hexadecimal). Raises InvalidArgument.
 
-        The MD5 is part of the file's name, so that completion needs no other record and survives a restart of the server.
+        block: length of the blocks whose digests `sums` gives later. The MD5 is part of the file's name, so that completion needs no other
+        record and survives a restart of the server.
         """
-        with Incoming(self._staging, limit=length, algorithm="md5") as incoming:
+        sums = BlockSums(block)
+        with Incoming(self._staging, limit=length, algorithm="md5", sums=sums, sync=self._sync) as incoming:
             await incoming.fill(chunks)
             if incoming.size != length:
                 raise InvalidArgument(f"The upload has {incoming.size} bytes, but {length} were announced.")
             md5 = incoming.hexdigest()
-            incoming.move_to(self._part(key, index, md5))
+            part = self._part(key, index, md5)
+            await incoming.settle(part)
+        self._sums[part] = sums.digests()
+        if len(self._sums) > _REMEMBERED_PARTS:
+            self._sums.popitem(last=False)
         return md5
 
     def forget_part(self, key: str, index: int, md5: str) -> None:
         """Removes a part that was received; no error when it is not there."""
-        self._part(key, index, md5).unlink(missing_ok=True)
+        part = self._part(key, index, md5)
+        self._sums.pop(part, None)
+        part.unlink(missing_ok=True)
+
+    async def sums(self, key: str, md5s: Sequence[str], block: int) -> bytes | None:
+        """The digests of the blocks of what `complete` will make of these parts; None when one of them is not there. Every part but the last
+        must consist of whole blocks."""
+        found = []
+        for index, md5 in enumerate(md5s):
+            part = self._part(key, index, md5)
+            known = self._sums.get(part)
+            if known is None:  # an earlier server received it
+                known = await asyncio.to_thread(_sums_of, part, md5, block)
+            if known is None:
+                return None
+            found.append(known)
+        return b"".join(found)
 
     async def complete(self, key: str, md5s: Sequence[str], size: int) -> bool:
         """Joins the parts with these MD5s (hexadecimal, in order) to a blob of `size` bytes; False when one of them is not there."""
         parts = [self._part(key, index, md5) for index, md5 in enumerate(md5s)]
         if not await asyncio.to_thread(_sizes_match, parts, size):
             return False
-        whole = parts[0] if len(parts) == 1 else await asyncio.to_thread(_join, parts)
+        whole = parts[0] if len(parts) == 1 else await asyncio.to_thread(_join, parts, sync=self._sync)
         if self._root is not None:
-            target = self._root / key
-            await asyncio.to_thread(os.replace, whole, target)
+            await asyncio.to_thread(move, whole, self._root / key, sync=self._sync)
         else:
             try:
                 with _store_errors():
@@ -97,6 +127,7 @@ class BlobStore:
                     whole.unlink()
         for part in parts:
             part.unlink(missing_ok=True)
+            self._sums.pop(part, None)
         return True
 
     async def has(self, key: str) -> bool:
@@ -106,16 +137,24 @@ class BlobStore:
             return False
         return True
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes [start, end) in chunks of about 256 KiB. Raises NotFound."""
+    async def read(
+        self, key: str, start: int = 0, end: int | None = None, *, size: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes [start, end) in chunks of about 256 KiB. size: that of the whole, when it is known. Raises NotFound, or Damaged for a
+        content of another size."""
         if end is not None and end <= start:
             return
         options: Any = {"range": (start, end) if end is not None else {"offset": start}}
         with _store_errors():
             try:
                 result = await obstore.get_async(self._store, key, options=options)
+                _check_size(key, result.meta["size"], size)
             except FileNotFoundError:
                 raise NotFound(f"The content of the blob {key!r} is gone.") from None
+            except BaseError:
+                # Such as a range that begins after the end of a content that was cut.
+                _check_size(key, (await obstore.head_async(self._store, key))["size"], size)
+                raise
             async for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
 
@@ -146,10 +185,15 @@ def _store_errors() -> Iterator[None]:
     """What a store elsewhere fails with after some tries is worth trying later."""
     try:
         yield
-    except (FileNotFoundError, NotFound):
+    except (FileNotFoundError, NotFound, Damaged):
         raise
     except BaseError as error:
         raise Unavailable(f"The store of blobs does not answer as it should: {_first_line(error)} Try again.") from None
+
+
+def _check_size(key: str, found: int, size: int | None) -> None:
+    if size is not None and found != size:
+        raise Damaged(f"The content of the blob {key!r} has {found} bytes and not {size}.")
 
 
 def _first_line(error: BaseException) -> str:
@@ -168,7 +212,23 @@ def _sizes_match(parts: Sequence[Path], size: int) -> bool:
         return False
 
 
-def _join(parts: Sequence[Path]) -> Path:
+def _sums_of(part: Path, md5: str, block: int) -> bytes | None:
+    """Of a part that is still what was received."""
+    sums, digest = BlockSums(block), hashlib.md5(usedforsecurity=False)
+    try:
+        with part.open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                sums.update(chunk)
+                digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    if digest.hexdigest() != md5:
+        part.unlink(missing_ok=True)  # damaged since: to be sent once more
+        return None
+    return sums.digests()
+
+
+def _join(parts: Sequence[Path], *, sync: bool) -> Path:
     whole = parts[0].with_name(f"{parts[0].name}.{secrets.token_hex(8)}")
     offset = 0
     try:
@@ -178,6 +238,8 @@ def _join(parts: Sequence[Path]) -> Path:
                     length = os.fstat(source.fileno()).st_size
                     copy_range(source.fileno(), target.fileno(), length, target_offset=offset)
                     offset += length
+            if sync:
+                os.fsync(target.fileno())
     except BaseException:
         whole.unlink(missing_ok=True)
         raise

@@ -14,7 +14,6 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,33 +21,27 @@ import sqlalchemy as sa
 import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 
-from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, Unavailable
+from stoker.integrity import wal
 from stoker.store.appender import Appender, Rows, append
+from stoker.store.changes import Change, Doubts, Job
 from stoker.store.failures import explain
 
+__all__ = ["Change", "Database"]
+
 T = TypeVar("T")
-Work = Callable[[sa.Connection], Any]
 _LARGEST_GROUP = 2000  # changes in one transaction
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "writes"  # marks the writer's connection
 # Of PostgreSQL's client: a machine that vanished is given up soon. Seconds, and milliseconds.
 _PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_LARGEST_LOG_LOOKED_AT = 16 << 20  # bytes; a second or so
+_ASK_AGAIN = 1.0  # seconds between questions what became of a commit that was not answered
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Job:
-    """One change on its way to the writer: something to do, or rows to append."""
-
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Any]
-    work: Work | None = None
-    rows: Sequence[Rows] = ()
-    result: Any = None
-    error: BaseException | None = None
 
 
 class Database:
@@ -56,18 +49,21 @@ class Database:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._gathered: list[_Job] = []  # rows appended since the event loop's last turn
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._gathered: list[Job] = []  # rows appended since the event loop's last turn
         self._with_writer = 0  # appended rows that the writer has and has not stored yet
         self._appender: Appender | None = None
         self._checkpoint_due = False
         self._lost = False
+        self._doubts = Doubts()
         self._connection = engine.connect()  # the writer's
         self._writer = threading.Thread(target=self._run_writer, name="stoker-db-writer", daemon=True)
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL") -> Database:
-        """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price."""
+        """Opens and migrates the database at an SQLAlchemy URL. `synchronous` is SQLite's: FULL also survives a power cut, at a price.
+
+        Raises InvalidArgument, FailedPrecondition, or Damaged, with the sentence for the user."""
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         sqlite: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
         try:
@@ -80,7 +76,8 @@ class Database:
         if engine.dialect.name == "sqlite":
             _make_private(engine.url.database)
             _tune_sqlite(engine, synchronous)
-        with _connected(engine) as connection:
+            _look_at_log(engine.url.database)
+        with _explained(engine), engine.connect() as connection, connection.begin():
             config = AlembicConfig()
             config.set_main_option("script_location", str(_MIGRATIONS))
             config.attributes["connection"] = connection
@@ -93,16 +90,19 @@ class Database:
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Runs `work(connection)` on the writer and returns its result once it is committed. An exception from `work` undoes only
-        `work`. It may be run a second time when a change beside it fails, so it must change nothing but the database."""
+        `work`. It may be run a second time when a change beside it fails, so it must change nothing but the database; what is to change in
+        memory with it is said by a `Change`."""
         job = self._job(work=work)
         self._jobs.put(job)
         result: T = await job.done
         return result
 
-    async def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Stores rows with equal keys; columns that are not named get their defaults."""
+    async def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, known: bool = False) -> None:
+        """Stores rows with equal keys; columns that are not named get their defaults. known: one that is there already stays as it is, for an
+        earlier try may have stored it."""
+        statement = self._unless_there(table) if known else sa.insert(table)
         if rows:
-            await self.write(lambda connection: connection.execute(sa.insert(table), rows))
+            await self.write(lambda connection: connection.execute(statement, rows))
 
     async def append(self, *rows: Rows) -> None:
         """Stores whole rows of one or more tables, all or none: the cheapest way, for what every call writes. Rows appended in one turn of
@@ -132,9 +132,9 @@ class Database:
             self._appender.close()
         self.engine.dispose()
 
-    def _job(self, **what: Any) -> _Job:
+    def _job(self, **what: Any) -> Job:
         loop = asyncio.get_running_loop()
-        return _Job(loop, loop.create_future(), **what)
+        return Job(loop, loop.create_future(), **what)
 
     def _flush(self) -> None:
         jobs, self._gathered = self._gathered, []
@@ -157,14 +157,8 @@ class Database:
         with self._connection as connection:
             connection.info[_WRITES] = True
             while not stop:
-                jobs: list[_Job] = []
-                job = self._jobs.get()
-                while job is not None:
-                    jobs.append(job)
-                    if len(jobs) == _LARGEST_GROUP or self._jobs.empty():
-                        break
-                    job = self._jobs.get()
-                stop = job is None
+                jobs, stop = self._next_group()
+                self._settle_doubts(connection)
                 self._commit(connection, jobs)
                 self._tell_lost(jobs)
                 self._acknowledge(jobs)
@@ -173,7 +167,33 @@ class Database:
                     _checkpoint(connection)
                     self._appender.resume()
 
-    def _commit(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+    def _next_group(self) -> tuple[list[Job], bool]:
+        """Waits for changes, while there are doubts not for long; and whether they are the last."""
+        jobs: list[Job] = []
+        try:
+            job = self._jobs.get(timeout=_ASK_AGAIN if self._doubts else None)
+        except queue.Empty:
+            return jobs, False
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == _LARGEST_GROUP or self._jobs.empty():
+                break
+            job = self._jobs.get()
+        return jobs, job is None
+
+    def _settle_doubts(self, connection: sa.Connection) -> None:
+        """What follows changes whose commit had arrived is done now, before later changes."""
+        if not self._doubts:
+            return
+        try:
+            late = self._doubts.settle(connection)
+        except sa.exc.DBAPIError:
+            return  # it still does not answer
+        for job in late:
+            if not job.loop.is_closed():
+                job.loop.call_soon_threadsafe(job.follow)
+
+    def _commit(self, connection: sa.Connection, jobs: list[Job]) -> None:
         """All in one transaction; when one of them fails, each in its own, so that only the wrong ones fail. Those of a lost connection are
         not done again once their commit was sent: it may have arrived."""
         if not jobs:
@@ -192,19 +212,26 @@ class Database:
                 for job in jobs:
                     job.error = explain(error)
 
-    def _transact(self, connection: sa.Connection, jobs: list[_Job]) -> None:
-        applied = False
+    def _transact(self, connection: sa.Connection, jobs: list[Job]) -> None:
+        sent: list[str] = []  # transactions whose commit was sent
+        try:
+            self._try(connection, jobs, sent)
+        except sa.exc.DBAPIError as error:
+            if sent or not error.connection_invalidated:
+                raise
+            self._try(connection, jobs, sent)  # on a new connection: the old one may have been lost long ago
+
+    def _try(self, connection: sa.Connection, jobs: list[Job], sent: list[str]) -> None:
         try:
             with connection.begin():
                 self._apply(connection, jobs)
-                applied = True
-        except sa.exc.DBAPIError as error:
-            if applied or not error.connection_invalidated:
-                raise
-            with connection.begin():  # on a new connection: the old one may have been lost long ago
-                self._apply(connection, jobs)
+                sent.append(Doubts.transaction(connection, jobs))
+        except sa.exc.DBAPIError:
+            if sent:
+                self._doubts.add(sent[-1], jobs)
+            raise
 
-    def _apply(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+    def _apply(self, connection: sa.Connection, jobs: list[Job]) -> None:
         for job in jobs:
             if job.work is not None:
                 job.result = job.work(connection)
@@ -215,12 +242,17 @@ class Database:
 
     def _insert(self, table: sa.Table) -> sa.Insert:
         """Of appended rows. One that is there is what an earlier try has stored whose commit was lost on its way."""
+        return self._unless_there(table) if self.engine.dialect.name == "postgresql" else sa.insert(table)
+
+    def _unless_there(self, table: sa.Table) -> sa.Insert:
         if self.engine.dialect.name == "postgresql":
             return postgresql.insert(table).on_conflict_do_nothing()
-        return sa.insert(table)
+        return sqlite.insert(table).on_conflict_do_nothing()
 
-    def _tell_lost(self, jobs: list[_Job]) -> None:
+    def _tell_lost(self, jobs: list[Job]) -> None:
         """The log says once that the database does not answer, and once that it does again."""
+        if not jobs:
+            return
         error = next((job.error for job in jobs if isinstance(job.error, Unavailable)), None)
         if error is not None and not self._lost:
             _log.warning("the database does not answer", error=str(error))
@@ -228,15 +260,15 @@ class Database:
             _log.info("the database answers again")
         self._lost = error is not None
 
-    def _acknowledge(self, jobs: list[_Job]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    def _acknowledge(self, jobs: list[Job]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
         for job in jobs:
             by_loop.setdefault(job.loop, []).append(job)
         for loop, group in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._written, group)
 
-    def _written(self, jobs: list[_Job]) -> None:
+    def _written(self, jobs: list[Job]) -> None:
         self._with_writer -= sum(1 for job in jobs if job.rows)
         _resolve(jobs)
 
@@ -248,15 +280,39 @@ def _remote(url: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    """Around what opens a database."""
     try:
-        connection = engine.connect()
-    except sa.exc.OperationalError as error:
+        yield
+    except sa.exc.DBAPIError as error:
+        explained = explain(error)
+        if isinstance(explained, Damaged):
+            raise Damaged(
+                f"The database {engine.url.database} is damaged ({error.orig}), so the server cannot start on it. Restore it with the rest of "
+                "the data directory from a backup, as docs/operate.md says under Backup. `stoker fsck` shows what else is damaged."
+            ) from None
         if engine.dialect.name == "sqlite":
-            raise
-        raise FailedPrecondition(f"The database of the setting database_url does not answer: {error.orig}") from None
-    with connection, connection.begin():
-        yield connection
+            raise FailedPrecondition(f"The database {engine.url.database} cannot be opened: {error.orig}.") from None
+        if isinstance(error, sa.exc.OperationalError):
+            raise FailedPrecondition(
+                f"The database of the setting database_url does not answer: {error.orig}"
+            ) from None
+        raise
+    except CommandError as error:
+        raise FailedPrecondition(
+            f"The database was written by a newer version of Stoker ({error}). Use that version, or restore a backup of before."
+        ) from None
+
+
+def _look_at_log(database: str | None) -> None:
+    """SQLite says nothing when it leaves out the end of its log, for after a crash that is right."""
+    log = Path(f"{database}-wal")
+    if database and log.exists() and log.stat().st_size <= _LARGEST_LOG_LOOKED_AT:
+        state = wal.examine(log)
+        if state.problem:
+            _log.error(
+                "the database's log is damaged: the newest changes are lost", path=str(log), problem=state.problem
+            )
 
 
 def _checkpoint(connection: sa.Connection) -> None:
@@ -270,7 +326,7 @@ def _driver(connection: sa.Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
-def _by_table(jobs: Iterable[_Job]) -> list[Rows]:
+def _by_table(jobs: Iterable[Job]) -> list[Rows]:
     """The rows of many jobs, one list a table: appended rows do not depend on each other, so their order does not matter."""
     gathered: dict[sa.Table, list[tuple[Any, ...]]] = {}
     for job in jobs:
@@ -279,14 +335,11 @@ def _by_table(jobs: Iterable[_Job]) -> list[Rows]:
     return list(gathered.items())
 
 
-def _resolve(jobs: list[_Job]) -> None:
+def _resolve(jobs: list[Job]) -> None:
     for job in jobs:
-        if job.done.done():
-            continue  # the waiter was cancelled; the change stands
-        if job.error is not None:
-            job.done.set_exception(job.error)
-        else:
-            job.done.set_result(job.result)
+        if job.error is None:
+            job.follow()
+        job.resolve()
 
 
 def _make_private(path: str | None) -> None:

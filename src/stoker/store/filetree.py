@@ -145,10 +145,10 @@ class FileTree:
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
         return sorted(found)
 
-    def publish(self, source: Path, parts: Parts, *, overwrite: bool) -> None:
+    def publish(self, source: Path, parts: Parts, *, overwrite: bool, sync: bool = False) -> None:
         """Moves a finished file (of the same file system) to its place in one step, replacing a file there if allowed.
 
-        Makes missing directories. Raises AlreadyExists, also for a directory in its place.
+        Makes missing directories. sync: its name is on the disk afterwards. Raises AlreadyExists, also for a directory in its place.
         """
         if not parts:
             raise InvalidArgument(f"The root of {self._name} is a directory; name a file in it.")
@@ -166,6 +166,8 @@ class FileTree:
                         f"{self._at(parts)} already exists. Overwrite it with --force (force=True)."
                     ) from None
                 os.unlink(source)
+            if sync:
+                os.fsync(parent)
 
     def check_target(self, parts: Parts, *, overwrite: bool) -> None:
         """Raises what `publish` would raise now, so that nothing is uploaded in vain."""
@@ -175,18 +177,14 @@ class FileTree:
         if status is not None and not overwrite:
             raise AlreadyExists(f"{self._at(parts)} already exists. Overwrite it with --force (force=True).")
 
+    def check_removal(self, parts: Parts, *, recursive: bool) -> None:
+        """Raises what `take_out` would raise now."""
+        with self._removal(parts, recursive):
+            pass
+
     def take_out(self, parts: Parts, target: Path, *, recursive: bool) -> None:
         """Moves a file, or with `recursive` a directory, out of the tree in one step. Raises NotFound, FailedPrecondition."""
-        if not parts:
-            raise InvalidArgument(
-                f"The root of {self._name} cannot be removed; remove what is in it, or delete the volume."
-            )
-        with self._messages(parts), self.directory(parts[:-1]) as parent:
-            mode = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode) and not recursive:
-                raise FailedPrecondition(
-                    f"{self._at(parts)} is a directory. Remove it with --recursive (recursive=True)."
-                )
+        with self._removal(parts, recursive) as parent:
             os.rename(parts[-1], target, src_dir_fd=parent)
 
     def make_directory(self, parts: Parts) -> Path:
@@ -201,6 +199,20 @@ class FileTree:
             with suppress(NotFound):
                 return self.resolve(parts[:length]) + parts[length:]
         return parts
+
+    @contextmanager
+    def _removal(self, parts: Parts, recursive: bool) -> Iterator[int]:
+        if not parts:
+            raise InvalidArgument(
+                f"The root of {self._name} cannot be removed; remove what is in it, or delete the volume."
+            )
+        with self._messages(parts), self.directory(parts[:-1]) as parent:
+            mode = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode) and not recursive:
+                raise FailedPrecondition(
+                    f"{self._at(parts)} is a directory. Remove it with --recursive (recursive=True)."
+                )
+            yield parent
 
     def _open_directory(self, parts: Parts, create: bool) -> int:
         with self._messages(parts), disk_errors():

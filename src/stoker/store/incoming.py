@@ -15,6 +15,7 @@ from typing import Any
 
 from stoker.cancelling import finished
 from stoker.errors import InvalidArgument, ResourceExhausted
+from stoker.integrity.blocks import Sums
 
 _NAME = ".incoming-"
 CHUNK = 256 << 10  # times a hundred transfers at once
@@ -23,13 +24,24 @@ CHUNK = 256 << 10  # times a hundred transfers at once
 class Incoming:
     """A temporary file in `directory`, used as a context manager: gone at its end unless `move_to` was called."""
 
-    def __init__(self, directory: Path, *, limit: int, algorithm: str, mode: int = 0o600) -> None:
-        """limit: bytes that may come. algorithm: as in hashlib."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        limit: int,
+        algorithm: str,
+        mode: int = 0o600,
+        sums: Sums | None = None,
+        sync: bool = False,
+    ) -> None:
+        """limit: bytes that may come. algorithm: as in hashlib. sums: gets all bytes, too. sync: `settle` waits for the disk."""
         self.path = directory / f"{_NAME}{secrets.token_hex(12)}"
         self.size = 0
         self._limit = limit
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._mode = mode
+        self._sums = sums
+        self._sync = sync
         self._file: Any = None
 
     def __enter__(self) -> Incoming:
@@ -63,6 +75,8 @@ class Incoming:
         if self.size > self._limit:
             raise InvalidArgument(f"The upload is longer than the {self._limit} bytes that were announced.")
         self._hash.update(data)
+        if self._sums is not None:
+            self._sums.update(data)
         with disk_errors():
             view = memoryview(data)
             while view:
@@ -78,6 +92,34 @@ class Incoming:
     def move_to(self, target: Path) -> None:
         """Gives the complete file its name, replacing what has it."""
         os.replace(self.path, target)
+
+    async def settle(self, target: Path) -> None:
+        """The same; and with `sync` the file is on the disk before, and has its name there afterwards."""
+        if not self._sync:
+            self.move_to(target)
+            return
+
+        def work() -> None:
+            os.fsync(self._file.fileno())
+            move(self.path, target, sync=True)
+
+        await finished(asyncio.to_thread(work))
+
+
+def move(source: Path, target: Path, *, sync: bool) -> None:
+    """Gives a complete file another name, replacing what has it; with `sync` it has it after a power cut, too."""
+    os.replace(source, target)
+    if sync:
+        sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """The names in a directory are on the disk. Blocks."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep_incoming(directory: Path) -> None:
@@ -98,8 +140,10 @@ def copy_range(source: int, target: int, length: int, *, source_offset: int = 0,
             target_offset += copied
 
 
-def file_digest(path: Path, algorithm: str, start: int = 0, length: int | None = None) -> str:
-    """Hexadecimal digest of a file, or of `length` bytes from `start`. Blocks."""
+def file_digest(
+    path: Path, algorithm: str, start: int = 0, length: int | None = None, *, sums: Sums | None = None
+) -> str:
+    """Hexadecimal digest of a file, or of `length` bytes from `start`. sums: gets these bytes, too. Blocks."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb", buffering=0) as file:
         file.seek(start)
@@ -109,6 +153,8 @@ def file_digest(path: Path, algorithm: str, start: int = 0, length: int | None =
             if not chunk:
                 break
             digest.update(chunk)
+            if sums is not None:
+                sums.update(chunk)
             left -= len(chunk)
     return digest.hexdigest()
 

@@ -255,6 +255,37 @@ blobs = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("complete", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("sums", sa.LargeBinary),  # digests of its blocks, see integrity/blocks.py; null when they are not known
+)
+
+volume_sums = sa.Table(
+    "volume_sums",  # digests of files of volumes that clients uploaded, as they were when they were put in their place
+    metadata,
+    sa.Column("volume_id", sa.String(32), primary_key=True),
+    sa.Column("path_key", sa.LargeBinary(32), primary_key=True),  # SHA-256 of the path: an index takes no long keys
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("inode", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+    sa.Column("ctime_ns", sa.BigInteger, nullable=False),
+    sa.Column("sums", sa.LargeBinary, nullable=False),  # of its blocks of 8 MiB without their trailing zeros
+)
+
+volume_writers = sa.Table(
+    "volume_writers",  # until when containers may have written into a volume; infinite while they may
+    metadata,
+    sa.Column("volume_id", sa.String(32), primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+)
+
+damages = sa.Table(
+    "damages",  # what was found damaged on the disk
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # digest of kind and name
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("found_at", sa.Float, nullable=False),
 )
 
 calls = sa.Table(
