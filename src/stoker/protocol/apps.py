@@ -12,6 +12,7 @@ from modal_proto import api_pb2
 from stoker.errors import NotFound
 from stoker.ids import is_id
 from stoker.protocol import scopes
+from stoker.protocol.app_metadata import STATES, WIRE_STATES, AppMetadata
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services import apps as states
@@ -22,16 +23,6 @@ from stoker.services.images import Images
 from stoker.services.logs import LogEntry, LogFilter, Logs
 from stoker.services.scheduler import Scheduler
 
-_STATES = {
-    api_pb2.APP_STATE_EPHEMERAL: states.EPHEMERAL,
-    api_pb2.APP_STATE_DETACHED: states.DETACHED,
-    api_pb2.APP_STATE_DEPLOYED: states.DEPLOYED,
-    api_pb2.APP_STATE_STOPPING: states.STOPPING,
-    api_pb2.APP_STATE_STOPPED: states.STOPPED,
-    api_pb2.APP_STATE_INITIALIZING: states.INITIALIZING,
-    api_pb2.APP_STATE_DETACHED_DISCONNECTED: states.DETACHED_DISCONNECTED,
-}
-WIRE_STATES = {state: number for number, state in _STATES.items()}
 _LONGEST_STREAM = 55.0  # seconds; the client opens the next one
 
 
@@ -44,6 +35,7 @@ class AppServicer:
         images: Images,
         logs: Logs,
         metadata: Metadata,
+        app_metadata: AppMetadata,
         scheduler: Scheduler,
         page_url: str,
     ) -> None:
@@ -52,13 +44,14 @@ class AppServicer:
         self._images = images
         self._logs = logs
         self._metadata = metadata
+        self._app_metadata = app_metadata
         self._scheduler = scheduler
         self._page_url = page_url
 
     @rpc("AppCreate", once=True)
     async def create(self, request: api_pb2.AppCreateRequest, caller: Caller) -> api_pb2.AppCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        state = _STATES.get(request.app_state, states.INITIALIZING)
+        state = STATES.get(request.app_state, states.INITIALIZING)
         app = await self._apps.create(environment.id, request.description, state, tags=dict(request.tags))
         url = self._url(app)
         return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=url, app_logs_url=url)
@@ -68,15 +61,15 @@ class AppServicer:
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
     ) -> api_pb2.AppGetOrCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        app = self._apps.by_name(environment.id, request.app_name)
+        if is_id(request.app_name, "ap"):
+            app: App | None = self._apps.get(request.app_name)
+        else:
+            app = self._apps.by_name(environment.id, request.app_name)
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
             app = await self._apps.create(environment.id, request.app_name, states.DEPLOYED, request.app_name)
-        handle = api_pb2.AppHandleMetadata(
-            app_id=app.id, description=app.description, environment_name=environment.name
-        )
-        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=handle)
+        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=self._app_metadata.handle(app))
 
     @rpc("AppGetByDeploymentName", containers=scopes.ANY_ENVIRONMENT)
     async def get_by_name(
@@ -90,14 +83,14 @@ class AppServicer:
             app_id=app.id if app else "",
             previous_app_id=previous.id if previous else "",
             environment_name=environment.name,
-            lifecycle=self._lifecycle(shown) if shown else None,
+            lifecycle=self._app_metadata.lifecycle(shown) if shown else None,
         )
 
     @rpc("AppGetLifecycle", containers=scopes.ANYTHING)
     async def lifecycle(
         self, request: api_pb2.AppGetLifecycleRequest, caller: Caller
     ) -> api_pb2.AppGetLifecycleResponse:
-        return api_pb2.AppGetLifecycleResponse(lifecycle=self._lifecycle(self._apps.get(request.app_id)))
+        return api_pb2.AppGetLifecycleResponse(lifecycle=self._app_metadata.lifecycle(self._apps.get(request.app_id)))
 
     @rpc("AppGetLayout", containers=scopes.ANYTHING)
     async def layout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller) -> api_pb2.AppGetLayoutResponse:
@@ -109,7 +102,7 @@ class AppServicer:
         if request.staged:
             details["kind"] = STAGED
         publication = Publication(
-            state=_STATES.get(request.app_state, ""),
+            state=STATES.get(request.app_state, ""),
             name=request.name,
             function_ids=dict(request.function_ids),
             class_ids=dict(request.class_ids),
@@ -144,9 +137,9 @@ class AppServicer:
 
     @rpc("AppList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.AppListRequest, caller: Caller) -> api_pb2.AppListResponse:
-        environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
+        environment = self._environments.resolve(request.environment_name)
         response = api_pb2.AppListResponse()
-        for app in self._apps.all(environment_id):
+        for app in self._apps.all(environment.id):
             if app.state == states.INITIALIZING:
                 continue
             response.apps.add(
@@ -157,6 +150,8 @@ class AppServicer:
                 created_at=app.created_at,
                 stopped_at=app.stopped_at or 0.0,
                 n_running_tasks=len(self._scheduler.tasks(app.id)),
+                # Functions of apps that are over are not in memory, and a list is no reason to read them all.
+                metadata=self._app_metadata.handle(app, members=not app.is_over),
             )
         return response
 
@@ -212,14 +207,6 @@ class AppServicer:
 
     def _url(self, app: App) -> str:
         return f"{self._page_url}/apps/{app.id}"
-
-    def _lifecycle(self, app: App) -> Any:
-        lifecycle = api_pb2.AppLifecycle(app_state=WIRE_STATES[app.state], created_at=app.created_at)
-        if app.deployed_at and app.state == states.DEPLOYED:
-            lifecycle.deployed_at = app.deployed_at
-        if app.stopped_at:
-            lifecycle.stopped_at = app.stopped_at
-        return lifecycle
 
 
 def _fetch_filter(request: Any) -> LogFilter:

@@ -9,7 +9,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.apps import WIRE_STATES
+from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import Apps
 from stoker.services.deployments import Deployments
@@ -39,11 +39,14 @@ _ENDINGS = {
 
 
 class HistoryServicer:
-    def __init__(self, *, history: History, functions: Functions, apps: Apps, deployments: Deployments) -> None:
+    def __init__(
+        self, *, history: History, functions: Functions, apps: Apps, deployments: Deployments, metadata: AppMetadata
+    ) -> None:
         self._history = history
         self._functions = functions
         self._apps = apps
         self._deployments = deployments
+        self._metadata = metadata
 
     @rpc("TaskGetInfo")
     async def task(self, request: api_pb2.TaskGetInfoRequest, caller: Caller) -> api_pb2.TaskGetInfoResponse:
@@ -119,7 +122,7 @@ class HistoryServicer:
         versions = self._deployments.history(app.id)
         response = api_pb2.AppGetTimeRangeStatsResponse(
             deployment_count=sum(since <= d.deployed_at < until for d in versions),
-            lifecycle=api_pb2.AppLifecycle(app_state=WIRE_STATES[app.state], created_at=app.created_at),
+            lifecycle=self._metadata.lifecycle(app),
         )
         response.since.FromNanoseconds(int(since * 1e9))
         response.until.FromNanoseconds(int(until * 1e9))

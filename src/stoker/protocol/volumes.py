@@ -11,12 +11,13 @@ from stoker.errors import FailedPrecondition
 from stoker.protocol import scopes
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
+from stoker.protocol.metadata import Metadata
 from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.transfer import TransferUrls
 from stoker.services.volume_files import FilePlan, VolumeFiles
-from stoker.services.volumes import Volume, Volumes
+from stoker.services.volumes import Volumes
 
 _DEFAULT_MODE = 0o644
 OpenFiles = Callable[[str, str], Awaitable[Sequence[str]]]
@@ -31,6 +32,7 @@ class VolumeServicer:
         environments: Environments,
         urls: TransferUrls,
         open_files: OpenFiles,
+        metadata: Metadata,
     ) -> None:
         """open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
         self._open_files = open_files
@@ -38,6 +40,7 @@ class VolumeServicer:
         self._files = files
         self._environments = environments
         self._urls = urls
+        self._metadata = metadata
 
     @rpc("VolumeGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
@@ -54,13 +57,13 @@ class VolumeServicer:
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.id,
             version=volume.version,  # type: ignore[arg-type]
-            metadata=volume_metadata(volume),
+            metadata=self._metadata.of_volume(volume),
         )
 
     @rpc("VolumeGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller) -> api_pb2.VolumeGetByIdResponse:
         volume = self._volumes.get(request.volume_id)
-        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume))
+        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=self._metadata.of_volume(volume))
 
     @rpc("VolumeHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
@@ -76,7 +79,7 @@ class VolumeServicer:
                 label=volume.name or "",
                 volume_id=volume.id,
                 created_at=volume.created_at,
-                metadata=volume_metadata(volume),
+                metadata=self._metadata.of_volume(volume),
             )
             for volume in self._volumes.named(environment.id, page.max_objects, page.created_before)
         ]
@@ -191,14 +194,6 @@ class VolumeServicer:
         sources: Sequence[str] = request.src_paths
         await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)
         return Empty()
-
-
-def volume_metadata(volume: Volume) -> api_pb2.VolumeMetadata:
-    return api_pb2.VolumeMetadata(
-        version=volume.version,  # type: ignore[arg-type]
-        name=volume.name or "",
-        creation_info=api_pb2.CreationInfo(created_at=volume.created_at),
-    )
 
 
 def _mode(file: api_pb2.MountFile | api_pb2.VolumePutFiles2Request.File) -> int:

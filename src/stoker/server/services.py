@@ -187,7 +187,7 @@ class Services:
             functions=self.functions,
             environments=self.environments,
         )
-        self.metadata = Metadata(self.apps, self.functions, self.volumes, self.endpoints)
+        self.metadata = Metadata(self.apps, self.functions, self.volumes, self.endpoints, user=settings.workspace)
         self.wire.metadata = self.metadata
         self.deployments = Deployments(database=database, apps=self.apps, functions=self.functions)
         self.canaries = Canaries(

@@ -1,0 +1,121 @@
+"""What clients are told of apps, functions, servers, calls and named objects when they look."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import RunningServer
+
+_PRELUDE = """
+import json, time, modal
+A = "looked-up"
+F = lambda name: modal.Function.from_name(A, name)
+show = lambda value: print(json.dumps(value, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def looked(server: RunningServer) -> Iterator[RunningServer]:
+    server.modal("deploy", "looked_up.py")
+    yield server
+    server.modal("app", "stop", "--yes", "looked-up", check=False)
+
+
+def ask(server: RunningServer, code: str) -> list[object]:
+    return [json.loads(line) for line in server.python(_PRELUDE + code).stdout.splitlines()]
+
+
+def test_an_app_that_is_looked_up_is_known_at_once(looked: RunningServer) -> None:
+    code = """
+by_name = modal.App.lookup(A)
+refreshed = by_name.info(refresh=True)
+listed = {a.name: a for a in modal.Environment.from_name("main").apps.list()}[A].info()
+by_id = modal.App.lookup(by_name.app_id).info()
+found = by_name.info()
+show([found == refreshed, found == listed, found == by_id])
+life = found.lifecycle
+show([life.state.value, life.version, life.created_by, life.deployed_by, life.stopped_at])
+show([time.time() - life.created_at.timestamp() < 600, life.deployed_at >= life.created_at])
+show([sorted(found.functions), sorted(found.servers)])
+"""
+    same, life, times, members = ask(looked, code)
+    assert same == [True, True, True]
+    assert life == ["deployed", 1, "local", "local", None]
+    assert times == [True, True]
+    functions = ["Speaker.*", "about_volume", "environment", "failing", "say", "spawning", "together", "twice"]
+    assert members == [functions, ["Sleeper"]]
+
+
+def test_a_server_tells_about_itself(looked: RunningServer) -> None:
+    code = """
+info = modal.Server.from_name(A, "Sleeper").info()
+show([info.port, info.unauthenticated, info.sessioned, info.startup_timeout, info.exit_grace_period, info.server_url])
+"""
+    [[*told, url]] = ask(looked, code)  # type: ignore[misc]
+    assert told == [8399, True, False, 41, 7]
+    assert "local--looked-up-sleeper" in str(url)
+    looked.modal("server", "info", "looked-up/Sleeper")
+
+
+def test_options_are_seen_in_the_function_that_has_them(looked: RunningServer) -> None:
+    code = """
+for f in (F("say"), F("say").with_options(timeout=99, max_containers=5, cpu=2, memory=512)):
+    f.hydrate()
+    f = modal.Function.from_id(f.object_id)
+    i = f.info()
+    show([i.timeout, i.max_retries, i.cpu, i.memory_mib, f.autoscaler.settings().max_containers])
+"""
+    assert ask(looked, code) == [[77, 2, None, None, 3], [99, 2, 2.0, 512, 5]]
+
+
+def test_whoever_made_an_object_is_named(looked: RunningServer) -> None:
+    code = """
+for kind, options in ((modal.Volume, {}), (modal.Dict, {}), (modal.Queue, {}), (modal.Secret, {"env_dict": {"K": "v"}})):
+    kind.objects.create("made-by", allow_existing=True, **options)
+    made = kind.from_name("made-by")
+    made.hydrate()
+    listed = {o.name: o for o in kind.objects.list()}["made-by"]
+    show([made.info().created_by, listed.info().created_by, time.time() - made.info().created_at.timestamp() < 600])
+    kind.objects.delete("made-by")
+show(F("about_volume").remote())
+"""
+    *objects, inside = ask(looked, code)
+    assert objects == [["local", "local", True]] * 4
+    assert isinstance(inside, list) and inside[0] > 1.7e9 and inside[1] == "local"
+    for noun in ("volume", "dict", "queue", "secret"):
+        looked.modal(noun, "create", "made-by-cli", *(["K=v"] if noun == "secret" else []))
+        listed = json.loads(looked.modal(noun, "list", "--json").stdout)
+        assert {row["created_by"] for row in listed} == {"local"}, noun
+
+
+def test_a_call_tells_its_app_and_how_far_it_is(looked: RunningServer) -> None:
+    code = """
+call = F("say").spawn("soon")
+call.get()
+again = modal.FunctionCall.from_id(call.object_id)
+show([again.num_inputs(), again.get_call_graph()[0].module_name, again.get_call_graph()[0].function_name])
+show([e.message for e in again.logs.stream(timeout=30)])
+"""
+    told, streamed = ask(looked, code)
+    assert told == [1, "looked_up", "say"]
+    assert streamed == ["said soon\n"]
+
+
+def test_a_call_is_seen_whose_parent_is_not_known_any_more(looked: RunningServer) -> None:
+    code = """
+parent = F("twice").spawn("x")
+parent.get()
+[root] = parent.get_call_graph()
+show([parent.object_id, root.children[0].function_call_id])
+"""
+    [[parent, child]] = ask(looked, code)  # type: ignore[misc]
+    with closing(sqlite3.connect(looked.data / "stoker.db", timeout=30)) as database, database:
+        for table, column in (("inputs", "call_id"), ("outputs", "call_id"), ("calls", "id")):
+            database.execute(f"delete from {table} where {column} = ?", (parent,))
+    code = f"[i] = modal.FunctionCall.from_id({child!r}).get_call_graph(); show([i.function_name, i.function_call_id])"
+    assert ask(looked, code) == [["say", child]]
