@@ -106,6 +106,44 @@ show([e.message for e in again.logs.stream(timeout=30)])
     assert streamed == ["said soon\n"]
 
 
+def test_web_requests_leave_a_line_and_nothing_that_they_carried(looked: RunningServer) -> None:
+    code = """
+import urllib.error, urllib.request
+def get(name, query=""):
+    try:
+        with urllib.request.urlopen(F(name).get_web_url() + query) as answer:
+            return answer.headers["Modal-Function-Call-Id"], json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.headers["Modal-Function-Call-Id"], error.code
+web, answer = get("spawning", "?word=a-word-of-the-request")
+failed, status = get("failing")
+call = modal.FunctionCall.from_id(answer["call"])
+assert call.get() == "a-word-of-the-request"
+while True:
+    try:
+        modal.FunctionCall.from_id(web).hydrate().get_call_graph(), modal.FunctionCall.from_id(failed).get_call_graph()
+        break
+    except modal.exception.NotFoundError:
+        time.sleep(0.1)
+[root] = call.get_call_graph()
+[child] = root.children
+show([root.function_call_id == web, root.function_name, root.module_name, root.status.name, root.task_id[:3]])
+show([child.function_call_id == call.object_id, child.function_name, child.children, status, failed])
+stats = F("spawning").stats()
+show([stats.input_success_count, F("failing").stats().input_failure_count])
+"""
+    root, child, stats = ask(looked, code)
+    assert root == [True, "spawning", "looked_up", "SUCCESS", "ta-"]
+    assert isinstance(child, list) and child[:4] == [True, "say", [], 500]
+    assert stats == [1, 1]
+    [line] = json.loads(looked.modal("function", "calls", "looked-up/failing", "--json").stdout)
+    assert line["function_call_id"] == child[4] and line["status"] == "failure"
+    assert line["enqueued_at"] <= line["started_at"] and line["container_id"].startswith("ta-")
+    with closing(sqlite3.connect(looked.data / "stoker.db")) as database:
+        of_web = "select i.payload, o.result from inputs i join outputs o on o.input_id = i.id join calls c on c.id = i.call_id"
+        assert {*database.execute(f"{of_web} where c.kind = 'web'")} == {(b"", b"")}
+
+
 def test_a_call_is_seen_whose_parent_is_not_known_any_more(looked: RunningServer) -> None:
     code = """
 parent = F("twice").spawn("x")

@@ -59,6 +59,7 @@ from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.upkeep import Upkeep
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
+from stoker.services.web_history import WebHistory
 from stoker.services.webcalls import WebCalls
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
@@ -266,6 +267,8 @@ class Services:
         settings = self.settings
         limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
         self.calls = Calls(self.database, self.scheduler, self.wire, limits)
+        web_history = WebHistory(self.database)
+        self._cleanup.push_async_callback(web_history.close)  # after that of the calls, which may end some requests
         self._cleanup.push_async_callback(self.calls.close)
         self.images.function_builds = FunctionBuilds(
             functions=self.functions,
@@ -297,7 +300,7 @@ class Services:
                 "volume_id": lambda id: self.volumes.get(id).environment_id,
             },
         )
-        self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
+        self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs), web_history)
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )
