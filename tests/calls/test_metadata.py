@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -157,3 +159,62 @@ show([parent.object_id, root.children[0].function_call_id])
             database.execute(f"delete from {table} where {column} = ?", (parent,))
     code = f"[i] = modal.FunctionCall.from_id({child!r}).get_call_graph(); show([i.function_name, i.function_call_id])"
     assert ask(looked, code) == [["say", child]]
+
+
+def test_logs_of_one_call_are_its_own(looked: RunningServer) -> None:
+    code = """
+words = ["north", "east", "south", "west"]
+calls = [F("say").spawn(word) for word in words]
+modal.FunctionCall.gather(*calls)
+parent = F("twice").spawn("up")
+parent.get()
+[root] = parent.get_call_graph()
+both = [F("together").spawn(word, 1.5) for word in ("left", "right")]
+modal.FunctionCall.gather(*both)
+ids = [*(c.object_id for c in calls), parent.object_id, root.children[0].function_call_id, both[0].object_id]
+show(ids)
+show([[e.message for e in modal.FunctionCall.from_id(id).logs.tail()] for id in ids])
+[entry] = calls[0].logs.tail()
+show([id[:3] for id in entry.context_ids])
+"""
+    ids, messages, context = ask(looked, code)
+    assert isinstance(ids, list) and isinstance(messages, list)
+    assert messages[:6] == [[f"said {w}\n"] for w in ("north", "east", "south", "west")] + [
+        ["twice up\n"],
+        ["said up\n"],
+    ]
+    # Of calls that run in one container at the same time, nobody can tell whose a line is.
+    assert (
+        {"begins left\n", "ends left\n"}
+        <= {*messages[6]}
+        <= {f"{w} {d}\n" for w in ("begins", "ends") for d in ("left", "right")}
+    )
+    assert context == ["in-", "ta-"]
+
+    def log(*options: str) -> list[str]:
+        return looked.modal("app", "logs", "looked-up", *options).stdout.splitlines()
+
+    assert log("--function-call", ids[1]) == ["said east"]
+    assert log("--function-call", ids[1], "--since", "1h") == ["said east"]
+    assert log("--function-call", "fc-" + "0" * 22) == []
+    assert "said west" in log()
+
+
+def test_logs_of_a_container_end_with_it(looked: RunningServer) -> None:
+    code = """
+call = F("say").spawn("for the container")
+call.get()
+show(call.get_call_graph()[0].task_id)
+"""
+    [task_id] = ask(looked, code)
+    assert isinstance(task_id, str)
+    following = [sys.executable, "-m", "modal", "container", "logs", "--follow", task_id]
+    with subprocess.Popen(following, env=looked.env, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert any("said for the container" in line for line in follower.stdout)
+        follower.terminate()
+    looked.modal("container", "stop", "--yes", task_id)
+    for _ in range(100):
+        if task_id not in looked.modal("container", "list", "--json").stdout:
+            break
+    assert "said for the container" in looked.modal("container", "logs", "--follow", task_id, timeout=30).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -19,10 +20,12 @@ from stoker.services import apps as states
 from stoker.services.apps import App, Apps, Publication
 from stoker.services.deployments import STAGED
 from stoker.services.environments import Environments
+from stoker.services.history import History
 from stoker.services.images import Images
 from stoker.services.logs import LogEntry, LogFilter, Logs
 from stoker.services.scheduler import Scheduler
 
+_MOST_ENTRIES = 20_000  # of one answer
 _LONGEST_STREAM = 55.0  # seconds; the client opens the next one
 
 
@@ -36,6 +39,7 @@ class AppServicer:
         logs: Logs,
         metadata: Metadata,
         app_metadata: AppMetadata,
+        history: History,
         scheduler: Scheduler,
         page_url: str,
     ) -> None:
@@ -45,6 +49,7 @@ class AppServicer:
         self._logs = logs
         self._metadata = metadata
         self._app_metadata = app_metadata
+        self._history = history
         self._scheduler = scheduler
         self._page_url = page_url
 
@@ -159,18 +164,25 @@ class AppServicer:
     async def follow_logs(
         self, request: api_pb2.AppGetLogsRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        app = self._apps.get(request.app_id)
-        wanted = LogFilter(
-            function_id=request.parametrized_function_id or request.function_id,
-            task_id=request.task_id,
-            fd=request.file_descriptor,
-            search=request.search_text,
-        )
+        """Of an app, or of a container alone, whose end is the end of the stream."""
         after = int(request.last_entry_id) if request.last_entry_id.isdigit() else 0
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
+        wanted = replace(_filter(request, request.file_descriptor), input_id=request.input_id)
+        if request.task_id and not request.app_id:
+            task = self._history.task(request.task_id)
+            app_id, ended = task.app_id, task.finished_at is not None
+        else:
+            app_id, ended = request.app_id, False
+        app = self._apps.get(app_id)
+        if ended:
+            for entry in self._logs.fetch(app_id, wanted, _MOST_ENTRIES):
+                if entry.seq > after:
+                    yield _batch(entry)
+            yield api_pb2.TaskLogsBatch(app_done=True)
+            return
         over = app.state == states.STOPPED
-        async for entry in self._logs.follow(request.app_id, after, timeout, wanted, over=over):
-            yield _batch(entry) if entry is not None else api_pb2.TaskLogsBatch(app_done=True)
+        async for following in self._logs.follow(app_id, after, timeout, wanted, over=over):
+            yield _batch(following) if following is not None else api_pb2.TaskLogsBatch(app_done=True)
 
     @rpc("AppFetchLogs", containers=scopes.OWN_LOG)
     async def fetch_logs(self, request: api_pb2.AppFetchLogsRequest, caller: Caller) -> api_pb2.AppFetchLogsResponse:
@@ -209,11 +221,22 @@ class AppServicer:
         return f"{self._page_url}/apps/{app.id}"
 
 
+def _filter(request: Any, source: int) -> LogFilter:
+    """What the requests for logs have in common."""
+    return LogFilter(
+        function_id=request.parametrized_function_id or request.function_id,
+        # There are no sandboxes here, so nothing is of one.
+        task_id=request.task_id or request.sandbox_id,
+        call_id=request.function_call_id,
+        fd=source,
+        search=request.search_text,
+    )
+
+
 def _fetch_filter(request: Any) -> LogFilter:
     since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else 0.0
     until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else 0.0
-    function_id = request.parametrized_function_id or request.function_id
-    return LogFilter(function_id, request.task_id, request.source, request.search_text, since, until)
+    return replace(_filter(request, request.source), since=since, until=until)
 
 
 def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
@@ -222,7 +245,14 @@ def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
         file_descriptor=cast(api_pb2.FileDescriptor.ValueType, entry.fd),
         timestamp=entry.timestamp,
         timestamp_ns=int(entry.timestamp * 1e9),
+        function_call_id=entry.call_ids[0] if len(entry.call_ids) == 1 else "",
+        input_id=entry.input_id,
+        container_id=entry.task_id,
     )
     return api_pb2.TaskLogsBatch(
-        task_id=entry.task_id, function_id=entry.function_id, entry_id=str(entry.seq), items=[item]
+        task_id=entry.task_id,
+        function_id=entry.function_id,
+        input_id=entry.input_id,
+        entry_id=str(entry.seq),
+        items=[item],
     )

@@ -54,6 +54,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             logs=s.logs,
             metadata=s.metadata,
             app_metadata=app_metadata,
+            history=s.history,
             scheduler=s.scheduler,
             page_url=page_url,
         ),

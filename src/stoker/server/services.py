@@ -246,6 +246,7 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.launcher.printing = self.scheduler.printing
         self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
         self._cleanup.push_async_callback(self.heartbeats.close)
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))

@@ -16,6 +16,7 @@ from typing import Protocol
 import sqlalchemy as sa
 import structlog
 
+from stoker.core.pool import PooledInput
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id
@@ -43,6 +44,7 @@ from stoker.services.wire import Wire
 from stoker.store import tables
 from stoker.store.database import Database
 
+_MOST_CALLS = 32  # that one piece of output is said to be of; of more it is not known whose it is
 _log = structlog.get_logger(__name__)
 
 
@@ -82,6 +84,8 @@ class ContainerLauncher:
         """prepared_sandboxes: see that setting. snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
         self._processors = Processors()
         self.sockets: Sockets | None = None
+        self.printing: Callable[[str], Sequence[PooledInput]] = lambda task_id: ()
+        """Gives the inputs that the output of a container may be of."""
         self._database = database
         self._engine = engine
         self._node = node
@@ -313,7 +317,17 @@ class ContainerLauncher:
         return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
     def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
-        self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+        inputs = [item for item in self.printing(task.id) if item.call_id]
+        calls = tuple(dict.fromkeys(item.call_id for item in inputs))
+        self._logs.write(
+            task.app_id,
+            fd,
+            text,
+            function_id=task.function_id,
+            task_id=task.id,
+            input_id=inputs[0].id if len(inputs) == 1 else "",
+            call_ids=calls if len(calls) <= _MOST_CALLS else (),
+        )
         return self._logs.room()
 
     def _record(self, statement: sa.Executable) -> None:
