@@ -104,7 +104,7 @@ def test_a_blocked_put_goes_on_when_there_is_room(items: modal.Queue) -> None:
 
 
 def test_creation_types(client: Client) -> None:
-    with pytest.raises(modal.exception.NotFoundError, match="no queue 'absent'"):
+    with pytest.raises(modal.exception.NotFoundError, match="Queue 'absent' not found"):
         modal.Queue.from_name("absent").hydrate(client)
     modal.Queue.objects.create("named-queue", client=client)
     with pytest.raises(modal.exception.AlreadyExistsError):

@@ -72,7 +72,7 @@ class AppServicer:
             app = self._apps.by_name(environment.id, request.app_name)
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
-                raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
+                raise NotFound(f"App {request.app_name!r} not found in the environment {environment.name!r}.")
             app = await self._apps.create(environment.id, request.app_name, states.DEPLOYED, request.app_name)
         return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=self._app_metadata.handle(app))
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableSequence
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf.message import Message
 from modal_proto import api_pb2
 
 from stoker.protocol.definitions import ranked_functions, web_specs, with_options
+from stoker.protocol.volumes import volume_metadata
 from stoker.services.apps import App, Apps
 from stoker.services.endpoints import Endpoints
 from stoker.services.functions import Function, Functions
-from stoker.services.volumes import Volume, Volumes
+from stoker.services.volumes import Volumes
 
 _INLINE_BYTES = 2 << 20
 _INLINE_BYTES_SPAWNED = 1 << 20  # the client's own 8 KiB would send most spawned inputs through blob storage
@@ -83,14 +84,6 @@ class Metadata:
             data.flash_service_urls[:] = data.ranked_functions[0].function.flash_service_urls
         return data
 
-    def of_volume(self, volume: Volume) -> Any:
-        """VolumeMetadata."""
-        return api_pb2.VolumeMetadata(
-            version=cast(api_pb2.VolumeFsVersion.ValueType, volume.version),
-            name=volume.name or "",
-            creation_info=api_pb2.CreationInfo(created_at=volume.created_at, created_by=self._user),
-        )
-
     def module_name(self, function: Function) -> str:
         """The module that defines a function, "" before it is defined."""
         if function.latest is None:
@@ -113,7 +106,7 @@ class Metadata:
                 continue
             entry = layout.objects.add(object_id=object_id)
             if object_id.startswith("vo-"):
-                entry.volume_metadata.CopyFrom(self.of_volume(self._volumes.get(object_id)))
+                entry.volume_metadata.CopyFrom(volume_metadata(self._volumes.get(object_id), self._user))
         return layout
 
     def _common(self, function: Function, source: Any) -> Any:

@@ -11,13 +11,12 @@ from stoker.errors import FailedPrecondition
 from stoker.protocol import scopes
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
-from stoker.protocol.metadata import Metadata
 from stoker.protocol.named import by_creation_type
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.environments import Environments
 from stoker.services.transfer import TransferUrls
 from stoker.services.volume_files import FilePlan, VolumeFiles
-from stoker.services.volumes import Volumes
+from stoker.services.volumes import Volume, Volumes
 
 _DEFAULT_MODE = 0o644
 OpenFiles = Callable[[str, str], Awaitable[Sequence[str]]]
@@ -32,15 +31,15 @@ class VolumeServicer:
         environments: Environments,
         urls: TransferUrls,
         open_files: OpenFiles,
-        metadata: Metadata,
+        user: str,
     ) -> None:
-        """open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
+        """user: who has made all volumes: everybody with a token goes by one name. open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
         self._open_files = open_files
         self._volumes = volumes
         self._files = files
         self._environments = environments
         self._urls = urls
-        self._metadata = metadata
+        self._user = user
 
     @rpc("VolumeGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
@@ -57,13 +56,13 @@ class VolumeServicer:
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.id,
             version=volume.version,  # type: ignore[arg-type]
-            metadata=self._metadata.of_volume(volume),
+            metadata=volume_metadata(volume, self._user),
         )
 
     @rpc("VolumeGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller) -> api_pb2.VolumeGetByIdResponse:
         volume = self._volumes.get(request.volume_id)
-        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=self._metadata.of_volume(volume))
+        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume, self._user))
 
     @rpc("VolumeHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
@@ -79,7 +78,7 @@ class VolumeServicer:
                 label=volume.name or "",
                 volume_id=volume.id,
                 created_at=volume.created_at,
-                metadata=self._metadata.of_volume(volume),
+                metadata=volume_metadata(volume, self._user),
             )
             for volume in self._volumes.named(environment.id, page.max_objects, page.created_before)
         ]
@@ -194,6 +193,15 @@ class VolumeServicer:
         sources: Sequence[str] = request.src_paths
         await self._files.copy(request.volume_id, sources, request.dst_path, recursive=request.recursive)
         return Empty()
+
+
+def volume_metadata(volume: Volume, user: str) -> api_pb2.VolumeMetadata:
+    """user: who has made it."""
+    return api_pb2.VolumeMetadata(
+        version=volume.version,  # type: ignore[arg-type]
+        name=volume.name or "",
+        creation_info=api_pb2.CreationInfo(created_at=volume.created_at, created_by=user),
+    )
 
 
 def _mode(file: api_pb2.MountFile | api_pb2.VolumePutFiles2Request.File) -> int:

@@ -91,7 +91,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             environments=s.environments,
             urls=s.urls,
             open_files=s.launcher.open_files,
-            metadata=s.metadata,
+            user=workspace,
         ),
         SecretServicer(secrets=s.secrets, environments=s.environments, user=workspace),
         EnvironmentServicer(environments=s.environments),

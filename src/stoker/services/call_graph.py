@@ -69,7 +69,7 @@ def _root(connection: sa.Connection, call_id: str) -> GraphCall:
 def _call(connection: sa.Connection, call_id: str) -> GraphCall:
     row = connection.execute(_CALLS.where(tables.calls.c.id == call_id)).first()
     if row is None:
-        raise NotFound(f"There is no call {call_id!r}; results are kept for some days only.")
+        raise NotFound(f"Function call {call_id!r} not found; results are kept for some days only.")
     return GraphCall(*row)
 
 

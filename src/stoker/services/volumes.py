@@ -69,7 +69,7 @@ class Volumes:
             with self._database.read() as connection:
                 row = connection.execute(sa.select(tables.volumes).where(tables.volumes.c.id == volume_id)).first()
         if row is None:
-            raise NotFound(f"There is no volume {volume_id!r} on this server; it may have been deleted.")
+            raise NotFound(f"Volume {volume_id!r} not found on this server; it may have been deleted.")
         volume = Volume(**row._asdict())
         if not self._changes[volume_id]:
             self._known[volume_id] = volume
@@ -81,7 +81,7 @@ class Volumes:
             found = _find(connection, environment_id, name)
         if found is None:
             raise NotFound(
-                f"There is no volume {name!r} in the environment {self._environments.get(environment_id).name!r}. "
+                f"Volume {name!r} not found in the environment {self._environments.get(environment_id).name!r}. "
                 f"Create it with `modal volume create {name}`, or with create_if_missing=True."
             )
         return found
