@@ -26,6 +26,11 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("MODAL_")}
 
 
+@app.function(image=image, restrict_modal_access=True)
+def restricted_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("MODAL_")}
+
+
 @app.function(image=image, volumes={"/volume": volume})
 def about_volume() -> tuple[float, str | None]:
     info = volume.info()

@@ -6,12 +6,15 @@ import json
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from stoker.services.identity_tokens import DISCOVERY_PATH
 from tests.conftest import RunningServer
+from tests.services.test_identity_tokens import checked
 
 _PRELUDE = """
 import json, time, modal
@@ -49,7 +52,17 @@ show([sorted(found.functions), sorted(found.servers)])
     assert same == [True, True, True]
     assert life == ["deployed", 1, "local", "local", None]
     assert times == [True, True]
-    functions = ["Speaker.*", "about_volume", "environment", "failing", "say", "spawning", "together", "twice"]
+    functions = [
+        "Speaker.*",
+        "about_volume",
+        "environment",
+        "failing",
+        "restricted_environment",
+        "say",
+        "spawning",
+        "together",
+        "twice",
+    ]
     assert members == [functions, ["Sleeper"]]
 
 
@@ -218,3 +231,30 @@ show(call.get_call_graph()[0].task_id)
         if task_id not in looked.modal("container", "list", "--json").stdout:
             break
     assert "said for the container" in looked.modal("container", "logs", "--follow", task_id, timeout=30).stdout
+
+
+def test_a_container_knows_where_it_is_and_can_prove_who_it_is(looked: RunningServer) -> None:
+    code = """
+f = F("environment").hydrate()
+show([f.remote(), f.object_id, modal.App.lookup(A).app_id])
+"""
+    [[environment, function_id, app_id]] = ask(looked, code)  # type: ignore[misc]
+    assert isinstance(environment, dict)
+    assert environment["MODAL_REGION"] == "local"
+    assert environment["MODAL_CLOUD_PROVIDER"] == "CLOUD_PROVIDER_UNSPECIFIED"
+    token = environment["MODAL_IDENTITY_TOKEN"]
+    base = json.loads((looked.data / "server.json").read_text())["http_url"]
+    with urllib.request.urlopen(base + DISCOVERY_PATH) as answer:
+        discovery = json.load(answer)
+    assert discovery["issuer"] == base
+    with urllib.request.urlopen(discovery["jwks_uri"]) as answer:
+        claims = checked(token, json.load(answer))
+    assert claims["iss"] == base
+    assert (claims["app_id"], claims["function_id"], claims["app_name"]) == (app_id, function_id, "looked-up")
+    assert claims["container_id"] == environment["MODAL_TASK_ID"]
+
+
+def test_a_restricted_container_has_no_identity(looked: RunningServer) -> None:
+    [environment] = ask(looked, 'show(F("restricted_environment").remote())')
+    assert isinstance(environment, dict) and environment["MODAL_REGION"] == "local"
+    assert "MODAL_IDENTITY_TOKEN" not in environment

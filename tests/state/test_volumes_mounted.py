@@ -196,7 +196,7 @@ for act in (lambda: open('/other/g', 'w'), other.commit, other.reload):
     assert found is False and write.startswith("FileNotFoundError")
     assert commit.startswith("RuntimeError: Volume 'vo-") and reload.startswith("RuntimeError: Volume 'vo-")
     sandboxes.modal("container", "stop", "-y", task)
-    with pytest.raises(modal.exception.Error, match="Volume .* not found"):
+    with pytest.raises(modal.exception.Error, match=r"Volume .* not found"):
         run("doomed", "")
 
 

@@ -22,6 +22,15 @@ def gateway_port(settings: Settings) -> int:
     raise FailedPrecondition(f"No port is free on {settings.host}: is that an address of this machine?")
 
 
+def identity_issuer(settings: Settings, gateway_port: int) -> str:
+    """The URL that identity tokens name as their issuer."""
+    if settings.identity_issuer:
+        return settings.identity_issuer.rstrip("/")
+    if settings.acme_domains:
+        return f"https://{settings.acme_domains[0]}" + ("" if settings.tls_port == 443 else f":{settings.tls_port}")
+    return f"http://{reachable(settings.host)}:{gateway_port}"
+
+
 def any_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))

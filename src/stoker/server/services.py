@@ -18,7 +18,7 @@ from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
-from stoker.server.addresses import reachable
+from stoker.server.addresses import identity_issuer, reachable
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
@@ -35,10 +35,11 @@ from stoker.services.functions import Functions
 from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
+from stoker.services.identity_tokens import IdentityTokens
 from stoker.services.image_names import ImageNames
 from stoker.services.image_storage import ImageStorage
 from stoker.services.images import Images
-from stoker.services.keys import load_or_create_key, secrets_key
+from stoker.services.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
@@ -52,6 +53,7 @@ from stoker.services.schedules import Schedules
 from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
 from stoker.services.snapshots import Snapshots
+from stoker.services.surroundings import Surroundings
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.traffic import Traffic
@@ -194,6 +196,8 @@ class Services:
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
+        key = await asyncio.to_thread(load_or_create_rsa_key, self.data.identity_key)
+        self.identity_tokens = IdentityTokens(key, identity_issuer(settings, gateway_port))
         self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
@@ -233,6 +237,14 @@ class Services:
             wire=self.wire,
             metrics=self.metrics,
             environment_of=self.environment_of,
+            surroundings=Surroundings(
+                apps=self.apps,
+                environments=self.environments,
+                tokens=self.identity_tokens,
+                workspace=settings.workspace,
+                region=settings.region,
+                cloud_provider=settings.cloud_provider,
+            ),
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
             bases=self.bases,

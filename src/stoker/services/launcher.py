@@ -39,6 +39,7 @@ from stoker.services.runner import Task
 from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
+from stoker.services.surroundings import Surroundings
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store import tables
@@ -72,6 +73,7 @@ class ContainerLauncher:
         wire: Wire,
         metrics: Metrics,
         environment_of: Callable[[str], str],
+        surroundings: Surroundings,
         snapshots: Snapshots,
         checkpoints: Checkpoints,
         bases: Bases,
@@ -99,6 +101,7 @@ class ContainerLauncher:
         self._wire = wire
         self._metrics = metrics
         self._environment_of = environment_of
+        self._surroundings = surroundings
         self._snapshots = snapshots
         self._checkpoints = checkpoints
         self._bases = bases
@@ -277,7 +280,11 @@ class ContainerLauncher:
             ),
             environment=environment,
             mount_trees=tuple(trees),
-            env=_thread_settings(spec.resources.cpu_milli) | await self._secrets.values(list(spec.secret_ids)),
+            env=(
+                _thread_settings(spec.resources.cpu_milli)
+                | await self._secrets.values(list(spec.secret_ids))
+                | self._surroundings.variables(function, task.id)
+            ),
             volumes=tuple(volumes),
             limits=spec.limits,
             network=spec.network,
