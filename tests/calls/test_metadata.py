@@ -88,6 +88,15 @@ for f in (F("say"), F("say").with_options(timeout=99, max_containers=5, cpu=2, m
     assert ask(looked, code) == [[77, 2, None, None, 3], [99, 2, 2.0, 512, 5]]
 
 
+def test_a_limit_of_containers_can_be_taken_away(looked: RunningServer) -> None:
+    code = """
+f = F("twice")
+show([f.autoscaler.update(max_containers=n).max_containers for n in (1, None)])
+show(f.remote("x"))
+"""
+    assert ask(looked, code) == [[1, None], "xx"]
+
+
 def test_whoever_made_an_object_is_named(looked: RunningServer) -> None:
     code = """
 for kind, options in ((modal.Volume, {}), (modal.Dict, {}), (modal.Queue, {}), (modal.Secret, {"env_dict": {"K": "v"}})):

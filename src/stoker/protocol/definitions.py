@@ -142,7 +142,7 @@ def scaling_settings(function: Any) -> ScalingSettings:
 
     return ScalingSettings(
         min_containers=pick("min_containers", function.warm_pool_size) or 0,
-        max_containers=pick("max_containers", function.concurrency_limit),
+        max_containers=pick("max_containers", function.concurrency_limit) or None,
         buffer_containers=pick("buffer_containers", function._experimental_buffer_containers) or 0,
         scaledown_window=float(pick("scaledown_window", function.task_idle_timeout_secs) or DEFAULT_SCALEDOWN_WINDOW),
         scaleup_window=float(chosen.scaleup_window),

@@ -117,7 +117,10 @@ def _summary(definitions: list[Any]) -> Any:
         gpu_config=[d.resources.gpu_config for d in definitions if d.resources.gpu_config.count],
         schedule=first.schedule if first.HasField("schedule") else None,
         web_function=is_web,
+        is_sessioned=first.is_sessioned,
     )
     if is_web:
         summary.requires_proxy_auth = first.webhook_config.requires_proxy_auth
+    elif first.is_server:
+        summary.requires_proxy_auth = not first.http_config.unauthenticated
     return summary

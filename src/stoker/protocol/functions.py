@@ -149,7 +149,7 @@ class FunctionServicer:
         function.scaling_override = replace(
             old,
             min_containers=int(pick("min_containers", request.warm_pool_size_override or old.min_containers) or 0),
-            max_containers=_int(pick("max_containers", old.max_containers)),
+            max_containers=_int(pick("max_containers", old.max_containers)) or None,  # 0 on the wire: no limit
             buffer_containers=int(pick("buffer_containers", old.buffer_containers) or 0),
             scaledown_window=float(pick("scaledown_window", old.scaledown_window) or 0.0),
             scaleup_window=float(pick("scaleup_window", old.scaleup_window) or 0.0),

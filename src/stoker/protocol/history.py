@@ -126,13 +126,16 @@ class HistoryServicer:
         )
         response.since.FromNanoseconds(int(since * 1e9))
         response.until.FromNanoseconds(int(until * 1e9))
-        sums = response.functions.total
         for name, function_id in app.function_ids.items():
             totals = await self._history.totals([function_id, *self._history.variants(function_id)], since, until)
-            entry = response.functions.by_name[name]
+            definition = self._functions.get(function_id).latest
+            group: Any = response.functions
+            if definition is not None and definition.spec.server is not None:
+                group = response.servers  # of whose requests no history is kept
+            entry = group.by_name[name]
             entry.object_id = function_id
-            _count(entry.counts, totals)
-            _count(sums, totals)
+            for counts in (entry.counts, group.total):
+                _count(counts, totals)
         return response
 
     @rpc("FunctionListVariants", containers=scopes.FUNCTION_OF_OWN_APP)
@@ -191,11 +194,14 @@ def _sums(totals: Totals) -> tuple[int, int, int]:
 
 
 def _count(counts: Any, totals: Totals) -> None:
-    success, timeout, failure = _sums(totals)
-    counts.calls.total += success + timeout + failure + totals.unfinished
-    counts.calls.succeeded += success
-    counts.calls.failed += timeout + failure
+    """Adds to AppFunctionCounts or AppServerCounts."""
     counts.containers.container_active_count += totals.containers
+    counts.containers.container_errors += totals.containers_failed
+    if isinstance(counts, api_pb2.AppFunctionCounts):
+        success, timeout, failure = _sums(totals)
+        counts.calls.total += success + timeout + failure + totals.unfinished
+        counts.calls.succeeded += success
+        counts.calls.failed += timeout + failure
 
 
 def _fill(target: Any, name: str, values: dict[float, float]) -> None:
