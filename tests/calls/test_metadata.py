@@ -47,8 +47,9 @@ life = found.lifecycle
 show([life.state.value, life.version, life.created_by, life.deployed_by, life.stopped_at])
 show([time.time() - life.created_at.timestamp() < 600, life.deployed_at >= life.created_at])
 show([sorted(found.functions), sorted(found.servers)])
+show([sorted(by_name.stats().functions) == sorted(found.functions), list(by_name.stats().servers)])
 """
-    same, life, times, members = ask(looked, code)
+    same, life, times, members, stats = ask(looked, code)
     assert same == [True, True, True]
     assert life == ["deployed", 1, "local", "local", None]
     assert times == [True, True]
@@ -64,6 +65,25 @@ show([sorted(found.functions), sorted(found.servers)])
         "twice",
     ]
     assert members == [functions, ["Sleeper"]]
+    assert stats == [True, ["Sleeper"]]
+
+
+def test_lists_are_of_one_environment(looked: RunningServer) -> None:
+    code = """
+modal.Environment.objects.create("elsewhere")
+elsewhere = modal.App.lookup("far-away", environment_name="elsewhere", create_if_missing=True)
+from modal.experimental import list_deployed_apps
+names = lambda environment: [app.name for app in list_deployed_apps(environment)]
+show([A in names(""), "far-away" in names(""), names("elsewhere")])
+show([app.name for app in modal.Environment.from_name("elsewhere").apps.list()])
+"""
+    assert ask(looked, code) == [[True, False, ["far-away"]], ["far-away"]]
+    listed = [
+        {row["description"] for row in json.loads(looked.modal("app", "list", "--json", *options).stdout)}
+        for options in ((), ("-e", "elsewhere"))
+    ]
+    assert "looked-up" in listed[0] and "far-away" not in listed[0] and listed[1] == {"far-away"}
+    looked.modal("environment", "delete", "--yes", "elsewhere")
 
 
 def test_a_server_tells_about_itself(looked: RunningServer) -> None:
@@ -154,12 +174,12 @@ while True:
 show([root.function_call_id == web, root.function_name, root.module_name, root.status.name, root.task_id[:3]])
 show([child.function_call_id == call.object_id, child.function_name, child.children, status, failed])
 stats = F("spawning").stats()
-show([stats.input_success_count, F("failing").stats().input_failure_count])
+show([stats.input_success_count, F("failing").stats().input_failure_count, stats.container_started_count])
 """
     root, child, stats = ask(looked, code)
     assert root == [True, "spawning", "looked_up", "SUCCESS", "ta-"]
     assert isinstance(child, list) and child[:4] == [True, "say", [], 500]
-    assert stats == [1, 1]
+    assert stats == [1, 1, 1]
     [line] = json.loads(looked.modal("function", "calls", "looked-up/failing", "--json").stdout)
     assert line["function_call_id"] == child[4] and line["status"] == "failure"
     assert line["enqueued_at"] <= line["started_at"] and line["container_id"].startswith("ta-")

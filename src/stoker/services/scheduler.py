@@ -152,10 +152,11 @@ class Scheduler:
         if runner is None or task is None or container is None:
             return []
         now, inputs, settings = time.monotonic(), runner.pool.inputs, runner.pool.settings
-        running = {i: inputs[i] for i, since in container.running.items() if now - since > _FIRST_WORDS}
-        if not running or max(settings.max_concurrent_inputs, settings.batch_max_size) > 1:
-            running |= {item.id: item for at, item in task.ended if now - at < _LAST_WORDS}
-        return list((running or {i: inputs[i] for i in container.running}).values())
+        begun = {i: since for i, since in container.running.items() if i in inputs}  # one that was cancelled is in none
+        found = {i: inputs[i] for i, since in begun.items() if now - since > _FIRST_WORDS}
+        if not found or max(settings.max_concurrent_inputs, settings.batch_max_size) > 1:
+            found |= {item.id: item for at, item in task.ended if now - at < _LAST_WORDS}
+        return list((found or {i: inputs[i] for i in begun}).values())
 
     def tasks(self, app_id: str = "") -> list[Task]:
         return [
