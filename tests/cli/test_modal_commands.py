@@ -227,7 +227,7 @@ def network_file_systems(sh: Shell) -> None:
     sh.ok("nfs rm shelf sub --recursive")
     sh.ok("nfs ls shelf", lambda out: out.strip() == "")
     sh.ok("nfs delete shelf --yes")
-    sh.fails("nfs ls shelf", "no nfs 'shelf'")
+    sh.fails("nfs ls shelf", "NFS 'shelf' not found")
 
 
 def test_images(sh: Shell) -> None:
@@ -244,7 +244,7 @@ def test_images(sh: Shell) -> None:
     sh.ok("image names delete lab:v1 --yes", says("Deleted named Image"))
     sh.fails("image names history lab:v1", "No publishing history")
     sh.fails("image names delete lab:v1 --yes", "Image 'lab:v1' not found")
-    sh.fails(f"image logs im-{_UNKNOWN}", "no image")
+    sh.fails(f"image logs im-{_UNKNOWN}", "Could not find image with ID")
 
 
 def test_environments_and_workspace(sh: Shell) -> None:

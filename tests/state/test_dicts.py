@@ -257,4 +257,4 @@ def test_the_command_line(state: StateServer, client: Client) -> None:
     state.modal("dict", "clear", "from-cli", "--yes")
     assert json.loads(state.modal("dict", "items", "from-cli", "--json").stdout) == []
     state.modal("dict", "delete", "from-cli", "--yes")
-    assert "no dict" in state.modal("dict", "items", "from-cli", check=False).stderr
+    assert "Dict 'from-cli' not found" in state.modal("dict", "items", "from-cli", check=False).stderr

@@ -162,7 +162,7 @@ def test_the_command_line(state: StateServer, client: Client) -> None:
     state.modal("queue", "clear", "from-cli", "--all", "--yes")
     assert made.len(total=True) == 0
     state.modal("queue", "delete", "from-cli", "--yes")
-    assert "no queue" in state.modal("queue", "len", "from-cli", check=False).stderr
+    assert "Queue 'from-cli' not found" in state.modal("queue", "len", "from-cli", check=False).stderr
 
 
 # The service alone
