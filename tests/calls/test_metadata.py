@@ -203,6 +203,18 @@ show([parent.object_id, root.children[0].function_call_id])
     assert ask(looked, code) == [["say", child]]
 
 
+def test_stats_tell_how_much_room_is_left(looked: RunningServer) -> None:
+    code = """
+f = F("together")
+call = f.spawn("in-between", 4)
+while not (stats := f.get_current_stats()).num_running_inputs:
+    time.sleep(0.1)
+show([stats.num_total_runners, stats.num_running_inputs, stats.input_headroom])
+call.get()
+"""
+    assert ask(looked, code) == [[1, 1, 7]]
+
+
 def test_logs_of_one_call_are_its_own(looked: RunningServer) -> None:
     code = """
 words = ["north", "east", "south", "west"]

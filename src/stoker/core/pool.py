@@ -310,6 +310,12 @@ class Pool:
     def running(self) -> int:
         return len(self._where)
 
+    @property
+    def headroom(self) -> int:
+        """How many more inputs its containers could run now."""
+        ready = [c for c in self.containers.values() if c.state is ContainerState.READY]
+        return sum(max(0, self._room(container)) for container in ready)
+
     # How it is done
 
     def _deliver(self, now: float) -> list[Action]:
