@@ -103,6 +103,18 @@ class Settings(BaseSettings):
     )
     workspace: str = Field("local", description="Workspace name shown by the client.")
     environment: str = Field("main", description="Name of the default environment.")
+    region: str = Field("local", description="Where this machine is, as containers read it (`MODAL_REGION`).")
+    cloud_provider: str = Field(
+        "",
+        pattern="^[A-Za-z0-9_]*$",
+        description="Whose machine this is, as containers read it: `aws` becomes `MODAL_CLOUD_PROVIDER=CLOUD_PROVIDER_AWS`; empty for one's own "
+        "(`CLOUD_PROVIDER_UNSPECIFIED`).",
+    )
+    identity_issuer: str = Field(
+        "",
+        description="URL of this server's HTTP as those see it who check the identity tokens of containers (`MODAL_IDENTITY_TOKEN`); empty for its "
+        "first ACME domain, or its address.",
+    )
     database_url: str = Field("", description="SQLAlchemy URL; empty for SQLite in the data directory.")
     blob_store: str = Field(
         "",

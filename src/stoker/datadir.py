@@ -50,6 +50,7 @@ class DataDir:
         self.logs = path / "logs"
         self.server_log = self.logs / "server.log"
         self.signing_key = path / "signing.key"
+        self.identity_key = path / "identity.key"
         self.token_file = path / "token.json"
         self.server_file = path / "server.json"
         self.container_port_file = path / "container-port.json"

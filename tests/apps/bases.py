@@ -16,7 +16,8 @@ def what_is_seen() -> dict:
     return {
         "task": os.environ["MODAL_TASK_ID"],
         "program": Path("/proc/self/cmdline").read_text().split("\0")[1],
-        "environment": {k: v for k, v in os.environ.items() if not k.startswith("MODAL_TASK")},
+        "identity": os.environ["MODAL_IDENTITY_TOKEN"],
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith(("MODAL_TASK", "MODAL_IDENTITY"))},
         "path": sys.path,
         "argv": sys.argv,
         "directory": os.getcwd(),

@@ -124,7 +124,7 @@ print(failure(lambda: modal.Volume.from_name("nope").listdir("/")))
     assert "It has: main" in environment
     assert "has no class 'Nope'" in cls
     assert "BrokenEnter" in cls
-    assert "no call 'fc-nope'" in call
+    assert "Function call 'fc-nope' not found" in call
     assert "modal volume create nope" in volume
 
 

@@ -183,14 +183,14 @@ def test_dicts_and_queues(sh: Shell) -> None:
     sh.ok("dict clear shelf --yes")
     assert sh.json("dict items shelf --json") == []
     sh.ok("dict delete shelf --yes")
-    sh.fails("dict get shelf a", "no dict 'shelf'")
+    sh.fails("dict get shelf a", "Dict 'shelf' not found")
     sh.ok("queue list --json", rows("name", "line"))
     sh.ok("queue len line", lambda out: out.strip() == "2")
     sh.ok("queue peek line 2", says("1", "2"))
     sh.ok("queue clear line --yes")
     sh.ok("queue len line", lambda out: out.strip() == "0")
     sh.ok("queue delete line --yes")
-    sh.fails("queue len line", "no queue 'line'")
+    sh.fails("queue len line", "Queue 'line' not found")
 
 
 def test_volumes_and_secrets(sh: Shell) -> None:
@@ -227,7 +227,7 @@ def network_file_systems(sh: Shell) -> None:
     sh.ok("nfs rm shelf sub --recursive")
     sh.ok("nfs ls shelf", lambda out: out.strip() == "")
     sh.ok("nfs delete shelf --yes")
-    sh.fails("nfs ls shelf", "no nfs 'shelf'")
+    sh.fails("nfs ls shelf", "NFS 'shelf' not found")
 
 
 def test_images(sh: Shell) -> None:
@@ -243,8 +243,8 @@ def test_images(sh: Shell) -> None:
     sh.ok(f"image logs {image_id} --all")
     sh.ok("image names delete lab:v1 --yes", says("Deleted named Image"))
     sh.fails("image names history lab:v1", "No publishing history")
-    sh.fails("image names delete lab:v1 --yes", "no image 'lab:v1'")
-    sh.fails(f"image logs im-{_UNKNOWN}", "no image")
+    sh.fails("image names delete lab:v1 --yes", "Image 'lab:v1' not found")
+    sh.fails(f"image logs im-{_UNKNOWN}", "Could not find image with ID")
 
 
 def test_environments_and_workspace(sh: Shell) -> None:

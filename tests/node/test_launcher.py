@@ -33,7 +33,7 @@ def make_launcher(path: Path, engine: LocalEngine, **parts: Any) -> ContainerLau
     none: Any = None
     node = Node(none, none, path / "run" / "tasks")
     names = ("database", "images", "mounts", "secrets", "volumes", "network_files", "logs", "wire")
-    more = ("environment_of", "snapshot_apps")
+    more = ("environment_of", "surroundings", "snapshot_apps")
     given: dict[str, Any] = {
         **dict.fromkeys((*names, *more)),
         "node": node,

@@ -70,6 +70,27 @@ def test_only_old_and_finished_calls_go(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_of_web_requests_only_the_newest_are_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        blobs = Blobs(database=database, store=BlobStore.local(tmp_path / "blobs"))
+        ages = {"newest": 0.1, "newer": 0.2, "older": 0.3, "oldest": 0.4}
+        await database.insert(
+            tables.calls, [call(n, a) | {"kind": "web"} for n, a in ages.items()] + [call("other", 1)]
+        )
+        await database.insert(tables.inputs, [input_of(n) for n in (*ages, "other")])
+        await database.insert(tables.outputs, [output_of(n, 0.05) for n in (*ages, "other")])
+        assert await forget_old_calls(database, blobs, 7, most_web=4) == 0
+        assert await forget_old_calls(database, blobs, 7, most_web=2) == 2
+        with database.read() as connection:
+            left = set(connection.execute(sa.select(tables.calls.c.id)).scalars())
+        assert left == {"fc-newest", "fc-newer", "fc-other"}
+        assert await count(database, tables.inputs, tables.outputs) == [3, 3]
+        await database.close()
+
+    asyncio.run(scenario())
+
+
 async def count(database: Database, *of: sa.Table) -> list[int]:
     with database.read() as connection:
         return [connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in of]

@@ -17,6 +17,7 @@ from stoker.services.apps import DEPLOYED, STOPPED, App
 from stoker.services.blobs import Blobs
 from stoker.services.functions import ServerSpec
 from stoker.services.servers import Servers
+from stoker.services.web_history import WebHistory
 from stoker.services.webcalls import WebCalls
 from stoker.store import tables
 from stoker.store.blobs import BlobStore
@@ -28,7 +29,7 @@ def test_requests_that_wait_are_answered_and_calls_are_kept(tmp_path: Path) -> N
     async def scenario() -> None:
         it = World(Database.open(f"sqlite:///{tmp_path}/db"), NoRoom())
         wire = AsgiWire(Blobs(database=it.database, store=BlobStore.local(tmp_path / "blobs")))
-        web_calls = WebCalls(it.calls, it.scheduler, wire)
+        web_calls = WebCalls(it.calls, it.scheduler, wire, WebHistory(it.database))
         it.calls.on_call_finished = web_calls.finished
         servers = Servers(it.scheduler, key=b"key", max_pending=10)
         function_id = await it.a_function()
@@ -51,7 +52,7 @@ def test_a_web_request_that_runs_ends_with_the_server(tmp_path: Path) -> None:
     async def scenario() -> None:
         it = World(Database.open(f"sqlite:///{tmp_path}/db"))
         wire = AsgiWire(Blobs(database=it.database, store=BlobStore.local(tmp_path / "blobs")))
-        web_calls = WebCalls(it.calls, it.scheduler, wire)
+        web_calls = WebCalls(it.calls, it.scheduler, wire, WebHistory(it.database))
         it.calls.on_call_finished = web_calls.finished
         function_id = await it.a_function()
         web = await web_calls.start(function_id, "", "", {"type": "http"}, {"type": "http.request"})

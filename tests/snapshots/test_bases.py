@@ -15,6 +15,7 @@ from stoker.images.base import ImageConfig
 from stoker.node.agent import ContainerRequest
 from stoker.services.bases import _fits, _key
 from tests.conftest import RunningServer
+from tests.services.test_identity_tokens import decoded
 
 BASE, PLAIN = "/__modal/base/base.py", "-m"
 CALL = "import json, modal; print(json.dumps(modal.Function.from_name('bases', {name!r}).remote({argument})))"
@@ -74,8 +75,10 @@ def test_code_sees_no_difference(app: App) -> None:
     assert second["program"] == third["program"] == BASE
     assert len({first["task"], second["task"], third["task"]}) == 3
     assert len({first["random"], second["random"], third["random"]}) == 3
+    for answer in (first, second, third):
+        assert json.loads(decoded(answer["identity"].split(".")[1]))["container_id"] == answer["task"]
     for answer in (first, second):
-        for own in ("task", "program", "random"):
+        for own in ("task", "program", "random", "identity"):
             del answer[own]
     assert second == first
 

@@ -116,10 +116,10 @@ class StateServer:
         servicers = [
             BlobServicer(blobs=self.blobs, network_files=self.network_files, urls=self.urls),
             NetworkFileServicer(files=self.network_files, environments=self.environments),
-            DictServicer(dicts=self.dicts, environments=self.environments),
+            DictServicer(dicts=self.dicts, environments=self.environments, user="local"),
             EnvironmentServicer(environments=self.environments),
             MountServicer(mounts=self.mounts),
-            QueueServicer(queues=self.queues, environments=self.environments),
+            QueueServicer(queues=self.queues, environments=self.environments, user="local"),
             TokenServicer(
                 workspace="local",
                 tokens=self.tokens,
@@ -128,13 +128,14 @@ class StateServer:
                 environments=self.environments,
                 page_url=lambda page: self.http_url + page_path(page),
             ),
-            SecretServicer(secrets=self.secrets, environments=self.environments),
+            SecretServicer(secrets=self.secrets, environments=self.environments, user="local"),
             VolumeServicer(
                 volumes=self.volumes,
                 files=self.files,
                 environments=self.environments,
                 urls=self.urls,
                 open_files=no_open_files,
+                user="local",
             ),
         ]
         self.transport = Transport(methods_of(servicers), self.tokens)

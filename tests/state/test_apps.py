@@ -11,6 +11,7 @@ import pytest
 from modal_proto import api_pb2
 
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted
+from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.apps import AppServicer
 from stoker.protocol.rpc import Caller
 from stoker.protocol.wire import ModalWire
@@ -24,6 +25,7 @@ from stoker.services.apps import (
     Apps,
     Publication,
 )
+from stoker.services.deployments import Deployments
 from stoker.services.environments import Environments
 from stoker.services.functions import Functions
 from stoker.services.logs import Logs
@@ -160,12 +162,17 @@ def test_an_app_that_is_stopped_while_it_is_deployed_stays_stopped(tmp_path: Pat
 def test_two_requests_for_one_name_make_one_app(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         unused: Any = None
+        deployments = Deployments(database=world.database, apps=world.apps, functions=world.functions)
         servicer = AppServicer(
             apps=world.apps,
             environments=world.environments,
             images=unused,
             logs=unused,
             metadata=unused,
+            app_metadata=AppMetadata(
+                deployments=deployments, functions=world.functions, environments=world.environments, user="local"
+            ),
+            history=unused,
             scheduler=unused,
             page_url="",
         )

@@ -98,7 +98,7 @@ def test_large_values_and_many_entries(entries: modal.Dict) -> None:
 
 
 def test_creation_types(client: Client) -> None:
-    with pytest.raises(modal.exception.NotFoundError, match="no dict 'absent' in the environment 'main'"):
+    with pytest.raises(modal.exception.NotFoundError, match="Dict 'absent' not found in the environment 'main'"):
         modal.Dict.from_name("absent").hydrate(client)
     modal.Dict.objects.create("named", client=client)
     with pytest.raises(modal.exception.AlreadyExistsError, match="'named' exists already"):
@@ -257,4 +257,4 @@ def test_the_command_line(state: StateServer, client: Client) -> None:
     state.modal("dict", "clear", "from-cli", "--yes")
     assert json.loads(state.modal("dict", "items", "from-cli", "--json").stdout) == []
     state.modal("dict", "delete", "from-cli", "--yes")
-    assert "no dict" in state.modal("dict", "items", "from-cli", check=False).stderr
+    assert "Dict 'from-cli' not found" in state.modal("dict", "items", "from-cli", check=False).stderr

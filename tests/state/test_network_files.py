@@ -125,7 +125,7 @@ def test_names(state: StateServer, client: Client) -> None:
     assert root.is_dir()
     modal.NetworkFileSystem.delete("shelf", client=client)
     assert not root.exists()
-    with pytest.raises(NotFoundError, match="no nfs 'shelf'"):
+    with pytest.raises(NotFoundError, match="NFS 'shelf' not found"):
         modal.NetworkFileSystem.from_name("shelf", client=client).hydrate()
     made = modal.NetworkFileSystem.from_name("shelf", client=client, create_if_missing=True)
     assert made.listdir("/") == [], "a new one of the same name begins empty"

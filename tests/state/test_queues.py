@@ -104,7 +104,7 @@ def test_a_blocked_put_goes_on_when_there_is_room(items: modal.Queue) -> None:
 
 
 def test_creation_types(client: Client) -> None:
-    with pytest.raises(modal.exception.NotFoundError, match="no queue 'absent'"):
+    with pytest.raises(modal.exception.NotFoundError, match="Queue 'absent' not found"):
         modal.Queue.from_name("absent").hydrate(client)
     modal.Queue.objects.create("named-queue", client=client)
     with pytest.raises(modal.exception.AlreadyExistsError):
@@ -162,7 +162,7 @@ def test_the_command_line(state: StateServer, client: Client) -> None:
     state.modal("queue", "clear", "from-cli", "--all", "--yes")
     assert made.len(total=True) == 0
     state.modal("queue", "delete", "from-cli", "--yes")
-    assert "no queue" in state.modal("queue", "len", "from-cli", check=False).stderr
+    assert "Queue 'from-cli' not found" in state.modal("queue", "len", "from-cli", check=False).stderr
 
 
 # The service alone

@@ -43,7 +43,7 @@ def test_create_find_update_delete(state: StateServer, client: Client) -> None:
     assert info.name == "mine" and info.environment_name == "main" and info.last_used is not None
     assert "mine" in {s.name for s in objects.list(client=client)}
     objects.delete("mine", client=client)
-    with pytest.raises(modal.exception.NotFoundError, match="no secret 'mine' in the environment 'main'"):
+    with pytest.raises(modal.exception.NotFoundError, match="Secret 'mine' not found in the environment 'main'"):
         by_name("mine", client)
     with pytest.raises(NotFound):
         value_of(state, secret)
@@ -52,7 +52,7 @@ def test_create_find_update_delete(state: StateServer, client: Client) -> None:
 def test_required_keys_are_named(client: Client) -> None:
     modal.Secret.objects.create("partial", {"A": "1"}, client=client)
     by_name("partial", client, required_keys=["A"])
-    with pytest.raises(modal.exception.ConflictError, match=r"has no key 'B', 'C'; it has: A"):
+    with pytest.raises(modal.exception.ConflictError, match=r"Secret is missing key\(s\): B, C\. .* has: A"):
         by_name("partial", client, required_keys=["A", "B", "C"])
 
 

@@ -196,7 +196,7 @@ def test_names_versions_and_lives(state: StateServer, client: Client) -> None:
     objects.create("named", allow_existing=True, client=client)
     with pytest.raises(modal.exception.InvalidError, match="has version v2"):
         modal.Volume.from_name("named", version=1, client=client).hydrate(client)
-    with pytest.raises(modal.exception.NotFoundError, match=r"no volume 'absent' in the environment 'main'"):
+    with pytest.raises(modal.exception.NotFoundError, match=r"Volume 'absent' not found in the environment 'main'"):
         modal.Volume.from_name("absent", client=client).hydrate(client)
     volume = modal.Volume.from_name("named", client=client).hydrate(client)
     assert modal.Volume.from_id(volume.object_id, client=client).info().name == "named"

@@ -212,9 +212,9 @@ for act in (lambda: open('/other/g', 'w'), other.commit, other.reload):
 """
     task, found, write, commit, reload = run("doomed", program)
     assert found is False and write.startswith("FileNotFoundError")
-    assert commit.startswith("RuntimeError: There is no volume") and reload.startswith("RuntimeError: There is no")
+    assert commit.startswith("RuntimeError: Volume 'vo-") and reload.startswith("RuntimeError: Volume 'vo-")
     sandboxes.modal("container", "stop", "-y", task)
-    with pytest.raises(modal.exception.Error, match="There is no volume"):
+    with pytest.raises(modal.exception.Error, match=r"Volume .* not found"):
         run("doomed", "")
 
 

@@ -51,5 +51,5 @@ def test_the_row_of_a_volume_is_not_read_for_each_file(state: StateServer, clien
     with pytest.raises(FileNotFoundError, match=new):  # messages call it by the name it has now
         content(volume, "none")
     modal.Volume.objects.delete(new, client=client)
-    with pytest.raises(FileNotFoundError, match="no volume"):
+    with pytest.raises(FileNotFoundError, match=r"Volume .* not found"):
         content(volume, "f")

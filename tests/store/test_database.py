@@ -44,16 +44,12 @@ def check_that_data_of_version_0004_is_taken_over(url: str) -> None:
                 "VALUES ('fc-1', 'fu', 'ap', 'in-1', 'map', 1, :cancelled, 1.0)"
             ).bindparams(cancelled=False)
         )
-        entry = {
-            "app_id": "ap",
-            "function_id": "",
-            "task_id": "",
-            "input_id": "",
-            "fd": 1,
-            "data": "old\n",
-            "timestamp": 1.0,
-        }
-        connection.execute(sa.insert(tables.logs), [entry | {"seq": 7}])
+        connection.execute(
+            sa.text(
+                "INSERT INTO logs (seq, app_id, function_id, task_id, input_id, fd, data, timestamp) "
+                "VALUES (7, 'ap', '', '', '', 1, :data, 1.0)"
+            ).bindparams(data="old\n")
+        )
     engine.dispose()
 
     async def look() -> None:

@@ -34,6 +34,8 @@ _OPEN = {
     "/_stoker/volumes/{volume_id}/files/{inode:int}/{start:int}-{end:int}/{how}/{name}": 403,
     "/_stoker/nfs/{nfs_id}/{inode:int}/{size:int}/{name}": 403,
     "/_stoker/token-requests/{page}": 404,
+    "/.well-known/openid-configuration": 200,  # the public key of identity tokens
+    "/.well-known/jwks.json": 200,
 }
 """What anybody may ask, and what is answered without a token, a signature or a secret name. An open route gets here by a decision."""
 

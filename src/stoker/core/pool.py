@@ -356,6 +356,12 @@ class Pool:
     def running(self) -> int:
         return len(self._where)
 
+    @property
+    def headroom(self) -> int:
+        """How many more inputs its containers could run now."""
+        ready = [c for c in self.containers.values() if c.state is ContainerState.READY]
+        return sum(max(0, self._room(container)) for container in ready)
+
     def takes(self, container: PooledContainer) -> bool:
         """Whether a container that is up has room for another input. In one that works on a batch there is none before it asks again."""
         return self._room(container) > 0 and (

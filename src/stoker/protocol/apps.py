@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -12,6 +13,7 @@ from modal_proto import api_pb2
 from stoker.errors import NotFound
 from stoker.ids import is_id
 from stoker.protocol import scopes
+from stoker.protocol.app_metadata import STATES, WIRE_STATES, AppMetadata
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import cursor, seconds
@@ -20,20 +22,12 @@ from stoker.services.apps import App, Apps, Publication
 from stoker.services.deployments import STAGED
 from stoker.services.endpoints import Audience
 from stoker.services.environments import Environments
+from stoker.services.history import History
 from stoker.services.images import Images
 from stoker.services.logs import LogEntry, LogFilter, Logs
 from stoker.services.scheduler import Scheduler
 
-_STATES = {
-    api_pb2.APP_STATE_EPHEMERAL: states.EPHEMERAL,
-    api_pb2.APP_STATE_DETACHED: states.DETACHED,
-    api_pb2.APP_STATE_DEPLOYED: states.DEPLOYED,
-    api_pb2.APP_STATE_STOPPING: states.STOPPING,
-    api_pb2.APP_STATE_STOPPED: states.STOPPED,
-    api_pb2.APP_STATE_INITIALIZING: states.INITIALIZING,
-    api_pb2.APP_STATE_DETACHED_DISCONNECTED: states.DETACHED_DISCONNECTED,
-}
-WIRE_STATES = {state: number for number, state in _STATES.items()}
+_MOST_ENTRIES = 20_000  # of one answer
 _LONGEST_STREAM = 55.0  # seconds; the client opens the next one
 
 
@@ -46,6 +40,8 @@ class AppServicer:
         images: Images,
         logs: Logs,
         metadata: Mapping[Audience, Metadata],
+        app_metadata: AppMetadata,
+        history: History,
         scheduler: Scheduler,
         page_url: str,
     ) -> None:
@@ -54,13 +50,15 @@ class AppServicer:
         self._images = images
         self._logs = logs
         self._metadata = metadata
+        self._app_metadata = app_metadata
+        self._history = history
         self._scheduler = scheduler
         self._page_url = page_url
 
     @rpc("AppCreate", once=True)
     async def create(self, request: api_pb2.AppCreateRequest, caller: Caller) -> api_pb2.AppCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        state = _STATES.get(request.app_state, states.INITIALIZING)
+        state = STATES.get(request.app_state, states.INITIALIZING)
         app = await self._apps.create(environment.id, request.description, state, tags=dict(request.tags))
         url = self._url(app)
         return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=url, app_logs_url=url)
@@ -70,15 +68,15 @@ class AppServicer:
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
     ) -> api_pb2.AppGetOrCreateResponse:
         environment = self._environments.resolve(request.environment_name)
-        app = self._apps.by_name(environment.id, request.app_name)
+        if is_id(request.app_name, "ap"):
+            app: App | None = self._apps.get(request.app_name)
+        else:
+            app = self._apps.by_name(environment.id, request.app_name)
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
-                raise NotFound(f"There is no app {request.app_name!r} in the environment {environment.name!r}.")
+                raise NotFound(f"App {request.app_name!r} not found in the environment {environment.name!r}.")
             app = await self._apps.deployed(environment.id, request.app_name)
-        handle = api_pb2.AppHandleMetadata(
-            app_id=app.id, description=app.description, environment_name=environment.name
-        )
-        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=handle)
+        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=self._app_metadata.handle(app))
 
     @rpc("AppGetByDeploymentName", containers=scopes.ANY_ENVIRONMENT)
     async def get_by_name(
@@ -92,14 +90,14 @@ class AppServicer:
             app_id=app.id if app else "",
             previous_app_id=previous.id if previous else "",
             environment_name=environment.name,
-            lifecycle=self._lifecycle(shown) if shown else None,
+            lifecycle=self._app_metadata.lifecycle(shown) if shown else None,
         )
 
     @rpc("AppGetLifecycle", containers=scopes.ANYTHING)
     async def lifecycle(
         self, request: api_pb2.AppGetLifecycleRequest, caller: Caller
     ) -> api_pb2.AppGetLifecycleResponse:
-        return api_pb2.AppGetLifecycleResponse(lifecycle=self._lifecycle(self._apps.get(request.app_id)))
+        return api_pb2.AppGetLifecycleResponse(lifecycle=self._app_metadata.lifecycle(self._apps.get(request.app_id)))
 
     @rpc("AppGetLayout", containers=scopes.ANYTHING)
     async def layout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller) -> api_pb2.AppGetLayoutResponse:
@@ -111,7 +109,7 @@ class AppServicer:
         if request.staged:
             details["kind"] = STAGED
         publication = Publication(
-            state=_STATES.get(request.app_state, ""),
+            state=STATES.get(request.app_state, ""),
             name=request.name,
             function_ids=dict(request.function_ids),
             class_ids=dict(request.class_ids),
@@ -147,9 +145,9 @@ class AppServicer:
 
     @rpc("AppList", containers=scopes.OWN_ENVIRONMENT)
     async def list(self, request: api_pb2.AppListRequest, caller: Caller) -> api_pb2.AppListResponse:
-        environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
+        environment = self._environments.resolve(request.environment_name)
         response = api_pb2.AppListResponse()
-        for app in self._apps.all(environment_id):
+        for app in self._apps.all(environment.id):
             if app.state == states.INITIALIZING:
                 continue
             response.apps.add(
@@ -160,6 +158,8 @@ class AppServicer:
                 created_at=app.created_at,
                 stopped_at=app.stopped_at or 0.0,
                 n_running_tasks=len(self._scheduler.tasks(app.id)),
+                # Functions of apps that are over are not in memory, and a list is no reason to read them all.
+                metadata=self._app_metadata.handle(app, members=not app.is_over),
             )
         return response
 
@@ -167,18 +167,25 @@ class AppServicer:
     async def follow_logs(
         self, request: api_pb2.AppGetLogsRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        app = self._apps.get(request.app_id)
-        wanted = LogFilter(
-            function_id=request.parametrized_function_id or request.function_id,
-            task_id=request.task_id,
-            fd=request.file_descriptor,
-            search=request.search_text,
-        )
+        """Of an app, or of a container alone, whose end is the end of the stream."""
         after = cursor(request.last_entry_id)
         timeout = min(request.timeout or _LONGEST_STREAM, _LONGEST_STREAM)
+        wanted = replace(_filter(request, request.file_descriptor), input_id=request.input_id)
+        if request.task_id and not request.app_id:
+            task = self._history.task(request.task_id)
+            app_id, ended = task.app_id, task.finished_at is not None
+        else:
+            app_id, ended = request.app_id, False
+        app = self._apps.get(app_id)
+        if ended:
+            for entry in self._logs.fetch(app_id, wanted, _MOST_ENTRIES):
+                if entry.seq > after:
+                    yield _batch(entry)
+            yield api_pb2.TaskLogsBatch(app_done=True)
+            return
         over = app.state == states.STOPPED
-        async for entry in self._logs.follow(request.app_id, after, timeout, wanted, over=over):
-            yield _batch(entry) if entry is not None else api_pb2.TaskLogsBatch(app_done=True)
+        async for following in self._logs.follow(app_id, after, timeout, wanted, over=over):
+            yield _batch(following) if following is not None else api_pb2.TaskLogsBatch(app_done=True)
 
     @rpc("AppFetchLogs", containers=scopes.OWN_LOG)
     async def fetch_logs(self, request: api_pb2.AppFetchLogsRequest, caller: Caller) -> api_pb2.AppFetchLogsResponse:
@@ -216,20 +223,23 @@ class AppServicer:
     def _url(self, app: App) -> str:
         return f"{self._page_url}/apps/{app.id}"
 
-    def _lifecycle(self, app: App) -> Any:
-        lifecycle = api_pb2.AppLifecycle(app_state=WIRE_STATES[app.state], created_at=app.created_at)
-        if app.deployed_at and app.state == states.DEPLOYED:
-            lifecycle.deployed_at = app.deployed_at
-        if app.stopped_at:
-            lifecycle.stopped_at = app.stopped_at
-        return lifecycle
+
+def _filter(request: Any, source: int) -> LogFilter:
+    """What the requests for logs have in common."""
+    return LogFilter(
+        function_id=request.parametrized_function_id or request.function_id,
+        # There are no sandboxes here, so nothing is of one.
+        task_id=request.task_id or request.sandbox_id,
+        call_id=request.function_call_id,
+        fd=source,
+        search=request.search_text,
+    )
 
 
 def _fetch_filter(request: Any) -> LogFilter:
     since = seconds(request.since) if request.HasField("since") else 0.0
     until = seconds(request.until) if request.HasField("until") else 0.0
-    function_id = request.parametrized_function_id or request.function_id
-    return LogFilter(function_id, request.task_id, request.source, request.search_text, since, until)
+    return replace(_filter(request, request.source), since=since, until=until)
 
 
 def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
@@ -238,7 +248,14 @@ def _batch(entry: LogEntry) -> api_pb2.TaskLogsBatch:
         file_descriptor=cast(api_pb2.FileDescriptor.ValueType, entry.fd),
         timestamp=entry.timestamp,
         timestamp_ns=int(entry.timestamp * 1e9),
+        function_call_id=entry.call_ids[0] if len(entry.call_ids) == 1 else "",
+        input_id=entry.input_id,
+        container_id=entry.task_id,
     )
     return api_pb2.TaskLogsBatch(
-        task_id=entry.task_id, function_id=entry.function_id, entry_id=str(entry.seq), items=[item]
+        task_id=entry.task_id,
+        function_id=entry.function_id,
+        input_id=entry.input_id,
+        entry_id=str(entry.seq),
+        items=[item],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, cast
@@ -14,6 +15,7 @@ from modal_proto import api_pb2
 
 from stoker.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from stoker.protocol import scopes
+from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import at_most, cursor
 from stoker.services.blobs import Blobs
@@ -24,7 +26,9 @@ from stoker.services.streams import Chunk, Streams
 from stoker.services.webcalls import WebCalls
 
 _MOST_INPUTS = 10_000  # in one request; the client sends some fifty
+_RESULT = api_pb2.GenericResult
 _LONGEST_POLL = 55.0
+_NEWEST = 10  # inputs of each kind that are named one by one
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
 _SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
@@ -36,9 +40,19 @@ _OWN_CHUNKS = scopes.RUNNING_CALL & scopes.known_blobs("data_chunks", "data_blob
 
 
 class CallServicer:
-    def __init__(self, *, calls: Calls, functions: Functions, streams: Streams, blobs: Blobs, web: WebCalls) -> None:
+    def __init__(
+        self,
+        *,
+        calls: Calls,
+        functions: Functions,
+        metadata: Metadata,
+        streams: Streams,
+        blobs: Blobs,
+        web: WebCalls,
+    ) -> None:
         self._calls = calls
         self._functions = functions
+        self._metadata = metadata
         self._streams = streams
         self._blobs = blobs
         self._web = web
@@ -137,7 +151,14 @@ class CallServicer:
         self, request: api_pb2.FunctionCallFromIdRequest, caller: Caller
     ) -> api_pb2.FunctionCallFromIdResponse:
         call = self._calls.get(request.function_call_id)
-        return api_pb2.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.total)
+        handle = api_pb2.FunctionCallHandleMetadata(app_id=call.app_id, function_id=call.function_id)
+        return api_pb2.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.total, metadata=handle)
+
+    @rpc("FunctionCallGetInfo", containers=scopes.NEAR_CALL)
+    async def info(
+        self, request: api_pb2.FunctionCallGetInfoRequest, caller: Caller
+    ) -> api_pb2.FunctionCallGetInfoResponse:
+        return api_pb2.FunctionCallGetInfoResponse(info=_info(self._calls.get(request.function_call_id)))
 
     @rpc("FunctionGetCallGraph", containers=scopes.OWN_CALL)
     async def graph(
@@ -152,11 +173,14 @@ class CallServicer:
                 task_id=item.task_id,
                 status=cast(api_pb2.GenericResult.GenericStatus.ValueType, item.status),
             )
+        functions = {id: self._functions.get(id) for id in {call.function_id for call in graph.calls}}
+        modules = {id: self._metadata.module_name(function) for id, function in functions.items()}
         for call in graph.calls:
             response.function_calls.add(
                 function_call_id=call.id,
                 parent_input_id=call.parent_input_id,
-                function_name=self._functions.get(call.function_id).name,
+                function_name=functions[call.function_id].name,
+                module_name=modules[call.function_id],
             )
         return response
 
@@ -231,8 +255,12 @@ def _accepted(inputs: Iterable[Input]) -> list[Any]:
 
 
 def _output(output: Output) -> Any:
+    result = api_pb2.GenericResult.FromString(output.result)
+    result.status = cast(
+        api_pb2.GenericResult.GenericStatus.ValueType, output.status
+    )  # all that is kept of a web request
     return api_pb2.FunctionGetOutputsItem(
-        result=api_pb2.GenericResult.FromString(output.result),
+        result=result,
         idx=output.idx,
         input_id=output.input_id,
         data_format=cast(api_pb2.DataFormat.ValueType, output.data_format),
@@ -241,6 +269,33 @@ def _output(output: Output) -> Any:
         output_created_at=output.created_at,
         retry_count=0,  # a map drops outputs of attempts it does not know of
     )
+
+
+def _info(call: Call) -> Any:
+    """FunctionCallInfo: how many inputs ended in which way, and the newest of each."""
+    info = api_pb2.FunctionCallInfo(function_call_id=call.id, created_at=call.created_at, total_inputs=call.total)
+    started = [output.started_at for output in call.outputs if output.started_at]
+    info.scheduled_at = min(started, default=0.0)
+    kinds = {
+        _RESULT.GENERIC_STATUS_SUCCESS: info.succeeded_inputs,
+        _RESULT.GENERIC_STATUS_TIMEOUT: info.timeout_inputs,
+        _RESULT.GENERIC_STATUS_TERMINATED: info.cancelled_inputs,
+    }
+    for output in reversed(call.outputs):
+        kind = kinds.get(cast(api_pb2.GenericResult.GenericStatus.ValueType, output.status), info.failed_inputs)
+        kind.total += 1
+        if len(kind.latest) < _NEWEST:
+            kind.latest.add(
+                input_id=output.input_id,
+                idx=output.idx,
+                task_id=output.task_id,
+                started_at=output.started_at,
+                finished_at=output.created_at,
+            )
+    info.pending_inputs.total = len(call.open_inputs)
+    for item in itertools.islice(call.open_inputs.values(), _NEWEST):
+        info.pending_inputs.latest.add(input_id=item.id, idx=item.idx)
+    return info
 
 
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()

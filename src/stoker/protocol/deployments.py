@@ -9,13 +9,12 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.apps import WIRE_STATES
+from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.definitions import ranked_functions
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services import deployments as kinds
 from stoker.services.apps import App, Apps
 from stoker.services.deployments import Deployment, Deployments
-from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 
 _KINDS = {
@@ -34,15 +33,15 @@ class DeploymentServicer:
         deployments: Deployments,
         apps: Apps,
         functions: Functions,
-        environments: Environments,
-        workspace: str,
+        metadata: AppMetadata,
+        user: str,
         page_url: Callable[[App], str],
     ) -> None:
         self._deployments = deployments
         self._apps = apps
         self._functions = functions
-        self._environments = environments
-        self._workspace = workspace
+        self._metadata = metadata
+        self._user = user
         self._page_url = page_url
 
     @rpc("AppDeploymentHistory", containers=scopes.OWN_APP)
@@ -73,16 +72,9 @@ class DeploymentServicer:
     @rpc("AppGetInfo", containers=scopes.OWN_APP)
     async def info(self, request: api_pb2.AppGetInfoRequest, caller: Caller) -> api_pb2.AppGetInfoResponse:
         app = self._apps.get(request.app_id)
-        response = api_pb2.AppGetInfoResponse()
-        info = response.info
-        info.app_id, info.description = app.id, app.description or app.name
-        info.environment_name = self._environments.get(app.environment_id).name
-        info.lifecycle.CopyFrom(self._lifecycle(app))
-        for name, function_id in app.function_ids.items():
-            function = self._functions.get(function_id)
-            definitions = _definitions(function)
-            is_server = bool(definitions) and definitions[0].is_server
-            (info.servers if is_server else info.functions)[name] = function_id
+        response = api_pb2.AppGetInfoResponse(info=self._metadata.handle(app))
+        for function_id in app.function_ids.values():
+            definitions = _definitions(self._functions.get(function_id))
             if definitions:
                 response.function_info_summaries[function_id].CopyFrom(_summary(definitions))
         return response
@@ -103,24 +95,12 @@ class DeploymentServicer:
             version=deployment.version,
             client_version=deployment.client_version,
             deployed_at=deployment.deployed_at,
-            deployed_by=self._workspace,
+            deployed_by=self._user,
             tag=deployment.tag,
             rollback_version=deployment.from_version,
             rollback_allowed=deployment.kind != kinds.STAGED,
             commit_info=api_pb2.CommitInfo.FromString(commit) if commit else None,
             deployment_type=_KINDS[deployment.kind],
-        )
-
-    def _lifecycle(self, app: App) -> api_pb2.AppLifecycle:
-        newest = self._deployments.current(app.id)
-        return api_pb2.AppLifecycle(
-            app_state=WIRE_STATES[app.state],
-            created_at=app.created_at,
-            created_by=self._workspace,
-            deployed_at=newest.deployed_at if newest else 0.0,
-            deployed_by=self._workspace if newest else "",
-            version=newest.version if newest else 0,
-            stopped_at=app.stopped_at or 0.0,
         )
 
 
@@ -137,7 +117,10 @@ def _summary(definitions: list[Any]) -> Any:
         gpu_config=[d.resources.gpu_config for d in definitions if d.resources.gpu_config.count],
         schedule=first.schedule if first.HasField("schedule") else None,
         web_function=is_web,
+        is_sessioned=first.is_sessioned,
     )
     if is_web:
         summary.requires_proxy_auth = first.webhook_config.requires_proxy_auth
+    elif first.is_server:
+        summary.requires_proxy_auth = not first.http_config.unauthenticated
     return summary

@@ -16,10 +16,12 @@ from stoker.services.named import Named
 
 
 class DictServicer:
-    def __init__(self, *, dicts: Dicts, environments: Environments) -> None:
+    def __init__(self, *, dicts: Dicts, environments: Environments, user: str) -> None:
+        """user: who has made all dicts: everybody with a token goes by one name."""
         self._dicts = dicts
         self._objects = dicts.objects
         self._environments = environments
+        self._user = user
 
     @rpc("DictGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
@@ -31,12 +33,12 @@ class DictServicer:
         )
         if new and request.data:
             await self._dicts.update(found.id, [(e.key, e.value) for e in request.data])
-        return api_pb2.DictGetOrCreateResponse(dict_id=found.id, metadata=_metadata(found))
+        return api_pb2.DictGetOrCreateResponse(dict_id=found.id, metadata=self._metadata(found))
 
     @rpc("DictGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.DictGetByIdRequest, caller: Caller) -> api_pb2.DictGetByIdResponse:
         found = self._objects.get(request.dict_id)
-        return api_pb2.DictGetByIdResponse(dict_id=found.id, metadata=_metadata(found))
+        return api_pb2.DictGetByIdResponse(dict_id=found.id, metadata=self._metadata(found))
 
     @rpc("DictHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.DictHeartbeatRequest, caller: Caller) -> Empty:
@@ -49,7 +51,7 @@ class DictServicer:
         page = request.pagination
         items = [
             api_pb2.DictListResponse.DictInfo(
-                name=found.name or "", created_at=found.created_at, dict_id=found.id, metadata=_metadata(found)
+                name=found.name or "", created_at=found.created_at, dict_id=found.id, metadata=self._metadata(found)
             )
             for found in self._objects.named(environment.id, page.max_objects, page.created_before)
         ]
@@ -101,11 +103,11 @@ class DictServicer:
             if not after:
                 return
 
+    def _metadata(self, found: Named) -> api_pb2.DictMetadata:
+        creation = api_pb2.CreationInfo(created_at=found.created_at, created_by=self._user)
+        return api_pb2.DictMetadata(name=found.name or "", creation_info=creation)
+
 
 def _name(caller: Caller) -> str:
     """Of a request, for its repeats after a restart of the server; the others are answered before they come here."""
     return f"{caller.name}/{caller.idempotency_key}" if caller.idempotency_key else ""
-
-
-def _metadata(found: Named) -> api_pb2.DictMetadata:
-    return api_pb2.DictMetadata(name=found.name or "", creation_info=api_pb2.CreationInfo(created_at=found.created_at))

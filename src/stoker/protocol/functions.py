@@ -22,6 +22,8 @@ from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 from stoker.services.scheduler import Scheduler
 
+_MOST_HEADROOM = (1 << 32) - 1  # that the wire can say
+
 
 class FunctionServicer:
     def __init__(
@@ -189,6 +191,7 @@ class FunctionServicer:
             backlog=runner.pool.backlog,
             num_total_tasks=len(runner.pool.containers),
             num_running_inputs=runner.pool.running,
+            input_headroom=min(runner.pool.headroom, _MOST_HEADROOM),
         )
 
     async def _pinned(self, app: App, tag: str, version: int) -> Function | None:

@@ -9,7 +9,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.apps import WIRE_STATES
+from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import seconds
 from stoker.services.apps import Apps
@@ -40,11 +40,14 @@ _ENDINGS = {
 
 
 class HistoryServicer:
-    def __init__(self, *, history: History, functions: Functions, apps: Apps, deployments: Deployments) -> None:
+    def __init__(
+        self, *, history: History, functions: Functions, apps: Apps, deployments: Deployments, metadata: AppMetadata
+    ) -> None:
         self._history = history
         self._functions = functions
         self._apps = apps
         self._deployments = deployments
+        self._metadata = metadata
 
     @rpc("TaskGetInfo")
     async def task(self, request: api_pb2.TaskGetInfoRequest, caller: Caller) -> api_pb2.TaskGetInfoResponse:
@@ -120,17 +123,20 @@ class HistoryServicer:
         versions = self._deployments.history(app.id)
         response = api_pb2.AppGetTimeRangeStatsResponse(
             deployment_count=sum(since <= d.deployed_at < until for d in versions),
-            lifecycle=api_pb2.AppLifecycle(app_state=WIRE_STATES[app.state], created_at=app.created_at),
+            lifecycle=self._metadata.lifecycle(app),
         )
         response.since.FromNanoseconds(int(since * 1e9))
         response.until.FromNanoseconds(int(until * 1e9))
-        sums = response.functions.total
         for name, function_id in app.function_ids.items():
             totals = await self._history.totals([function_id, *self._history.variants(function_id)], since, until)
-            entry = response.functions.by_name[name]
+            definition = self._functions.get(function_id).latest
+            group: Any = response.functions
+            if definition is not None and definition.spec.server is not None:
+                group = response.servers  # of whose requests no history is kept
+            entry = group.by_name[name]
             entry.object_id = function_id
-            _count(entry.counts, totals)
-            _count(sums, totals)
+            for counts in (entry.counts, group.total):
+                _count(counts, totals)
         return response
 
     @rpc("FunctionListVariants", containers=scopes.FUNCTION_OF_OWN_APP)
@@ -189,11 +195,14 @@ def _sums(totals: Totals) -> tuple[int, int, int]:
 
 
 def _count(counts: Any, totals: Totals) -> None:
-    success, timeout, failure = _sums(totals)
-    counts.calls.total += success + timeout + failure + totals.unfinished
-    counts.calls.succeeded += success
-    counts.calls.failed += timeout + failure
+    """Adds to AppFunctionCounts or AppServerCounts."""
     counts.containers.container_active_count += totals.containers
+    counts.containers.container_errors += totals.containers_failed
+    if isinstance(counts, api_pb2.AppFunctionCounts):
+        success, timeout, failure = _sums(totals)
+        counts.calls.total += success + timeout + failure + totals.unfinished
+        counts.calls.succeeded += success
+        counts.calls.failed += timeout + failure
 
 
 def _fill(target: Any, name: str, values: dict[float, float]) -> None:

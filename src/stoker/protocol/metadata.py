@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, MutableSequence
+from typing import Any
 
+from google.protobuf.message import Message
 from modal_proto import api_pb2
 
-from stoker.protocol.definitions import ranked_functions, web_specs
+from stoker.protocol.definitions import ranked_functions, web_specs, with_options
+from stoker.protocol.volumes import volume_metadata
 from stoker.services.apps import App, Apps
 from stoker.services.endpoints import Audience, Endpoints
 from stoker.services.functions import Function, Functions, ServerSpec, WebSpec
@@ -21,13 +23,22 @@ class Metadata:
     """For one kind of caller: clients and containers reach web endpoints by different URLs."""
 
     def __init__(
-        self, apps: Apps, functions: Functions, volumes: Volumes, endpoints: Endpoints, audience: Audience
+        self,
+        apps: Apps,
+        functions: Functions,
+        volumes: Volumes,
+        endpoints: Endpoints,
+        audience: Audience,
+        *,
+        user: str,
     ) -> None:
+        """user: who has made all volumes: everybody with a token goes by one name."""
         self._apps = apps
         self._functions = functions
         self._volumes = volumes
         self._endpoints = endpoints
         self._audience = audience
+        self._user = user
 
     def of_function(self, function: Function) -> Any:
         """FunctionHandleMetadata, from the newest definition or, before there is one, from what precreation said."""
@@ -63,20 +74,34 @@ class Metadata:
         return metadata
 
     def function_data(self, function: Function) -> Any:
-        """FunctionData, which clients from 1.6 on parse for their own display."""
-        request = api_pb2.FunctionCreateRequest()
-        if function.latest is not None:
-            request = api_pb2.FunctionCreateRequest.FromString(function.latest.content)
-        data: Any = request.function_data
-        if not request.HasField("function_data"):
-            data = _data_of(request.function, function.name)
-        urls = self._urls(function, ranked_functions(request)[0]) if function.latest is not None else {}
+        """FunctionData, which clients from 1.6 on parse for their own display: with the options of a binding, when it has one."""
+        data: Any = api_pb2.FunctionData()
+        if function.latest is None:
+            return data
+        request = api_pb2.FunctionCreateRequest.FromString(function.latest.content)
+        data.CopyFrom(request.function_data)
+        definitions = [with_options(definition, function.binding) for definition in ranked_functions(request)]
+        _copy_shared(definitions[0], data)
+        data.function_name = data.function_name or function.name
+        urls = self._urls(function, definitions[0])
         data.web_url = urls.get("", "")
         for name, method in data.method_definitions.items():
             method.web_url = urls.get(name, "")
-        for ranked in data.ranked_functions:
-            self._show_urls(ranked.function, urls, function)
+        del data.ranked_functions[:]
+        for rank, definition in enumerate(definitions):
+            ranked = data.ranked_functions.add(rank=rank).function
+            ranked.CopyFrom(definition)
+            self._show_urls(ranked, urls, function)
+        if function.latest.spec.server is not None:
+            data.flash_service_urls[:] = data.ranked_functions[0].function.flash_service_urls
         return data
+
+    def module_name(self, function: Function) -> str:
+        """The module that defines a function, "" before it is defined."""
+        if function.latest is None:
+            return ""
+        request = api_pb2.FunctionCreateRequest.FromString(function.latest.content)
+        return str(ranked_functions(request)[0].module_name)
 
     def layout(self, app_id: str, dependencies: Iterable[str] = ()) -> Any:
         """AppLayout: every function and class of an app with its metadata, and the ids of other objects a container uses."""
@@ -93,9 +118,7 @@ class Metadata:
                 continue
             entry = layout.objects.add(object_id=object_id)
             if object_id.startswith("vo-"):
-                volume = self._volumes.get(object_id)
-                version = cast(api_pb2.VolumeFsVersion.ValueType, volume.version)
-                entry.volume_metadata.CopyFrom(api_pb2.VolumeMetadata(version=version, name=volume.name or ""))
+                entry.volume_metadata.CopyFrom(volume_metadata(self._volumes.get(object_id), self._user))
         return layout
 
     def _common(self, function: Function, source: Any) -> Any:
@@ -136,28 +159,22 @@ class Metadata:
             wire.flash_service_urls.append(self._url(function, definition.spec.server))
 
 
-def _data_of(definition: Any, name: str) -> Any:
-    data = api_pb2.FunctionData(
-        module_name=definition.module_name,
-        function_name=definition.function_name or name,
-        function_type=definition.function_type,
-        is_class=definition.is_class,
-        is_method=definition.is_method,
-        is_server=definition.is_server,
-        class_parameter_info=definition.class_parameter_info,
-        method_definitions=definition.method_definitions,
-        method_definitions_set=definition.method_definitions_set,
-        webhook_config=definition.webhook_config,
-        web_url=definition.web_url,
-        autoscaler_settings=definition.autoscaler_settings,
-        timeout_secs=definition.timeout_secs,
-        startup_timeout_secs=definition.startup_timeout_secs,
-        function_schema=definition.function_schema,
-        untrusted=definition.untrusted,
-        supported_input_formats=definition.supported_input_formats,
-        supported_output_formats=definition.supported_output_formats,
-    )
-    if definition.HasField("schedule"):
-        data.schedule.CopyFrom(definition.schedule)
-    data.ranked_functions.add(rank=0).function.CopyFrom(definition)
-    return data
+def _copy_shared(function: Any, data: Any) -> None:
+    """Copies what a Function says into the fields of the same names of a FunctionData."""
+    for field, value in function.ListFields():
+        if field.name not in data.DESCRIPTOR.fields_by_name:
+            continue
+        data.ClearField(field.name)
+        target = getattr(data, field.name)
+        if isinstance(value, Message):
+            target.CopyFrom(value)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                if isinstance(item, Message):
+                    target[key].CopyFrom(item)
+                else:
+                    target[key] = item
+        elif isinstance(value, MutableSequence):
+            target.extend(value)
+        else:
+            setattr(data, field.name, value)

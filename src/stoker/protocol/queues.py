@@ -17,10 +17,12 @@ _LONGEST_POLL = 50.0  # seconds; the client asks again
 
 
 class QueueServicer:
-    def __init__(self, *, queues: Queues, environments: Environments) -> None:
+    def __init__(self, *, queues: Queues, environments: Environments, user: str) -> None:
+        """user: who has made all queues: everybody with a token goes by one name."""
         self._queues = queues
         self._objects = queues.objects
         self._environments = environments
+        self._user = user
 
     @rpc("QueueGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
@@ -30,12 +32,12 @@ class QueueServicer:
         found, _ = await get_or_create(
             self._objects, environment.id, request.deployment_name, request.object_creation_type
         )
-        return api_pb2.QueueGetOrCreateResponse(queue_id=found.id, metadata=_metadata(found))
+        return api_pb2.QueueGetOrCreateResponse(queue_id=found.id, metadata=self._metadata(found))
 
     @rpc("QueueGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.QueueGetByIdRequest, caller: Caller) -> api_pb2.QueueGetByIdResponse:
         found = self._objects.get(request.queue_id)
-        return api_pb2.QueueGetByIdResponse(queue_id=found.id, metadata=_metadata(found))
+        return api_pb2.QueueGetByIdResponse(queue_id=found.id, metadata=self._metadata(found))
 
     @rpc("QueueHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.QueueHeartbeatRequest, caller: Caller) -> Empty:
@@ -55,7 +57,7 @@ class QueueServicer:
                 num_partitions=partitions,
                 total_size=min(total, request.total_size_limit or total),
                 queue_id=found.id,
-                metadata=_metadata(found),
+                metadata=self._metadata(found),
             )
         return response
 
@@ -111,6 +113,6 @@ class QueueServicer:
         await self._queues.clear(request.queue_id, None if request.all_partitions else request.partition_key)
         return Empty()
 
-
-def _metadata(found: Named) -> api_pb2.QueueMetadata:
-    return api_pb2.QueueMetadata(name=found.name or "", creation_info=api_pb2.CreationInfo(created_at=found.created_at))
+    def _metadata(self, found: Named) -> api_pb2.QueueMetadata:
+        creation = api_pb2.CreationInfo(created_at=found.created_at, created_by=self._user)
+        return api_pb2.QueueMetadata(name=found.name or "", creation_info=creation)

@@ -13,9 +13,11 @@ from stoker.services.secrets import Secret, Secrets
 
 
 class SecretServicer:
-    def __init__(self, *, secrets: Secrets, environments: Environments) -> None:
+    def __init__(self, *, secrets: Secrets, environments: Environments, user: str) -> None:
+        """user: who has made all secrets: everybody with a token goes by one name."""
         self._secrets = secrets
         self._environments = environments
+        self._user = user
 
     @rpc("SecretGetOrCreate", once=True, containers=scopes.NEW_AT_HOME)
     async def get_or_create(
@@ -67,7 +69,7 @@ class SecretServicer:
         return api_pb2.SecretMetadata(
             name=secret.name or "",
             keys=secret.keys,
-            creation_info=api_pb2.CreationInfo(created_at=secret.created_at),
+            creation_info=api_pb2.CreationInfo(created_at=secret.created_at, created_by=self._user),
             environment_name=self._environments.get(secret.environment_id).name,
             last_used_at=secret.last_used_at or 0.0,
         )

@@ -32,13 +32,15 @@ class VolumeServicer:
         environments: Environments,
         urls: TransferUrls,
         open_files: OpenFiles,
+        user: str,
     ) -> None:
-        """open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
+        """user: who has made all volumes: everybody with a token goes by one name. open_files: the files of a volume that a container holds open, by the ids of the container and the volume."""
         self._open_files = open_files
         self._volumes = volumes
         self._files = files
         self._environments = environments
         self._urls = urls
+        self._user = user
 
     @rpc("VolumeGetOrCreate", once=True, containers=scopes.CREATED_AT_HOME)
     async def get_or_create(
@@ -55,13 +57,13 @@ class VolumeServicer:
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.id,
             version=volume.version,  # type: ignore[arg-type]
-            metadata=volume_metadata(volume),
+            metadata=volume_metadata(volume, self._user),
         )
 
     @rpc("VolumeGetById", containers=scopes.ANYTHING)
     async def get_by_id(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller) -> api_pb2.VolumeGetByIdResponse:
         volume = self._volumes.get(request.volume_id)
-        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume))
+        return api_pb2.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume_metadata(volume, self._user))
 
     @rpc("VolumeHeartbeat", containers=scopes.ANYTHING)
     async def heartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
@@ -77,7 +79,7 @@ class VolumeServicer:
                 label=volume.name or "",
                 volume_id=volume.id,
                 created_at=volume.created_at,
-                metadata=volume_metadata(volume),
+                metadata=volume_metadata(volume, self._user),
             )
             for volume in self._volumes.named(environment.id, page.max_objects, page.created_before)
         ]
@@ -196,11 +198,12 @@ class VolumeServicer:
         return Empty()
 
 
-def volume_metadata(volume: Volume) -> api_pb2.VolumeMetadata:
+def volume_metadata(volume: Volume, user: str) -> api_pb2.VolumeMetadata:
+    """user: who has made it."""
     return api_pb2.VolumeMetadata(
         version=volume.version,  # type: ignore[arg-type]
         name=volume.name or "",
-        creation_info=api_pb2.CreationInfo(created_at=volume.created_at),
+        creation_info=api_pb2.CreationInfo(created_at=volume.created_at, created_by=user),
     )
 
 

@@ -97,11 +97,13 @@ class WorkspaceServicer:
 
     @rpc("TaskList", containers=scopes.OWN_APP)
     async def tasks(self, request: api_pb2.TaskListRequest, caller: Caller) -> api_pb2.TaskListResponse:
-        environment_id = self._environments.resolve(request.environment_name).id if request.environment_name else ""
+        """Of an app, or of an environment: without either, of the default one."""
+        by_environment = bool(request.environment_name or not request.app_id)
+        environment = self._environments.resolve(request.environment_name) if by_environment else None
         response = api_pb2.TaskListResponse()
         for task in self._scheduler.tasks(request.app_id):
             app = self._apps.get(task.app_id)
-            if environment_id and app.environment_id != environment_id:
+            if environment is not None and app.environment_id != environment.id:
                 continue
             response.tasks.add(
                 task_id=task.id,

@@ -47,6 +47,15 @@ def reachable(host: str) -> str:
     return "127.0.0.1" if host in _EVERY_ADDRESS else host
 
 
+def identity_issuer(settings: Settings, gateway_port: int) -> str:
+    """The URL that identity tokens name as their issuer."""
+    if settings.identity_issuer:
+        return settings.identity_issuer.rstrip("/")
+    if settings.acme_domains:
+        return f"https://{settings.acme_domains[0]}" + ("" if settings.tls_port == 443 else f":{settings.tls_port}")
+    return f"http://{reachable(settings.host)}:{gateway_port}"
+
+
 def _client_port(settings: Settings) -> int:
     """`http_port`, or the port after the gRPC one, or any that is free. Raises FailedPrecondition when the host is not ours."""
     if settings.http_port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stoker.gateway.tokens import page_path
+from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.apps import AppServicer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.calls import CallServicer
@@ -31,6 +32,7 @@ def make_call_servicer(services: Services) -> CallServicer:
     return CallServicer(
         calls=services.calls,
         functions=services.functions,
+        metadata=services.metadata["client"],
         streams=Streams(on_used=services.blobs.delete_soon),
         blobs=services.blobs,
         web=services.web_calls,
@@ -41,6 +43,9 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
     """`page_url` is where the gateway's pages are."""
     s = services
     workspace = s.settings.workspace
+    app_metadata = AppMetadata(
+        deployments=s.deployments, functions=s.functions, environments=s.environments, user=workspace
+    )
     return [
         AppServicer(
             apps=s.apps,
@@ -48,6 +53,8 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             images=s.images,
             logs=s.logs,
             metadata=s.metadata,
+            app_metadata=app_metadata,
+            history=s.history,
             scheduler=s.scheduler,
             page_url=page_url,
         ),
@@ -84,20 +91,23 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             environments=s.environments,
             urls=s.urls,
             open_files=s.launcher.open_files,
+            user=workspace,
         ),
-        SecretServicer(secrets=s.secrets, environments=s.environments),
+        SecretServicer(secrets=s.secrets, environments=s.environments, user=workspace),
         EnvironmentServicer(environments=s.environments),
-        DictServicer(dicts=s.dicts, environments=s.environments),
-        QueueServicer(queues=s.queues, environments=s.environments),
+        DictServicer(dicts=s.dicts, environments=s.environments, user=workspace),
+        QueueServicer(queues=s.queues, environments=s.environments, user=workspace),
         DeploymentServicer(
             deployments=s.deployments,
             apps=s.apps,
             functions=s.functions,
-            environments=s.environments,
-            workspace=workspace,
+            metadata=app_metadata,
+            user=workspace,
             page_url=lambda app: f"{page_url}/apps/{app.id}",
         ),
-        HistoryServicer(history=s.history, functions=s.functions, apps=s.apps, deployments=s.deployments),
+        HistoryServicer(
+            history=s.history, functions=s.functions, apps=s.apps, deployments=s.deployments, metadata=app_metadata
+        ),
         SuggestionServicer(apps=s.apps, functions=s.functions, environments=s.environments),
         TokenServicer(
             workspace=workspace,

@@ -18,7 +18,7 @@ from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
-from stoker.server.addresses import Ports, reachable
+from stoker.server.addresses import Ports, identity_issuer, reachable
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.attempts import Attempts
 from stoker.services.bases import Bases
@@ -36,10 +36,11 @@ from stoker.services.functions import Functions
 from stoker.services.heartbeats import Heartbeats
 from stoker.services.history import History
 from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
+from stoker.services.identity_tokens import IdentityTokens
 from stoker.services.image_names import ImageNames
 from stoker.services.image_storage import ImageStorage
 from stoker.services.images import Images
-from stoker.services.keys import load_or_create_key, secrets_key
+from stoker.services.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
 from stoker.services.launcher import ContainerLauncher
 from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
@@ -54,12 +55,14 @@ from stoker.services.secrets import Secrets
 from stoker.services.servers import Servers
 from stoker.services.snapshot_checks import SnapshotChecks
 from stoker.services.snapshots import Snapshots
+from stoker.services.surroundings import Surroundings
 from stoker.services.token_flows import TokenFlows
 from stoker.services.tokens import Tokens
 from stoker.services.traffic import Traffic
 from stoker.services.transfer import TransferUrls, UrlSigner
 from stoker.services.volume_files import VolumeFiles
 from stoker.services.volumes import Volumes
+from stoker.services.web_history import WebHistory
 from stoker.services.webcalls import WebCalls
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
@@ -197,13 +200,15 @@ class Services:
         )
         audiences: tuple[Audience, ...] = ("client", "container")
         nouns = (self.apps, self.functions, self.volumes, self.endpoints)
-        self.metadata = {audience: Metadata(*nouns, audience) for audience in audiences}
+        self.metadata = {audience: Metadata(*nouns, audience, user=settings.workspace) for audience in audiences}
         self.wire.metadata = self.metadata["container"]
         self.deployments = Deployments(database=database, apps=self.apps, functions=self.functions)
         self.canaries = Canaries(
             database=database, apps=self.apps, functions=self.functions, deployments=self.deployments
         )
         self._cleanup.push_async_callback(self.canaries.close)
+        key = await asyncio.to_thread(load_or_create_rsa_key, self.data.identity_key)
+        self.identity_tokens = IdentityTokens(key, identity_issuer(settings, ports.clients))
         self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
@@ -250,6 +255,14 @@ class Services:
             wire=self.wire,
             metrics=self.metrics,
             environment_of=self.environment_of,
+            surroundings=Surroundings(
+                apps=self.apps,
+                environments=self.environments,
+                tokens=self.identity_tokens,
+                workspace=settings.workspace,
+                region=settings.region,
+                cloud_provider=settings.cloud_provider,
+            ),
             snapshots=self.snapshots,
             checkpoints=self.checkpoints,
             bases=self.bases,
@@ -263,6 +276,7 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.launcher.printing = self.scheduler.printing
         self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
         self._cleanup.push_async_callback(self.heartbeats.close)
         self.metrics.registry.register(Present(self.scheduler.runners, self.apps))
@@ -284,6 +298,8 @@ class Services:
         settings = self.settings
         limits = Limits(settings.max_pending_inputs, settings.max_inputs, settings.max_pending_spawned)
         self.calls = Calls(self.database, self.scheduler, self.wire, limits)
+        web_history = WebHistory(self.database)
+        self._cleanup.push_async_callback(web_history.close)  # after that of the calls, which may end some requests
         self._cleanup.push_async_callback(self.calls.close)
         self.images.function_builds = FunctionBuilds(
             functions=self.functions,
@@ -315,7 +331,7 @@ class Services:
                 "volume_id": lambda id: self.volumes.get(id).environment_id,
             },
         )
-        self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs))
+        self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs), web_history)
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )

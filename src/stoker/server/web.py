@@ -17,6 +17,7 @@ from stoker.gateway.app import make_container_gateway, make_gateway
 from stoker.gateway.canaries import CanaryRoutes
 from stoker.gateway.endpoint import FunctionGateway
 from stoker.gateway.functions import FunctionRoutes
+from stoker.gateway.identity import IdentityRoutes
 from stoker.gateway.images import ImageRoutes
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
@@ -114,7 +115,7 @@ def make_application(
                 apps=s.apps, functions=s.functions, environments=s.environments, history=s.history
             ).routes(),
         ],
-        open_routes=[*routes, *tokens.pages()],
+        open_routes=[*routes, *tokens.pages(), *IdentityRoutes(s.identity_tokens).routes()],
     )
 
 

@@ -147,7 +147,7 @@ class Apps:
             with self._database.read() as connection:
                 row = connection.execute(sa.select(tables.apps).where(tables.apps.c.id == app_id)).first()
             if row is None:
-                raise NotFound(f"There is no app {app_id!r} on this server.")
+                raise NotFound(f"App {app_id!r} not found on this server.")
             app = _app(row)
         return app
 

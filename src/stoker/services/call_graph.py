@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -60,7 +60,8 @@ def _root(connection: sa.Connection, call_id: str) -> GraphCall:
         inputs = tables.inputs
         row = connection.execute(sa.select(inputs.c.call_id).where(inputs.c.id == call.parent_input_id)).first()
         if row is None:
-            break  # the parent's records are gone
+            # The parent's records are gone, or not there yet. Clients drop a call whose parent they do not see.
+            return replace(call, parent_input_id="")
         call = _call(connection, row.call_id)
     return call
 
@@ -68,7 +69,7 @@ def _root(connection: sa.Connection, call_id: str) -> GraphCall:
 def _call(connection: sa.Connection, call_id: str) -> GraphCall:
     row = connection.execute(_CALLS.where(tables.calls.c.id == call_id)).first()
     if row is None:
-        raise NotFound(f"There is no call {call_id!r}; results are kept for some days only.")
+        raise NotFound(f"Function call {call_id!r} not found; results are kept for some days only.")
     return GraphCall(*row)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stoker.aio.bell import Bell
 from stoker.ids import content_id
@@ -13,7 +13,7 @@ from stoker.store import tables
 from stoker.store.appender import Rows
 
 WEB = "web"
-"""The kind of a call that carries a web request: it is kept in memory only (see `webcalls.py`)."""
+"""The kind of a call that carries a web request: it lives in memory (see `webcalls.py`), and leaves a line of history (`web_history.py`)."""
 
 
 @dataclass(slots=True)
@@ -98,6 +98,16 @@ def output_row(output: Output) -> tuple[object, ...]:
         output.task_id,
         output.started_at,
         output.created_at,
+    )
+
+
+def web_rows(calls: Iterable[Call]) -> tuple[Rows, Rows, Rows]:
+    """Of web requests that have ended: their times, status and container, without anything that they carried."""
+    ended = [(call, call.outputs[-1]) for call in calls if call.outputs]
+    return (
+        (tables.calls, [call_row(call) for call, _ in ended]),
+        (tables.inputs, [(output.input_id, call.id, output.idx, b"", call.created_at) for call, output in ended]),
+        (tables.outputs, [output_row(replace(output, result=b"")) for _, output in ended]),
     )
 
 

@@ -479,7 +479,7 @@ class Calls:
         with self._database.read() as connection:
             row = connection.execute(sa.select(calls).where(calls.c.id == call_id)).first()
             if row is None:
-                raise NotFound(f"There is no call {call_id!r}; results are kept for some days only.")
+                raise NotFound(f"Function call {call_id!r} not found; results are kept for some days only.")
             done = connection.execute(
                 sa.select(outputs).where(outputs.c.call_id == call_id).order_by(outputs.c.seq)
             ).all()

@@ -193,7 +193,7 @@ def _once(request: str, work: Callable[[sa.Connection], bytes | None]) -> Callab
 
 def _check_there(connection: sa.Connection, dict_id: str) -> None:
     if connection.execute(sa.select(tables.dicts.c.id).where(tables.dicts.c.id == dict_id)).first() is None:
-        raise NotFound(f"There is no dict {dict_id!r} on this server; it may have been deleted.")
+        raise NotFound(f"Dict {dict_id!r} not found on this server; it may have been deleted.")
 
 
 def _forget(connection: sa.Connection, dict_ids: Sequence[str]) -> None:

@@ -180,6 +180,8 @@ class History:
         if task_id:
             done = done.where(outputs.c.task_id == task_id)
             lived = lived.where(tasks.c.id == task_id)
+        runners = [runner for runner in map(self._scheduler.runner, function_ids) if runner is not None]
+        live = {task.id: task.started_at for runner in runners for task in list(runner.tasks.values())}
         totals, runs, waits, starts = Totals(), list[float](), list[float](), list[float]()
         with self._database.read() as connection:
             for row in connection.execute(done):
@@ -192,14 +194,11 @@ class History:
                 totals.containers += 1
                 failed = row.exit not in ("", Ending.STOPPED.value)
                 totals.containers_failed += failed
-                if row.started_at:
+                started_at = row.started_at or live.get(row.id)  # the row of one that lives does not know yet
+                if started_at:
                     totals.containers_started += not failed
-                    starts.append(row.started_at - row.enqueued_at)
-        now_starting = [
-            t for r in map(self._scheduler.runner, function_ids) if r is not None
-            for t in list(r.tasks.values()) if t.started_at is None
-        ]  # fmt: skip
-        totals.containers_starting = len(now_starting)
+                    starts.append(started_at - row.enqueued_at)
+        totals.containers_starting = list(live.values()).count(None)
         totals.run_times, totals.wait_times = percentiles(runs), percentiles(waits)
         totals.start_times = percentiles(starts)
         return totals

@@ -16,10 +16,12 @@ import structlog
 
 from stoker.batches import batches
 from stoker.services.blobs import Blobs, give_up
+from stoker.services.call_records import WEB
 from stoker.store import tables
 from stoker.store.database import Database
 
 _PERIOD, _RARE = 60.0, 5  # seconds; rounds
+_MOST_WEB = 200_000  # web requests of which a line of history is kept: whoever reaches an endpoint makes them
 # What is removed in one transaction, so that work under way hardly waits: rows of a table, and bytes that have to be looked through.
 _SLICE, _SLICE_BYTES = 2_000, 64 << 20
 # A field of a serialised message that holds a blob's id and nothing else: the length, then the id.
@@ -53,12 +55,13 @@ class Housekeeping:
             await asyncio.sleep(_PERIOD)
 
 
-async def forget_old_calls(database: Database, blobs: Blobs, days: float) -> int:
+async def forget_old_calls(database: Database, blobs: Blobs, days: float, most_web: int = _MOST_WEB) -> int:
     """Removes calls of which nothing was made or ended in the last `days` days and that have no unfinished input, with their inputs, outputs
-    and the blobs that these name; how many calls."""
+    and the blobs that these name; of web requests also all but the newest. How many calls."""
     total = 0
+    oldest_web = await asyncio.to_thread(_oldest_web, database, most_web)
     while True:
-        oldest = _oldest_kept(days)
+        oldest = _Age(_oldest_kept(days), oldest_web)
         part = await asyncio.to_thread(_old_part, database, oldest)
         if not part.contents and not part.whole:
             return total
@@ -95,6 +98,14 @@ async def forget_old_logs(database: Database, days: float) -> None:
         await _delete(database, logs.c.seq, seqs)
 
 
+@dataclass(frozen=True)
+class _Age:
+    """What is older than this is to be removed. Seconds since the epoch."""
+
+    any: float
+    web: float  # of web requests alone
+
+
 @dataclass
 class _OldPart:
     """A part of what old calls left, small enough for one transaction."""
@@ -108,7 +119,15 @@ def _oldest_kept(days: float) -> float:
     return time.time() - days * 86_400
 
 
-def _old_calls(oldest: float) -> sa.Select[Any]:
+def _oldest_web(database: Database, most: int) -> float:
+    """When the oldest of the newest `most` web requests came; 0 when there are no more."""
+    times = sa.select(tables.calls.c.created_at).where(tables.calls.c.kind == WEB)
+    with database.read() as connection:
+        newest = connection.execute(times.order_by(tables.calls.c.created_at.desc()).offset(most).limit(1)).scalar()
+    return float(newest or 0.0)
+
+
+def _old_calls(oldest: _Age) -> sa.Select[Any]:
     calls, inputs, outputs = tables.calls, tables.inputs, tables.outputs
     unfinished = (
         sa.select(inputs.c.id)
@@ -117,12 +136,16 @@ def _old_calls(oldest: float) -> sa.Select[Any]:
         .exists()
     )
     fresh = (
-        sa.select(outputs.c.input_id).where(outputs.c.call_id == calls.c.id, outputs.c.created_at >= oldest).exists()
+        sa.select(outputs.c.input_id)
+        .where(outputs.c.call_id == calls.c.id, outputs.c.created_at >= oldest.any)
+        .exists()
     )
-    return sa.select(calls.c.id).where(calls.c.created_at < oldest, ~unfinished, ~fresh)
+    old = sa.and_(calls.c.created_at < oldest.any, ~fresh)
+    old_web = sa.and_(calls.c.kind == WEB, calls.c.created_at <= oldest.web)
+    return sa.select(calls.c.id).where(sa.or_(old, old_web), ~unfinished)
 
 
-def _old_part(database: Database, oldest: float) -> _OldPart:
+def _old_part(database: Database, oldest: _Age) -> _OldPart:
     """Reads what is to be removed, beside the writer: to look through large contents takes a while."""
     inputs, outputs = tables.inputs, tables.outputs
     part, size = _OldPart(), 0
@@ -149,7 +172,7 @@ def _old_part(database: Database, oldest: float) -> _OldPart:
     return part
 
 
-def _remove(part: _OldPart, oldest: float, connection: sa.Connection) -> tuple[int, list[str]]:
+def _remove(part: _OldPart, oldest: _Age, connection: sa.Connection) -> tuple[int, list[str]]:
     """How many calls are gone, and blobs that are to go."""
     inputs, outputs, calls = tables.inputs, tables.outputs, tables.calls
     chosen = part.whole | part.contents.keys()

@@ -72,7 +72,7 @@ class ImageNames:
         if not found:
             environment = self._environments.get(environment_id).name
             raise NotFound(
-                f"There is no image {tag!r} in the environment {environment!r}. "
+                f"Image {tag!r} not found in the environment {environment!r}. "
                 "`modal image names list` shows those there are; Image.publish makes one."
             )
         return found[0]

@@ -149,7 +149,7 @@ class Images:
         """Raises NotFound."""
         image = self._find(image_id)
         if image is None:
-            raise NotFound(f"There is no image {image_id!r} on this server.")
+            raise NotFound(f"Could not find image with ID {image_id!r} on this server; it may have been deleted.")
         return image
 
     def config(self, image_id: str) -> ImageConfig:
@@ -222,7 +222,9 @@ class Images:
         """Forgets an image and frees its layers: no container starts from it again.
 
         A build of it is ended first. Raises NotFound, or FailedPrecondition while containers run from it."""
-        image = self.get(image_id)
+        image = self._find(image_id)
+        if image is None:
+            raise NotFound(f"No Image with ID {image_id!r} is on this server.")
         if image.job is not None:
             await self.cancel(image_id)
         if image_id in self.running():

@@ -11,6 +11,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
 from stoker.errors import FailedPrecondition
 
 _BYTES = 32
@@ -37,17 +40,7 @@ def secrets_key(own: Path, *, file: str = "", command: Sequence[str] = ()) -> by
 def load_or_create_key(path: Path) -> bytes:
     """The 32-byte key in `path`, made on first use and readable by its owner alone. Raises FailedPrecondition for a damaged file."""
     if not path.exists():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
-                os.link(temporary, path)
-        finally:
-            temporary.unlink()
+        _create(path, secrets.token_bytes(_BYTES))
     return load_key(path)
 
 
@@ -59,6 +52,37 @@ def load_key(path: Path) -> bytes:
             f"The key file {path} is damaged: it must hold {_BYTES} bytes, not {len(key)}. Restore it from a backup."
         )
     return key
+
+
+def load_or_create_rsa_key(path: Path) -> rsa.RSAPrivateKey:
+    """The RSA key in `path` (PEM), made on first use and readable by its owner alone. Blocks. Raises FailedPrecondition for a damaged file."""
+    if not path.exists():
+        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise FailedPrecondition(
+            f"The key file {path} is damaged: it must hold an RSA key in PEM. Restore it from a backup, or remove it: a new one is made."
+        )
+    return key
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Writes a file for its owner alone, in one step; one that is there already stays."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
 
 
 def _output(command: Sequence[str]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from stoker.core.pool import PooledInput
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id
@@ -36,12 +37,14 @@ from stoker.services.secrets import Secrets
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.spares import Spares
 from stoker.services.special_bits import SpecialBits
+from stoker.services.surroundings import Surroundings
 from stoker.services.task_records import TaskRecords
 from stoker.services.tasks import Task
 from stoker.services.volumes import Volumes
 from stoker.services.wire import Wire
 from stoker.store.database import Database
 
+_MOST_CALLS = 32  # that one piece of output is said to be of; of more it is not known whose it is
 _log = structlog.get_logger(__name__)
 
 
@@ -69,6 +72,7 @@ class ContainerLauncher:
         wire: Wire,
         metrics: Metrics,
         environment_of: Callable[[str], str],
+        surroundings: Surroundings,
         snapshots: Snapshots,
         checkpoints: Checkpoints,
         bases: Bases,
@@ -81,6 +85,8 @@ class ContainerLauncher:
         """prepared_sandboxes: see that setting. snapshot_apps: whether the functions of this app may have memory snapshots. reseed: see the setting snapshot_reseed."""
         self._processors = Processors()
         self.sockets: Sockets | None = None
+        self.printing: Callable[[str], Sequence[PooledInput]] = lambda task_id: ()
+        """Gives the inputs that the output of a container may be of."""
         self._engine = engine
         self._node = node
         self._images = images
@@ -93,6 +99,7 @@ class ContainerLauncher:
         self._wire = wire
         self._metrics = metrics
         self._environment_of = environment_of
+        self._surroundings = surroundings
         self._snapshots = snapshots
         self._checkpoints = checkpoints
         self._bases = bases
@@ -263,7 +270,11 @@ class ContainerLauncher:
             ),
             environment=environment,
             mount_trees=tuple(trees),
-            env=_thread_settings(spec.resources.cpu_milli) | await self._secrets.values(list(spec.secret_ids)),
+            env=(
+                _thread_settings(spec.resources.cpu_milli)
+                | await self._secrets.values(list(spec.secret_ids))
+                | self._surroundings.variables(function, task.id)
+            ),
             volumes=tuple(volumes),
             limits=spec.limits,
             network=spec.network,
@@ -303,7 +314,17 @@ class ContainerLauncher:
         return VolumeDir(volume_id, self._volumes.sub_directory(volume_id, sub_path), mount_path, read_only, root=root)
 
     def _write(self, task: Task, fd: int, text: str) -> asyncio.Future[None] | None:
-        self._logs.write(task.app_id, fd, text, function_id=task.function_id, task_id=task.id)
+        inputs = [item for item in self.printing(task.id) if item.call_id]
+        calls = tuple(dict.fromkeys(item.call_id for item in inputs))
+        self._logs.write(
+            task.app_id,
+            fd,
+            text,
+            function_id=task.function_id,
+            task_id=task.id,
+            input_id=inputs[0].id if len(inputs) == 1 else "",
+            call_ids=calls if len(calls) <= _MOST_CALLS else (),
+        )
         return self._logs.room()
 
 

@@ -34,7 +34,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A piece of output, usually one line with its line end. `seq` orders all entries of the server."""
+    """A piece of output, usually one line with its line end. `seq` orders all entries of the server.
+
+    input_id: the input that ran when it was printed, "" when there were several. call_ids: the calls of all that ran then."""
 
     seq: int
     app_id: str
@@ -43,6 +45,8 @@ class LogEntry:
     fd: int
     data: str
     timestamp: float
+    input_id: str = ""
+    call_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class LogFilter:
 
     function_id: str = ""
     task_id: str = ""
+    call_id: str = ""
+    input_id: str = ""
     fd: int = 0
     search: str = ""
     since: float = 0.0
@@ -60,6 +66,8 @@ class LogFilter:
         return (
             (not self.function_id or self.function_id == entry.function_id)
             and (not self.task_id or self.task_id == entry.task_id)
+            and (not self.call_id or self.call_id in entry.call_ids)
+            and (not self.input_id or self.input_id == entry.input_id)
             and (not self.fd or self.fd == entry.fd)
             and (not self.search or self.search in entry.data)
             and entry.timestamp >= self.since
@@ -109,10 +117,20 @@ class Logs:
         # Time in it: a server that was killed had shown entries that it had not stored, and whoever saw them asks for what comes after.
         self._seq = max(newest, int(time.time() * 1e6))
 
-    def write(self, app_id: str, fd: int, data: str, *, function_id: str = "", task_id: str = "") -> None:
+    def write(
+        self,
+        app_id: str,
+        fd: int,
+        data: str,
+        *,
+        function_id: str = "",
+        task_id: str = "",
+        input_id: str = "",
+        call_ids: tuple[str, ...] = (),
+    ) -> None:
         """Adds an entry; watchers see it at once, the database a moment later."""
         self._seq += 1
-        entry = LogEntry(self._seq, app_id, function_id, task_id, fd, data, time.time())
+        entry = LogEntry(self._seq, app_id, function_id, task_id, fd, data, time.time(), input_id, call_ids)
         self._app(app_id).add(entry)
         self._unsaved.append(entry)
         self._unsaved_size += len(data)
@@ -293,10 +311,13 @@ def _query(app_id: str, wanted: LogFilter) -> sa.Select[Any]:
     for column, value in (
         (logs.c.function_id, wanted.function_id),
         (logs.c.task_id, wanted.task_id),
+        (logs.c.input_id, wanted.input_id),
         (logs.c.fd, wanted.fd),
     ):
         if value:
             query = query.where(column == value)
+    if wanted.call_id:
+        query = query.where(logs.c.call_ids.contains(wanted.call_id, autoescape=True))
     if wanted.since:
         query = query.where(logs.c.timestamp >= wanted.since)
     if wanted.until:
@@ -307,7 +328,8 @@ def _query(app_id: str, wanted: LogFilter) -> sa.Select[Any]:
 
 
 def _entry(row: Any) -> LogEntry:
-    return LogEntry(row.seq, row.app_id, row.function_id, row.task_id, row.fd, row.data, row.timestamp)
+    context = row.input_id, tuple(row.call_ids.split())
+    return LogEntry(row.seq, row.app_id, row.function_id, row.task_id, row.fd, row.data, row.timestamp, *context)
 
 
 def _row(entry: LogEntry, *, takes_nul: bool) -> dict[str, object]:
@@ -317,7 +339,8 @@ def _row(entry: LogEntry, *, takes_nul: bool) -> dict[str, object]:
         "app_id": entry.app_id,
         "function_id": entry.function_id,
         "task_id": entry.task_id,
-        "input_id": "",
+        "input_id": entry.input_id,
+        "call_ids": " ".join(entry.call_ids),
         "fd": entry.fd,
         "data": entry.data if takes_nul else entry.data.replace("\0", "\u2400"),
         "timestamp": entry.timestamp,

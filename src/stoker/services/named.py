@@ -70,6 +70,7 @@ class NamedObjects:
         self._table = table
         self._prefix = prefix
         self._noun = noun
+        self._title = noun.upper() if noun == "nfs" else noun.capitalize()  # clients look for "Queue 'x' not found"
         self._forget = forget
         self._on_deleted = on_deleted
         self._signs = SignsOfLife()
@@ -83,7 +84,7 @@ class NamedObjects:
         """Raises NotFound."""
         found = self._by_id.get(object_id)
         if found is None:
-            raise NotFound(f"There is no {self._noun} {object_id!r} on this server; it may have been deleted.")
+            raise NotFound(f"{self._title} {object_id!r} not found on this server; it may have been deleted.")
         return found
 
     def find(self, environment_id: str, name: str) -> Named:
@@ -91,7 +92,7 @@ class NamedObjects:
         found = self._by_name.get((environment_id, name))
         if found is None:
             raise NotFound(
-                f"There is no {self._noun} {name!r} in the environment {self._environments.get(environment_id).name!r}. "
+                f"{self._title} {name!r} not found in the environment {self._environments.get(environment_id).name!r}. "
                 f"Create it with `modal {self._noun} create {name}`, or with create_if_missing=True."
             )
         return found

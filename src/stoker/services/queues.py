@@ -437,4 +437,4 @@ def _check_put(partition_key: bytes, values: Sequence[bytes], ttl: int) -> None:
 
 
 def _unknown(queue_id: str) -> NotFound:
-    return NotFound(f"There is no queue {queue_id!r} on this server; it may have been deleted.")
+    return NotFound(f"Queue {queue_id!r} not found on this server; it may have been deleted.")

@@ -20,6 +20,10 @@ from stoker.services.runner import FinishSink, Runner
 from stoker.services.tasks import Delivery, Task
 
 _STOPS = "The server stops."
+# Output comes through a pipe, inputs and results through a socket. Seconds from an input's handing over until something of it can be printed,
+# and from its result until the last of it has come.
+_FIRST_WORDS, _LAST_WORDS = 0.001, 0.25
+_LAST_INPUTS = 32  # of a container, of which last words are expected
 _LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its container in between, as if it were idle
 
 
@@ -91,7 +95,13 @@ class Scheduler:
 
     def report(self, task_id: str, input_id: str, *, failed: bool) -> bool:
         runner = self._of_task(task_id)
-        return runner.report(task_id, input_id, failed=failed) if runner else False
+        if runner is None:
+            return False
+        item, task = runner.pool.inputs.get(input_id), runner.tasks.get(task_id)
+        if item is not None and task is not None:
+            task.ended.append((time.monotonic(), item))
+            del task.ended[:-_LAST_INPUTS]
+        return runner.report(task_id, input_id, failed=failed)
 
     def pin(self, function_id: str, input_id: str) -> None:
         """An input must not be run again: something of its attempt was seen outside."""
@@ -172,6 +182,20 @@ class Scheduler:
         runner = self._of_task(task_id)
         container = runner.pool.containers.get(task_id) if runner else None
         return container.running.keys() if container else frozenset()
+
+    def printing(self, task_id: str) -> list[PooledInput]:
+        """The inputs that what just came out of a container may be of: those that it runs, or has just done."""
+        runner = self._of_task(task_id)
+        task = runner.tasks.get(task_id) if runner else None
+        container = runner.pool.containers.get(task_id) if runner else None
+        if runner is None or task is None or container is None:
+            return []
+        now, inputs, settings = time.monotonic(), runner.pool.inputs, runner.pool.settings
+        begun = {i: since for i, since in container.running.items() if i in inputs}  # one that was cancelled is in none
+        found = {i: inputs[i] for i, since in begun.items() if now - since > _FIRST_WORDS}
+        if not found or max(settings.max_concurrent_inputs, settings.batch_max_size) > 1:
+            found |= {item.id: item for at, item in task.ended if now - at < _LAST_WORDS}
+        return list((found or {i: inputs[i] for i in begun}).values())
 
     def tasks(self, app_id: str = "") -> list[Task]:
         return [

@@ -76,15 +76,15 @@ class Secrets:
         environment = self._environments.get(environment_id).name
         if row is None:
             raise NotFound(
-                f"There is no secret {name!r} in the environment {environment!r}. "
+                f"Secret {name!r} not found in the environment {environment!r}. "
                 f"Create it with `modal secret create {name} KEY=VALUE`."
             )
         secret = _secret(row)
         missing = [key for key in required_keys if key not in secret.keys]
         if missing:
             raise FailedPrecondition(
-                f"The secret {name!r} in the environment {environment!r} has no key {', '.join(map(repr, missing))}; "
-                f"it has: {', '.join(secret.keys) or 'none'}."
+                f"Secret is missing key(s): {', '.join(missing)}. "  # clients look for this beginning
+                f"The secret {name!r} in the environment {environment!r} has: {', '.join(secret.keys) or 'none'}."
             )
         return secret
 
@@ -245,7 +245,7 @@ def _secret(row: Any) -> Secret:
 
 
 def _unknown(secret_id: str) -> NotFound:
-    return NotFound(f"There is no secret {secret_id!r} on this server; it may have been deleted.")
+    return NotFound(f"Secret {secret_id!r} not found on this server; it may have been deleted.")
 
 
 def _check_values(values: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from stoker.core.pool import PooledInput
 from stoker.runtime.base import Container
 from stoker.services.endings import Ending
 from stoker.services.snapshots import SnapshotUse
@@ -41,6 +42,7 @@ class Task:
     called: bool = False  # whether it had ever connected, known at its end
     ending: Ending | None = None  # set when it has ended
     detail: str = ""  # why it ended, for the user
+    ended: list[tuple[float, PooledInput]] = field(default_factory=list)  # its last inputs, with monotonic times of end
     job: asyncio.Task[None] | None = None
     launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
     awaited_by: Collection[str] = ()  # containers that wait for results of its function

@@ -83,7 +83,7 @@ class Volumes:
             with self._database.read() as connection:
                 row = connection.execute(sa.select(tables.volumes).where(tables.volumes.c.id == volume_id)).first()
         if row is None:
-            raise NotFound(f"There is no volume {volume_id!r} on this server; it may have been deleted.")
+            raise NotFound(f"Volume {volume_id!r} not found on this server; it may have been deleted.")
         return self._known.setdefault(volume_id, Volume(**row._asdict()))
 
     def find(self, environment_id: str, name: str) -> Volume:
@@ -92,7 +92,7 @@ class Volumes:
             found = _find(connection, environment_id, name)
         if found is None:
             raise NotFound(
-                f"There is no volume {name!r} in the environment {self._environments.get(environment_id).name!r}. "
+                f"Volume {name!r} not found in the environment {self._environments.get(environment_id).name!r}. "
                 f"Create it with `modal volume create {name}`, or with create_if_missing=True."
             )
         return found

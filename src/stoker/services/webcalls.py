@@ -1,7 +1,7 @@
 """Web requests under way: each is a call whose body and answer flow through it while it runs.
 
 Such calls live in memory: whoever waits for their answer is gone after a restart, and what they carry (cookies, credentials) is not for
-keeping.
+keeping. A line of history stays of each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from stoker.services.call_records import WEB, Call
 from stoker.services.calls import Calls
 from stoker.services.pipes import Pipe
 from stoker.services.scheduler import Scheduler
+from stoker.services.web_history import WebHistory
 from stoker.services.wire import AsgiMessage, WebWire
 
 _WINDOW = 1 << 20  # bytes on their way in one direction before the sender has to wait
@@ -140,8 +141,9 @@ class WebCall:
 class WebCalls:
     """All of them, by call."""
 
-    def __init__(self, calls: Calls, scheduler: Scheduler, wire: WebWire) -> None:
+    def __init__(self, calls: Calls, scheduler: Scheduler, wire: WebWire, history: WebHistory) -> None:
         self.wire = wire
+        self._history = history
         self._calls = calls
         self._scheduler = scheduler
         self._by_call: dict[str, WebCall] = {}
@@ -181,6 +183,7 @@ class WebCalls:
 
     def finished(self, call: Call) -> None:
         """Event: the call has ended."""
+        self._history.add(call)
         web = self._by_call.get(call.id)
         if web is None or web.over:
             return

@@ -352,6 +352,7 @@ logs = sa.Table(
     sa.Column("fd", sa.Integer, nullable=False),  # 1 stdout, 2 stderr, 3 info
     sa.Column("data", sa.Text, nullable=False),
     sa.Column("timestamp", sa.Float, nullable=False),
+    sa.Column("call_ids", sa.Text, nullable=False, default=""),  # those that it may belong to, with spaces in between
     sa.Index("logs_by_app", "app_id", "timestamp"),
 )
 
