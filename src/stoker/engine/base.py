@@ -60,6 +60,10 @@ class Engine(Protocol):
         """Owners (functions) that ask in vain are served in a fair order when they ask again."""
         ...
 
+    def obstacle(self, request: ResourceRequest) -> str:
+        """Why no node could ever hold this, as `Never.reason` has it; "" when one could."""
+        ...
+
     async def release(self, lease_id: str) -> None:
         """Gives the resources back. Idempotent."""
         ...

@@ -67,7 +67,7 @@ class LocalEngine:
         if lease_id in self._leases:
             return self._granted(lease_id)
         self._examine_gpus()
-        never = self._never(request)
+        never = self.obstacle(request)
         if never:
             return Never(never)
         now, free = self._clock(), self._free()
@@ -129,8 +129,7 @@ class LocalEngine:
             "leases": len(self._leases),
         }
 
-    def _never(self, request: ResourceRequest) -> str:
-        """Why this machine can never hold the request, or ""."""
+    def obstacle(self, request: ResourceRequest) -> str:
         if request.cpu_milli > self._capacity[_CPU]:
             return f"The function asks for {request.cpu_milli / 1000:g} CPU cores and the machine has {self._cpu_milli / 1000:g}."
         if request.memory_mib > self._capacity[_MEMORY]:

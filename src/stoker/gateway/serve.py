@@ -114,7 +114,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise FailedPrecondition(
-            f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Choose another port with --http-port (0 picks a free one)."
+            f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Set http_port in stoker.toml, or STOKER_HTTP_PORT, to another port."
         ) from None
     listener.setblocking(False)
     return listener

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.engine.base import ResourceRequest
+from stoker.errors import InvalidArgument, NameIsClass, NotFound, Unimplemented
 from stoker.protocol import scopes
-from stoker.protocol.definitions import parse_definition
+from stoker.protocol.definitions import parse_definition, web_specs
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.services.apps import App, Apps
 from stoker.services.deployments import Deployments
-from stoker.services.endpoints import Endpoints
+from stoker.services.endpoints import Endpoints, targets
 from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 from stoker.services.scheduler import Scheduler
@@ -32,7 +34,9 @@ class FunctionServicer:
         endpoints: Endpoints,
         scheduler: Scheduler,
         deployments: Deployments,
+        obstacle: Callable[[ResourceRequest], str],
     ) -> None:
+        """obstacle: why no machine here can ever hold a request, "" when one can."""
         self._functions = functions
         self._apps = apps
         self._environments = environments
@@ -40,12 +44,14 @@ class FunctionServicer:
         self._endpoints = endpoints
         self._scheduler = scheduler
         self._deployments = deployments
+        self._obstacle = obstacle
 
     @rpc("FunctionPrecreate", once=True)
     async def precreate(
         self, request: api_pb2.FunctionPrecreateRequest, caller: Caller
     ) -> api_pb2.FunctionPrecreateResponse:
         self._apps.alive(request.app_id)
+        self._endpoints.check(request.app_id, web_specs(request))  # clients ask this before they have images built
         function = await self._functions.precreate(
             request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
         )
@@ -57,7 +63,10 @@ class FunctionServicer:
     async def create(self, request: api_pb2.FunctionCreateRequest, caller: Caller) -> api_pb2.FunctionCreateResponse:
         self._apps.alive(request.app_id)
         name = request.function.function_name or request.function_data.function_name
-        self._endpoints.check(request.app_id, parse_definition(request.SerializeToString(), b""))
+        spec = parse_definition(request.SerializeToString(), b"")
+        if spec.unsupported:
+            raise Unimplemented(f"{name} cannot run here. {spec.unsupported}")
+        self._endpoints.check(request.app_id, targets(spec))
         function = await self._functions.define(
             request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
         )
@@ -66,9 +75,9 @@ class FunctionServicer:
             function_id=function.id, function_data=data, handle_metadata=self._metadata.of_function(function)
         )
         response.function.CopyFrom(data.ranked_functions[0].function)
-        definition = function.latest
-        if definition is not None and definition.spec.unsupported:
-            response.server_warnings.add(message=f"{name}: {definition.spec.unsupported}")
+        obstacle = self._obstacle(spec.resources)
+        if obstacle:
+            response.server_warnings.add(message=f"{name} cannot run on this server as it is now. {obstacle}")
         return response
 
     @rpc("ClassCreate", once=True)

@@ -31,6 +31,7 @@ from stoker.services.attempts import Peer
 from stoker.services.identity import ContainerIdentity
 from stoker.services.ownership import Ownership
 from stoker.services.waiting import settled
+from stoker.unoffered import refusal
 
 _MAX_MESSAGE = 128 << 20  # generator chunks reach 16 MiB, batches of outputs more
 _MAX_OPEN_MESSAGE = 64 << 10  # of who has shown no token: whoever reaches the port may send them
@@ -218,7 +219,7 @@ class _Rpcs:
         if not path.startswith(_PATH) or (method is None and name not in SERVICE.methods_by_name):
             raise Unimplemented(f"{path} is no RPC of the Modal protocol this server was built for.")
         if method is None:
-            raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
+            raise Unimplemented(refusal(name))
         container = self._container
         if container is not None and (container.restricted or not headers.get("x-modal-token-id")):
             return _Request(method, self._caller(headers, container), method.rights.admit_container(name, container))
