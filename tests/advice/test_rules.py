@@ -5,223 +5,11 @@ from __future__ import annotations
 import pytest
 
 from stoker.advice.check import check_source
+from stoker.advice.edits import apply
 from stoker.advice.finding import Severity
 from stoker.advice.rules import RULES
 from tests.advice.cases import check, fixed, only, rules, source
-
-HEAD = """
-import modal
-import os
-import subprocess
-import time
-
-import requests
-from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
-
-app = modal.App("x")
-vol = modal.Volume.from_name("model-cache", create_if_missing=True)
-image = modal.Image.debian_slim(python_version="3.11").uv_pip_install("torch==2.7.1")
-"""
-LOADS = """
-class Model:
-    @modal.enter()
-    def load(self):
-        self.model = AutoModel.from_pretrained("org/name")
-"""
-# rule, and code behind HEAD that has exactly one finding of it
-WRONG = {
-    "hub, no volume": ("STK001", "@app.cls(image=image)" + LOADS),
-    "hub, no volume, cache variable": ("STK001", '@app.cls(image=image.env({"HF_HOME": "/cache"}))' + LOADS),
-    "hub in a function": ("STK001", '@app.function()\ndef run():\n    return AutoModel.from_pretrained("org/name")'),
-    "volume, cache elsewhere": ("STK002", '@app.cls(image=image, volumes={"/models": vol})' + LOADS),
-    "volume, cache at a third place": (
-        "STK002",
-        '@app.cls(image=image.env({"HF_HOME": "/cache"}), volumes={"/models": vol})' + LOADS,
-    ),
-    "window too short": ("STK003", '@app.cls(gpu="A10G", scaledown_window=10, volumes={"/models": vol})' + LOADS),
-    "window too long": ("STK003", 'MINUTES = 60\n@app.cls(gpu="A10G", scaledown_window=20 * MINUTES)\nclass A:\n    pass'),
-    "window refused": ("STK003", "@app.function(scaledown_window=7200)\ndef f():\n    pass"),
-    "web server with one input": (
-        "STK004",
-        '@app.function(gpu="H100")\n@modal.web_server(8000)\ndef serve():\n    subprocess.Popen("vllm serve", shell=True)',
-    ),
-    "global model": (
-        "STK004",
-        'with image.imports():\n    from engine import make\nmodel = make()\n@app.function(gpu="T4")\ndef f(text):\n    return model(text)',
-    ),
-    "snapshot after the load": (
-        "STK005",
-        '@app.cls(gpu="A10G", volumes={"/models": vol}, enable_memory_snapshot=True)' + LOADS,
-    ),
-    "GPU used before the snapshot": (
-        "STK005",
-        """
-@app.cls(gpu="A10G", volumes={"/models": vol}, enable_memory_snapshot=True, experimental_options={"other": 1})
-class Model:
-    @modal.enter(snap=True)
-    def load(self):
-        self.model = AutoModel.from_pretrained("org/name").to("cuda")
-""",
-    ),
-    "video, default timeout": (
-        "STK006",
-        """
-@app.function(volumes={"/models": vol})
-def video(prompt):
-    from diffusers.utils import export_to_video
-    export_to_video(frames(prompt), "/models/x.mp4")
-""",
-    ),
-    "comfy waits longer": (
-        "STK006",
-        '@app.function(timeout=600)\ndef f(path):\n    subprocess.run(["comfy", "run", "--workflow", path, "--timeout", "1200"])',
-    ),
-    "map without retries": (
-        "STK007",
-        """
-@app.cls(gpu="A10G", volumes={"/models": vol})
-class Model:
-    @modal.method()
-    def run(self, items: list[str]):
-        return items
-
-@app.local_entrypoint()
-def main():
-    list(Model().run.map([["a"]]))
-""",
-    ),
-    "wget in enter": (
-        "STK008",
-        """
-@app.cls(gpu="A10G")
-class Model:
-    @modal.enter()
-    def load(self):
-        subprocess.run("wget -q https://host/model.safetensors -O /tmp/m", shell=True, check=True)
-""",
-    ),
-    "latest": ("STK009", 'base = modal.Image.from_registry("nvidia/cuda:latest")'),
-    "no tag, port in the name": ("STK009", 'base = modal.Image.from_registry("registry:5000/team/base", add_python="3.11")'),
-    "nothing pinned": ("STK010", 'other = modal.Image.debian_slim().pip_install("torch", "numpy>=2")'),
-    "list of packages": ("STK010", 'PACKAGES = ["torch"]\nother = modal.Image.debian_slim().pip_install(PACKAGES)'),
-    "sleep": (
-        "STK011",
-        "@app.function()\n@modal.concurrent(max_inputs=10)\nasync def f(x):\n    time.sleep(1)",
-    ),
-    "remote call without aio": (
-        "STK011",
-        "@app.function()\ndef g(x):\n    pass\n@app.function()\n@modal.concurrent(max_inputs=10)\nasync def f(x):\n    return g.remote(x)",
-    ),
-    "token": ("STK012", 'TOKEN = "hf_' + "a1B2" * 9 + '"'),
-    "password by name": ("STK012", 'config = {"db_password": "s3cr3tP4ssw0rdX"}'),
-    "load in a method": (
-        "STK013",
-        """
-@app.cls(volumes={"/models": vol})
-class Model:
-    @modal.method()
-    def run(self, text):
-        model = AutoModel.from_pretrained("org/name")
-        return model(text)
-""",
-    ),
-    "file of weights in a function": (
-        "STK013",
-        'import torch\n@app.function(gpu="T4")\ndef f(x):\n    model = torch.load("model.pt")\n    return model(x)',
-    ),
-    "load in the constructor": (
-        "STK013",
-        '@app.cls(volumes={"/models": vol})\nclass Model:\n    def __init__(self):\n        self.model = AutoModel.from_pretrained("org/name")',
-    ),
-    "load at import": (
-        "STK013",
-        'model = AutoModel.from_pretrained("org/name")\n@app.function()\ndef f(text):\n    return model(text)',
-    ),
-}  # fmt: skip
-RIGHT = {
-    "a file that the call names": 'import torch\n@app.function()\ndef f(path):\n    return torch.load(path).mean()',
-    "local path": "@app.cls()" + LOADS.replace("org/name", "/weights/name"),
-    "path by name": "@app.cls()" + LOADS.replace('"org/name"', "MODEL_DIR"),
-    "offline": "@app.cls()" + LOADS.replace('"org/name"', '"org/name", local_files_only=True'),
-    "options not in sight": "@app.cls(**shared.options)" + LOADS,
-    "volumes not in sight": "@app.cls(volumes=mounts())" + LOADS,
-    "baked into the image": 'baked = image.run_commands("hf download org/name")\n@app.cls(image=baked)' + LOADS,
-    "baked by a function": """
-def download():
-    AutoModel.from_pretrained("org/name")
-@app.cls(image=image.run_function(download))
-""" + LOADS,
-    "cache on the volume": '@app.cls(image=image.env({"HF_HOME": "/models/hf"}), volumes={"/models": vol})' + LOADS,
-    "cache by the unit's env": '@app.cls(image=image, env={"HF_HOME": "/models"}, volumes={"/models": vol})' + LOADS,
-    "cache by os.environ": 'os.environ["HF_HOME"] = "/models"\n@app.cls(image=image, volumes={"/models": vol})' + LOADS,
-    "default cache mounted": '@app.cls(image=image, volumes={"/root/.cache/huggingface": vol})' + LOADS,
-    "cache_dir": '@app.cls(image=image, volumes={"/models": vol})' + LOADS.replace('"org/name"', '"org/name", cache_dir="/models"'),
-    "short window, restored": """
-@app.cls(gpu="A10G", scaledown_window=20, volumes={"/models": vol}, enable_memory_snapshot=True, experimental_options={"enable_gpu_snapshot": True})
-""" + LOADS.replace("enter()", "enter(snap=True)"),
-    "snapshot on the CPU, moved after": """
-@app.cls(gpu="A10G", volumes={"/models": vol}, enable_memory_snapshot=True)
-class Model:
-    @modal.enter(snap=True)
-    def load(self):
-        self.model = AutoModel.from_pretrained("org/name")
-    @modal.enter(snap=False)
-    def move(self):
-        self.model.to("cuda")
-""",
-    "caller sends lists": '@app.function(gpu="T4")\ndef f(texts):\n    return model(texts)',
-    "batched": """
-@app.cls(gpu="A10G", volumes={"/models": vol}, scaledown_window=60, enable_memory_snapshot=True, experimental_options={"enable_gpu_snapshot": True})
-class Model:
-    @modal.enter(snap=True)
-    def load(self):
-        self.model = AutoModel.from_pretrained("org/name")
-    @modal.batched(max_batch_size=8, wait_ms=100)
-    def run(self, text):
-        return self.model(text)
-""",
-    "a training run": '@app.function(gpu="H100", retries=1)\ndef train(config):\n    fit(model, config)',
-    "a GPU only by the environment": '@app.cls(gpu=os.environ.get("GPU"), volumes={"/models": vol})' + LOADS,
-    "another library's decorator": "router = Router()\n@router.function(gpu=1, scaledown_window=5000)\ndef f(x):\n    pass",
-    "tags and digests": """
-a = modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu22.04")
-b = modal.Image.from_registry("team/base@sha256:0123456789abcdef")
-c = modal.Image.from_registry("registry:5000/team/base:1.0")
-d = modal.Image.from_registry(NAME_FROM_ELSEWHERE)
-""",
-    "pinned in every way": 'a = modal.Image.debian_slim().pip_install("a==1", "b~=2.0", "c<3", "d @ https://host/d.whl", "/tmp/e-1.whl")',
-    "async without concurrency": "@app.function()\nasync def f(x):\n    time.sleep(1)",
-    "awaited and threaded": """
-import asyncio
-@app.function()
-@modal.concurrent(max_inputs=10)
-async def f(x):
-    await asyncio.to_thread(requests.get, x)
-    def helper():
-        time.sleep(1)
-    await asyncio.to_thread(helper)
-    return await g.remote.aio(x)
-""",
-    "words that are no secrets": """
-tokenizer = AutoTokenizer.from_pretrained("/weights", pad_token="<|finetune_right_pad_id|>")
-HF_TOKEN = "your-token-here"
-token = os.environ["HF_TOKEN"]
-API_KEY = ""
-secret = modal.Secret.from_name("huggingface-secret", required_keys=["HF_TOKEN"])
-""",
-    "a download job": '@app.function(volumes={"/root/.cache": vol}, retries=2)\ndef download_model():\n    AutoModel.from_pretrained("org/name")',
-    "kept by the method": """
-@app.cls(volumes={"/models": vol})
-class Model:
-    @modal.method()
-    def run(self, name):
-        if name not in self.models:
-            self.models[name] = AutoModel.from_pretrained(name)
-        return self.models[name]
-""",
-    "no app at all": 'def f():\n    return AutoModel.from_pretrained("org/name")',
-}  # fmt: skip
+from tests.advice.examples import HEAD, LOADS, RIGHT, WRONG
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -408,6 +196,71 @@ def main():
             assert finding.fix is not None
             assert token not in finding.fix.diff(read) + finding.message + finding.help
             assert "hf_..." in finding.fix.diff(read)
+
+
+class TestPublicApps:
+    """What was wrong about apps that others have written."""
+
+    def test_an_image_that_grows_in_a_loop_is_named_once(self) -> None:
+        code = """
+        import modal
+
+        image = modal.Image.debian_slim().pip_install("torch", "numpy")
+        image = image.pip_install("einops")
+        for extra in ["a", "b"]:
+            image = image.pip_install(extra, "timm")
+        image = image.env({"A": "1"})
+        app = modal.App("x", image=image)
+
+        @app.function(image=image)
+        def f():
+            pass
+        """
+        said = [finding.message for finding in check(code) if finding.rule == "STK010"]
+        assert [sum(name in message for message in said) for name in ("torch", "einops", "timm")] == [1, 1, 1]
+        assert all(len(message) < 200 for message in said)
+
+    def test_lists_in_terms_of_each_other_are_read_once(self) -> None:
+        doubled = "".join(f"P{n + 1} = P{n} + P{n}\n" for n in range(40))
+        code = f'import modal\nP0 = ["torch"]\n{doubled}image = modal.Image.debian_slim().pip_install(P40, P40)\n'
+        assert [finding.message.count("torch") for finding in check(code)] == [1]
+
+    @pytest.mark.parametrize(
+        ("load", "place"),
+        [
+            ("whisper.load_model('base')", '"/root/.cache/whisper": vol'),
+            ("whisper.load_model('base', download_root='/weights')", '"/weights": vol'),
+            ("faster_whisper.WhisperModel('base')", '"HF_HUB_CACHE": "/models"'),
+        ],
+    )
+    def test_each_loader_is_told_of_its_own_cache(self, load: str, place: str) -> None:
+        code = HEAD + (
+            "import whisper\nimport faster_whisper\n@app.cls(image=image)\nclass A:\n    @modal.enter()\n    def up(self):\n"
+            f"        self.model = {load}"
+        )
+        corrected = fixed(code, "STK001")
+        assert place in corrected
+        assert ("HF_" in corrected) == ("HF_" in place)
+
+    def test_nothing_loads_anew_where_a_snapshot_has_it(self) -> None:
+        code = HEAD + (
+            '@app.cls(image=image, gpu="A10G", scaledown_window=5, volumes={"/root/.cache": vol}, enable_memory_snapshot=True,'
+            ' experimental_options={"enable_gpu_snapshot": True})' + LOADS.replace("enter()", "enter(snap=True)")
+        )
+        finding = only(code, "STK003")
+        assert "restored from its snapshot" in finding.message and "anew" not in finding.message
+
+    def test_what_is_not_offered_is_told_once_with_what_to_use(self) -> None:
+        code = HEAD + "def a():\n    modal.Sandbox.create()\ndef b():\n    return modal.Sandbox.list()"
+        finding = only(code, "STK015")
+        assert finding.message.startswith("This server does not offer sandboxes") and "subprocess" in finding.help
+
+    def test_old_options_get_their_new_names(self) -> None:
+        code = HEAD + "@app.function(keep_warm=1, concurrency_limit=4, container_idle_timeout=60)\ndef f():\n    pass"
+        renamed = [finding for finding in check(code) if finding.rule == "STK014"]
+        assert len(renamed) == 3 and all(finding.fix for finding in renamed)
+        corrected = apply(source(code).text, [edit for f in renamed if f.fix for edit in f.fix.edits])
+        assert "@app.function(min_containers=1, max_containers=4, scaledown_window=60)" in corrected
 
 
 class TestIgnores:

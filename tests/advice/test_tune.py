@@ -66,6 +66,15 @@ class TestChoosing:
     def test_sizes_end_at_the_most(self) -> None:
         assert sizes(1) == [1] and sizes(8) == [1, 2, 4, 8] and sizes(25) == [1, 2, 4, 8, 16, 25]
 
+    def test_the_present_size_is_tried_before_a_smaller_one_is_advised(self) -> None:
+        assert sizes(8, 5, 5) == [1, 2, 4, 5, 8] and sizes(8, 25, 32) == [1, 2, 4, 8, 25, 32]
+
+    def test_the_largest_that_was_tried_may_not_be_the_best(self) -> None:
+        growing = choose(self.SWEEP[:3])
+        assert growing is not None and "--max-size 16 tries more" in growing.reason
+        ended = choose(self.SWEEP)
+        assert ended is not None and "--max-size" not in ended.reason
+
 
 class TestKeeping:
     HOUR = 3600.0
@@ -189,6 +198,22 @@ def test_a_method_is_measured_and_the_rest_of_its_traffic_is_replayed(deployed: 
     assert "Expect of a full container:" in text and "per 1,000 inputs" in text
 
 
+def test_the_first_start_with_snapshots_is_not_what_a_start_takes(deployed: RunningServer, tmp_path: Path) -> None:
+    """It saves the snapshot. So a start is measured once more, and sizes are tried up to the present one, although less is enough."""
+    samples, starts = tmp_path / "inputs.json", tmp_path / "starts"
+    samples.write_text("[1]")
+    starts.mkdir()
+    given = json.dumps({"starts": str(starts)})
+    options = ("--inputs", samples, "--seconds", 0.1, "--max-size", 1, "--parameters", given, "--json")
+    document = tune(deployed, "tuned.Snapshotted.answer", *options)
+    assert document["settings"]["memory_snapshot"] is True
+    assert [m["setting"]["size"] for m in document["measurements"]] == [1, 3]
+    assert len(list(starts.iterdir())) == 3  # one for each size, and another of the one that is advised
+    assert document["expected"] in [
+        {k: v for k, v in m.items() if k != "cost_of_1000"} for m in document["measurements"]
+    ]
+
+
 def test_traffic_alone_is_enough(deployed: RunningServer) -> None:
     deployed.python("import modal; print(list(modal.Function.from_name('tuned', 'quick').map(range(30))))")
     document = tune(deployed, "tuned.quick", "--json")
@@ -208,7 +233,7 @@ def test_calls_that_fail_are_no_measure(deployed: RunningServer, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["tuned.nothing"], "has no function 'nothing'. It has: Model.*, batched, quick"),
+        (["tuned.nothing"], "has no function 'nothing'. It has: Model.*, Snapshotted.*, batched, quick"),
         (["nothing.at.all"], "No app 'nothing' is deployed"),
         (["tuned"], "names no function"),
         (["tuned.quick", "--kind", "batch", "--inputs"], "not batched"),

@@ -2,6 +2,8 @@
 
 import threading
 import time
+import uuid
+from pathlib import Path
 
 import modal
 
@@ -34,3 +36,17 @@ class Model:
 @app.function()
 def quick(x: int) -> int:
     return x
+
+
+@app.cls(enable_memory_snapshot=True)
+@modal.concurrent(max_inputs=3)
+class Snapshotted:
+    starts: str = modal.parameter()  # a directory that gets a file with each start
+
+    @modal.enter()
+    def note(self) -> None:
+        (Path(self.starts) / uuid.uuid4().hex).touch()
+
+    @modal.method()
+    def answer(self, x: int) -> int:
+        return x

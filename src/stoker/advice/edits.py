@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,17 @@ def add_items(source: Source, container: ast.Call | ast.Dict | ast.List, items: 
     return [*comma, Edit(below, below, "".join(f"{indent}{item},\n" for item in items))]
 
 
+def remove_argument(source: Source, call: ast.Call, keyword: ast.keyword) -> Edit:
+    """Takes a keyword argument away, with its comma, and with its line where it has one of its own."""
+    arguments: list[ast.expr | ast.keyword] = [*call.args, *call.keywords]
+    arguments.sort(key=source.start)
+    position = next(index for index, argument in enumerate(arguments) if argument is keyword)
+    if position + 1 < len(arguments):
+        return Edit(source.start(keyword), source.start(arguments[position + 1]), "")
+    start = source.end(arguments[position - 1]) if position else source.end(call.func) + 1
+    return Edit(start, source.end(keyword), "")
+
+
 def add_decorator(source: Source, below: ast.expr, text: str) -> Edit:
     """A decorator on the line below another one, with the comment that line may end with left where it is."""
     line_end = source.line_start((below.end_lineno or below.lineno) + 1)
@@ -68,10 +80,10 @@ def add_decorator(source: Source, below: ast.expr, text: str) -> Edit:
 
 
 def add_before(source: Source, node: ast.stmt, text: str) -> Edit:
-    """Lines before a statement and its decorators."""
+    """Lines before a statement and its decorators, indented as it is."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     start = source.line_start(min([node.lineno, *(decorator.lineno for decorator in decorators)]))
-    return Edit(start, start, text)
+    return Edit(start, start, textwrap.indent(text, source.indent(node)))
 
 
 def add_import(source: Source, statement: str) -> list[Edit]:

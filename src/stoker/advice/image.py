@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +21,23 @@ _OPAQUE = {
     "from_aws_ecr",
     "from_gcp_artifact_registry",
     "dockerfile_commands",
+    "pipe",
 }
+_PLAIN_BASES = re.compile(
+    r"^(docker\.io/)?(library/)?(python|ubuntu|debian|alpine|node|rust|golang|nvidia/cuda|nvcr\.io/nvidia/\S+|pytorch/pytorch|tensorflow/tensorflow"
+    r"|condaforge/\S+|continuumio/\S+|mambaorg/micromamba|vllm/vllm-openai|lmsysorg/sglang|ollama/ollama|huggingface/\S+"
+    r"|ghcr\.io/(huggingface|astral-sh|ggml-org|ggerganov|coqui-ai)/\S+)(:|@|$)"
+)
+"""Base images that hold programs, and no weights."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """`steps` holds the calls in the order they take effect, the base first. `complete` says that all of them can be seen."""
+    """`steps` holds the calls in the order they take effect, the base first where it can be seen. `complete` says that all of them can."""
 
-    expression: ast.expr
     steps: tuple[ast.Call, ...]
+    base: ast.Call | None
     complete: bool
-
-    @property
-    def base(self) -> ast.Call | None:
-        return self.steps[0] if self.steps and method(self.steps[0]) in _MAKERS else None
 
     def environment(self, scope: Scope) -> dict[str, Any]:
         """What `.env({...})` steps set; values that cannot be told are UNKNOWN."""
@@ -61,29 +65,43 @@ def method(call: ast.Call) -> str:
 
 
 def resolve(scope: Scope, node: ast.expr | None) -> Image | None:
-    """The image an expression builds, through names of the module; None when its text does not show one."""
+    """The image an expression builds, through names and functions of the module; None when its text does not show one."""
     steps: list[ast.Call] = []
-    expression = node
-    for _ in range(200):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+    base: ast.Call | None = None
+    followed: set[int] = set()
+    while node is not None and base is None and id(node) not in followed:
+        followed.add(id(node))  # an image set in terms of itself, where what it was before cannot be told
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and scope.defined(node.func) is None:
             steps.append(node)
-            if node.func.attr in _MAKERS and scope.dotted(node.func.value).endswith("Image"):
-                break
+            if node.func.attr in _MAKERS and scope.dotted(node.func.value).rpartition(".")[2] == "Image":
+                base = node
             node = node.func.value
-        elif isinstance(node, ast.Name):
-            assigned = scope.assigned(node.id, node.lineno)
-            if assigned is None or assigned is node:
-                break
-            if not steps:
-                expression = assigned
-            node = assigned
         else:
-            break
-    if not steps or expression is None:
+            node = _origin(scope, node)
+    if not steps:
         return None
     steps.reverse()
-    known = method(steps[0]) in _MAKERS and not any(method(step) in _OPAQUE for step in steps)
-    return Image(expression, tuple(steps), known)
+    complete = base is not None and _is_plain(scope, base) and not any(method(step) in _OPAQUE for step in steps)
+    return Image(tuple(steps), base, complete)
+
+
+def _origin(scope: Scope, node: ast.expr) -> ast.expr | None:
+    """What a name was set to, or what a function of the module returns."""
+    if isinstance(node, ast.Name):
+        return scope.assigned(node)
+    maker = scope.defined(node.func) if isinstance(node, ast.Call) else None
+    if not isinstance(maker, ast.FunctionDef):
+        return None
+    returns = [each for each in ast.walk(maker) if isinstance(each, ast.Return)]
+    return returns[0].value if len(returns) == 1 else None
+
+
+def _is_plain(scope: Scope, base: ast.Call) -> bool:
+    """Whether nothing but programs is known to be in the base."""
+    if method(base) != "from_registry":
+        return True
+    name = scope.value(base.args[0] if base.args else None)
+    return isinstance(name, str) and bool(_PLAIN_BASES.match(name))
 
 
 def all_images(scope: Scope, tree: ast.AST) -> Iterator[Image]:
@@ -100,16 +118,25 @@ def all_images(scope: Scope, tree: ast.AST) -> Iterator[Image]:
 
 
 def packages(scope: Scope, call: ast.Call) -> Iterator[tuple[ast.expr, str]]:
-    """The requirements that a `pip_install` or `uv_pip_install` step names, each with the node that says so."""
+    """The requirements that a `pip_install` or `uv_pip_install` step names, each once with the node that says so."""
+    seen: set[int] = set()
     for argument in call.args:
-        nodes = argument.elts if isinstance(argument, (ast.List, ast.Tuple)) else [argument]
-        for node in nodes:
-            value = scope.value(node)
-            if isinstance(value, str):
-                yield node, value
-            elif isinstance(node, ast.Name) and isinstance(value, list):
-                assigned = scope.assigned(node.id, node.lineno)
-                if isinstance(assigned, (ast.List, ast.Tuple)):
-                    yield from (
-                        (item, text) for item, text in zip(assigned.elts, value, strict=True) if isinstance(text, str)
-                    )
+        yield from _packages(scope, argument, seen)
+
+
+def _packages(scope: Scope, node: ast.expr | None, seen: set[int]) -> Iterator[tuple[ast.expr, str]]:
+    if isinstance(node, ast.Starred):
+        node = node.value
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, (ast.List, ast.Tuple)):
+        for item in node.elts:
+            yield from _packages(scope, item, seen)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and not isinstance(scope.value(node), str):
+        yield from _packages(scope, node.left, seen)
+        yield from _packages(scope, node.right, seen)
+    elif isinstance(value := scope.value(node), str):
+        yield node, value
+    elif isinstance(node, ast.Name):
+        yield from _packages(scope, scope.assigned(node), seen)

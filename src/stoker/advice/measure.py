@@ -43,6 +43,7 @@ class Remote(Protocol):
     """A function or method of the client."""
 
     remote: Any
+    get_current_stats: Any
 
 
 def sweep(
@@ -52,31 +53,48 @@ def sweep(
     *,
     seconds: float,
     start_timeout: float,
+    at_least: int,
     on_begin: Callable[[Setting], None],
     on_end: Callable[[Measurement], None],
 ) -> list[Measurement]:
-    """Measures the settings in order, and stops when two in a row of a kind bring nothing more. Raises FailedPrecondition."""
+    """Measures the settings of a kind in order. Behind the size `at_least` it stops when two in a row bring nothing more, or when all calls
+    fail. Raises FailedPrecondition."""
     found: list[Measurement] = []
-    for _, group in itertools.groupby(settings, key=lambda setting: setting.kind):
-        best, without_gain = 0.0, 0
-        for setting in group:
-            on_begin(setting)
-            measurement = asyncio.run(
-                _measure(variant(setting), setting, samples, seconds=seconds, start_timeout=start_timeout)
-            )
-            found.append(measurement)
-            on_end(measurement)
-            without_gain = without_gain + 1 if measurement.throughput < best * _GAIN else 0
-            best = max(best, measurement.throughput)
-            if without_gain == 2 or measurement.failures == measurement.calls:
-                break
+    best, without_gain = 0.0, 0
+    for setting in settings:
+        on_begin(setting)
+        measurement = asyncio.run(
+            _measure(variant(setting), setting, samples, seconds=seconds, start_timeout=start_timeout)
+        )
+        found.append(measurement)
+        on_end(measurement)
+        without_gain = without_gain + 1 if measurement.throughput < best * _GAIN else 0
+        best = max(best, measurement.throughput)
+        if setting.size >= at_least and (without_gain >= 2 or measurement.failures == measurement.calls):
+            break
     return found
 
 
-def sizes(most: int) -> list[int]:
-    """1, 2, 4, ... up to `most`, which is the last one."""
+def sizes(most: int, *present: int) -> list[int]:
+    """1, 2, 4, ... up to `most`, and the sizes that the function has now: no smaller one can be advised before those were tried."""
     powers = [2**n for n in range(20) if 2**n < most]
-    return [*powers, most]
+    return sorted({*powers, most, *present})
+
+
+def restart(function: Remote, sample: Sample, *, start_timeout: float) -> float:
+    """Seconds of the first call of another container, once those there are have gone. Raises FailedPrecondition.
+
+    With memory snapshots the first container of a setting saves one, which no later container does."""
+
+    async def measured() -> float:
+        deadline = time.monotonic() + start_timeout
+        while (await function.get_current_stats.aio()).num_total_runners:
+            if time.monotonic() > deadline:
+                raise FailedPrecondition(f"After {start_timeout:.0f} s the measured container was still there.")
+            await asyncio.sleep(_LINGER / 4)  # the client has no call that waits for it
+        return await _first(function, sample, start_timeout)
+
+    return asyncio.run(measured())
 
 
 class Variants:
@@ -116,15 +134,11 @@ async def _measure(
     inputs = itertools.cycle(samples)
     began = time.monotonic()
     try:
-        await asyncio.wait_for(_call(function, next(inputs)), start_timeout)
-    except asyncio.TimeoutError:
-        raise FailedPrecondition(
-            f"No answer within {start_timeout:.0f} s. There may be no room for another container (`stoker status`), or it starts "
-            "slowly: `modal app logs` shows it. Give it more time with --start-timeout."
-        ) from None
+        first = await _first(function, next(inputs), start_timeout)
+    except FailedPrecondition:
+        raise
     except Exception as error:
         return Measurement(setting, 1, 1, _said(error), 0.0, 0.0, 0.0, time.monotonic() - began)
-    first = time.monotonic() - began
     callers = setting.size * 2 if setting.kind == "batch" else setting.size
     await _load(function, inputs, callers, calls_each=1, until=0.0)  # the first batch of a size is often slower
     begin = time.monotonic()
@@ -141,6 +155,19 @@ async def _measure(
         p95=_quantile(good, 0.95),
         first=first,
     )
+
+
+async def _first(function: Remote, sample: Sample, start_timeout: float) -> float:
+    """Seconds of a call that has to wait for a container."""
+    began = time.monotonic()
+    try:
+        await asyncio.wait_for(_call(function, sample), start_timeout)
+    except asyncio.TimeoutError:
+        raise FailedPrecondition(
+            f"No answer within {start_timeout:.0f} s. There may be no room for another container (`stoker status`), or it starts "
+            "slowly: `modal app logs` shows it. Give it more time with --start-timeout."
+        ) from None
+    return time.monotonic() - began
 
 
 async def _load(

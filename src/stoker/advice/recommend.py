@@ -35,6 +35,9 @@ def choose(measurements: Sequence[Measurement], latency: float | None = None) ->
     reason = "the smallest with nearly the most throughput"
     if len(quick) < len(sound):
         reason += f" of those with a p95 of at most {latency:g} s"
+    largest = max(measurements, key=lambda m: m.setting.size)
+    if largest is best and largest.setting.size > 1:
+        reason += f", and the largest that was tried: --max-size {largest.setting.size * 4} tries more"
     return Choice(best, options(best), reason)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from stoker.advice.binding import Binding, Bindings
+
 
 class Unknown:
     """The value of what cannot be told without running the code. No rule builds a finding on it."""
@@ -23,60 +25,77 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
+    ast.BitOr: operator.or_,
 }
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_PATHS = {"pathlib.Path", "pathlib.PurePosixPath", "pathlib.PurePath", "pathlib.PosixPath", "str"}
+_DEEPEST = 20  # names that stand for names
+_LONGEST = 10_000  # items or characters of what is put together
 
 
 class Scope:
-    """The imports and the global assignments of a module."""
+    """The names of a module: what each was imported as or set to, at the place where it is read."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self._imported: dict[str, str] = {}
-        self._assigned: dict[str, list[tuple[int, ast.expr | None]]] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    self._imported[alias.asname or alias.name.split(".")[0]] = (
-                        alias.name if alias.asname else alias.name.split(".")[0]
-                    )
-            elif isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    module = "." * node.level + (node.module or "")
-                    self._imported[alias.asname or alias.name] = f"{module}.{alias.name}"
-        for statement in statements(tree.body):
-            self._record(statement)
+        self._bindings = Bindings(tree)
+        self._values: dict[int, Any] = {}  # by the identity of the node: what is named twice is worked out once
 
-    def dotted(self, node: ast.AST) -> str:
-        """`m.Volume.from_name` as "modal.Volume.from_name" after `import modal as m`; "" for what is no dotted name."""
-        if isinstance(node, ast.Name):
-            return self._imported.get(node.id, node.id)
+    def dotted(self, node: ast.AST, depth: int = 0) -> str:
+        """`m.Volume.from_name` as "modal.Volume.from_name" after `import modal as m`; "" for what is no dotted name, or a variable."""
         if isinstance(node, ast.Attribute):
-            value = self.dotted(node.value)
+            value = self.dotted(node.value, depth)
             return f"{value}.{node.attr}" if value else ""
-        return ""
+        if not isinstance(node, ast.Name) or depth > _DEEPEST:
+            return ""
+        binding = self._bindings.of(node)
+        if binding is None:
+            return self._bindings.imported(node.id) or node.id
+        if binding.imports:
+            return binding.imports
+        if binding.defines is not None or node.id in {"self", "cls"}:
+            return node.id
+        alias = binding.value
+        return self.dotted(alias, depth + 1) if isinstance(alias, (ast.Name, ast.Attribute)) else ""
 
-    def assigned(self, name: str, before: int) -> ast.expr | None:
-        """What the global name was last set to above a line, or anywhere when it is set only below; None when not told."""
-        known = self._assigned.get(name, [])
-        above = [value for line, value in known if line < before]
-        if above:
-            return above[-1]
-        return known[0][1] if known else None
+    def assigned(self, node: ast.Name) -> ast.expr | None:
+        """The expression that the name was set to last before it is read here; None when that cannot be told."""
+        binding = self._bindings.of(node)
+        return binding.value if binding is not None else None
+
+    def defined(self, node: ast.expr) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | None:
+        """The function or class of this module that a name stands for."""
+        binding = self._bindings.of(node) if isinstance(node, ast.Name) else None
+        return binding.defines if binding is not None else None
+
+    def is_imported(self, node: ast.Name) -> bool:
+        """Whether the name comes from another module, or from nowhere that can be seen."""
+        binding = self._bindings.of(node)
+        return binding is None or bool(binding.imports)
 
     def is_assigned(self, name: str) -> bool:
-        return name in self._assigned
+        """Whether the module sets a global variable of that name."""
+        return any(not binding.imports and binding.defines is None for binding in self._bindings.module.get(name, ()))
+
+    def settings(self, name: str) -> list[Binding]:
+        """All that the global name is set to, in order."""
+        return self._bindings.module.get(name, [])
 
     def value(self, node: ast.AST | None, depth: int = 0) -> Any:
         """The constant an expression stands for: numbers, strings, lists, dicts, paths (as strings); else UNKNOWN."""
-        if node is None or depth > 20:
+        if node is None or depth > _DEEPEST:
             return UNKNOWN
         if isinstance(node, ast.Constant):
             return node.value
+        if id(node) not in self._values:
+            self._values[id(node)] = self._value(node, depth)
+        return self._values[id(node)]
+
+    def _value(self, node: ast.AST, depth: int) -> Any:
         if isinstance(node, ast.Name):
-            assigned = self.assigned(node.id, node.lineno)
-            return UNKNOWN if assigned is None or assigned is node else self.value(assigned, depth + 1)
+            assigned = self.assigned(node)
+            return UNKNOWN if assigned is None else self.value(assigned, depth + 1)
         if isinstance(node, (ast.List, ast.Tuple)):
-            return [self.value(item, depth + 1) for item in node.elts]
+            return self._sequence(node.elts, depth)
         if isinstance(node, ast.Dict):
             return self._mapping(node, depth)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -90,10 +109,21 @@ class Scope:
                 for part in node.values
             ]
             return UNKNOWN if any(part is UNKNOWN for part in parts) else "".join(map(str, parts))
-        if isinstance(node, ast.Call) and self.dotted(node.func) in _PATHS and node.args:
-            value = self.value(node.args[0], depth + 1)
-            return value if isinstance(value, str) else UNKNOWN
+        if isinstance(node, ast.Call):
+            return self._call(node, depth)
         return UNKNOWN
+
+    def _sequence(self, items: list[ast.expr], depth: int) -> Any:
+        found: list[Any] = []
+        for item in items:
+            value = self.value(item.value if isinstance(item, ast.Starred) else item, depth + 1)
+            if not isinstance(item, ast.Starred):
+                found.append(value)
+            elif isinstance(value, list):
+                found += value
+            else:
+                return UNKNOWN
+        return found
 
     def _mapping(self, node: ast.Dict, depth: int) -> Any:
         found: dict[Any, Any] = {}
@@ -117,23 +147,28 @@ class Scope:
         apply = _OPERATORS.get(type(node.op))
         if apply is None or left is UNKNOWN or right is UNKNOWN:
             return UNKNOWN
+        if apply is operator.mul and not all(
+            isinstance(side, (int, float)) and side <= _LONGEST**2 for side in (left, right)
+        ):
+            return UNKNOWN
+        if all(isinstance(side, (str, list)) for side in (left, right)) and len(left) + len(right) > _LONGEST:
+            return UNKNOWN
         try:
             return apply(left, right)
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             return UNKNOWN
 
-    def _record(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    self._assigned.setdefault(target.id, []).append((statement.lineno, statement.value))
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            self._assigned.setdefault(statement.target.id, []).append((statement.lineno, statement.value))
-        elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            self._assigned.setdefault(statement.target.id, []).append((statement.lineno, None))
-
-
-_PATHS = {"pathlib.Path", "pathlib.PurePosixPath", "pathlib.PurePath", "pathlib.PosixPath", "str"}
+    def _call(self, node: ast.Call, depth: int) -> Any:
+        name = self.dotted(node.func)
+        if name == "dict" and not node.args:
+            pairs = [(item.arg, self.value(item.value, depth + 1)) for item in node.keywords]
+            return dict(pairs) if all(key is not None for key, _ in pairs) else UNKNOWN
+        texts = [self.value(argument, depth + 1) for argument in node.args]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            return self.value(node.args[0], depth + 1) if name in {"list", "tuple"} and len(texts) == 1 else UNKNOWN
+        if name in _PATHS:
+            return str(PurePosixPath(*texts)) if name != "str" else texts[0]
+        return "/".join([text.rstrip("/") for text in texts[:-1]] + texts[-1:]) if name == "os.path.join" else UNKNOWN
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -71,18 +71,18 @@ class Source:
 
     def place(self, node: ast.AST) -> Place:
         """Where the node stands. It must have a position, as statements and expressions have."""
-        assert isinstance(node, (ast.expr, ast.stmt, ast.keyword, ast.arg))
+        assert isinstance(node, (ast.expr, ast.stmt, ast.keyword, ast.arg, ast.alias))
         start, end = self.start(node), self.end(node)
         end_line = node.end_lineno or node.lineno
         return Place(
             node.lineno, start - self._starts[node.lineno - 1] + 1, end_line, end - self._starts[end_line - 1] + 1
         )
 
-    def start(self, node: ast.expr | ast.stmt | ast.keyword | ast.arg) -> int:
+    def start(self, node: ast.expr | ast.stmt | ast.keyword | ast.arg | ast.alias) -> int:
         """Index into the text of the node's first character."""
         return self._at(node.lineno, node.col_offset)
 
-    def end(self, node: ast.expr | ast.stmt | ast.keyword | ast.arg) -> int:
+    def end(self, node: ast.expr | ast.stmt | ast.keyword | ast.arg | ast.alias) -> int:
         """Index into the text behind the node's last character."""
         return self._at(node.end_lineno or node.lineno, node.end_col_offset or 0)
 

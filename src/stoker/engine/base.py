@@ -71,6 +71,10 @@ class Engine(Protocol):
         hold. overcommit: whether the owner may be promised more processor time than there is."""
         ...
 
+    def obstacle(self, request: ResourceRequest) -> str:
+        """Why no node could ever hold this, as `Never.reason` has it; "" when one could."""
+        ...
+
     async def release(self, lease_id: str) -> None:
         """Gives the resources back. Idempotent."""
         ...

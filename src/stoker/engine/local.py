@@ -75,7 +75,7 @@ class LocalEngine:
         if lease_id in self._leases:
             return self._granted(lease_id)
         self._examine_gpus()
-        never = self._never(request)
+        never = self.obstacle(request)
         if never:
             return Never(never)
         now, free = self._clock(), self._free()
@@ -136,16 +136,7 @@ class LocalEngine:
             "leases": len(self._leases),
         }
 
-    def _held_by(self, owner: str) -> dict[str, int]:
-        held: dict[str, int] = {}
-        for lease in self._leases.values():
-            if lease.owner == owner:
-                for name, amount in lease.amounts.items():
-                    held[name] = held.get(name, 0) + amount
-        return held
-
-    def _never(self, request: ResourceRequest) -> str:
-        """Why this machine can never hold the request, or ""."""
+    def obstacle(self, request: ResourceRequest) -> str:
         if request.cpu_milli > self._capacity[_CPU]:
             return f"The function asks for {request.cpu_milli / 1000:g} CPU cores and the machine has {self._cpu_milli / 1000:g}."
         if request.memory_mib > self._capacity[_MEMORY]:
@@ -164,6 +155,14 @@ class LocalEngine:
                 "the function then runs on the CPU)."
             )
         return ""
+
+    def _held_by(self, owner: str) -> dict[str, int]:
+        held: dict[str, int] = {}
+        for lease in self._leases.values():
+            if lease.owner == owner:
+                for name, amount in lease.amounts.items():
+                    held[name] = held.get(name, 0) + amount
+        return held
 
     def _could_hold(self, wish: GpuRequest) -> bool:
         return any(len(g.devices) >= wish.count for g in self._matching(wish))

@@ -97,6 +97,7 @@ def _settings(function: Function) -> dict[str, Any]:
         "cpu": resources.cpu_milli / 1000,
         "memory_mib": resources.memory_mib,
         "gpu": bool(resources.gpus),
+        "memory_snapshot": function.active.spec.memory_snapshot,
     }
 
 

@@ -59,7 +59,7 @@ class HttpServer:
             for listener in sockets:
                 listener.close()
             raise FailedPrecondition(
-                f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Choose another port with --http-port (0 picks a free one)."
+                f"Cannot listen on {host}:{port} for HTTP: {error.strerror}. Set http_port in stoker.toml, or STOKER_HTTP_PORT, to another port."
             ) from None
         config = uvicorn.Config(
             self._app,

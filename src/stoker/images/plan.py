@@ -199,7 +199,7 @@ class _Maker:
             elif name == "network" and text in ("none", "default"):
                 network = text == "default"
             else:
-                raise _wrong(instruction, f"--{name}={text} is not offered for RUN")
+                raise _wrong(instruction, f"--{name}={text} is not offered for RUN; leave it out")
         if instruction.heredocs:
             file = f"step-{len(self.plan.scripts)}"
             self.plan.scripts[file] = script = _heredoc_script(instruction)
@@ -215,7 +215,7 @@ class _Maker:
         )
         for name, text in self._flags(instruction):
             if name not in known:
-                raise _wrong(instruction, f"--{name} is not offered for {instruction.keyword}")
+                raise _wrong(instruction, f"--{name} is not offered for {instruction.keyword}; leave it out")
             known[name] = text
         if known["chmod"] and not _MODE.match(known["chmod"]):
             raise _wrong(instruction, "--chmod takes an octal number, such as 0755")
@@ -275,7 +275,7 @@ def _run_mount(instruction: Instruction, text: str, cwd: str) -> RunMount:
         required = option("required", default="false" if "required" not in options else "true") in ("true", "")
         return RunMount("secret", target or f"/run/secrets/{name}", name, required=required)
     if kind not in ("bind", "cache", "tmpfs"):
-        raise _wrong(instruction, f"--mount=type={kind} is not offered")
+        raise _wrong(instruction, f"--mount=type={kind} is not offered; a key can come as type=secret")
     if not target:
         raise _wrong(instruction, "a --mount needs a target")
     if kind == "bind":

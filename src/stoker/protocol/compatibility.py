@@ -8,56 +8,10 @@ from stoker.protocol.commands import COMMANDS, LOCAL, UNTESTED
 from stoker.protocol.rights import Scope
 from stoker.protocol.rpc import SERVICE, Declaration, declared_by
 from stoker.protocol.servicers import SERVICERS
+from stoker.unoffered import FEATURES, of_rpc
 
 CLOUD_ONLY = frozenset(
-    [
-        "AttemptAwait",
-        "AttemptRetry",
-        "AttemptStart",
-        "MapAwait",
-        "MapCheckInputs",
-        "MapStartOrContinue",
-        "AuditLogCount",
-        "AuditLogList",
-        "AuditLogPlan",
-        "AuditLogSettingsGet",
-        "ClusterReservationList",
-        "EndpointCreate",
-        "EndpointGetByName",
-        "EndpointGetInfo",
-        "EndpointGetLibrary",
-        "EndpointGetLifecycle",
-        "EndpointList",
-        "EndpointStop",
-        "EnvironmentBillingSummary",
-        "EnvironmentGetRoles",
-        "EnvironmentRoleSet",
-        "ServiceUserCreate",
-        "ServiceUserDelete",
-        "ServiceUserInfo",
-        "ServiceUserList",
-        "WorkspaceBillingRates",
-        "WorkspaceBillingReport",
-        "WorkspaceBillingSummary",
-        "DomainCertificateVerify",
-        "DomainCreate",
-        "DomainList",
-        "EnvironmentGetBudget",
-        "EnvironmentGetManaged",
-        "EnvironmentSetBudget",
-        "EnvironmentSetDefaultMemberRole",
-        "EnvironmentSetManaged",
-        "UserGroupEnvironmentSet",
-        "ProxyAddIp",
-        "ProxyCreate",
-        "ProxyDelete",
-        "ProxyGetOrCreate",
-        "ProxyList",
-        "ProxyRemoveIp",
-        "FlashSetTargetSlotsMetrics",
-        "TemplateList",
-        "WorkspaceSetDefaultEnvironmentSettings",
-    ]
+    name for name in SERVICE.methods_by_name if (feature := of_rpc(name)) is not None and feature.cloud
 )
 """RPCs that only make sense in Modal's own cloud: billing, roles, audit, static addresses, their second data plane."""
 
@@ -69,7 +23,8 @@ Made from the code by `make docs`; do not edit. The protocol is the one of the `
 {offered} of {total} RPCs are offered, {cloud} only make sense in Modal's cloud, {missing} are not offered yet.
 The clients in JavaScript (tested from 0.5 on) and Go (which sends the same requests, and is not tested) call functions, too. An argument that they
 send may have up to 1 GiB, as with Modal.
-An RPC that is not offered answers `UNIMPLEMENTED` with one sentence, which the client shows.
+An RPC that is not offered answers `UNIMPLEMENTED`, and says what is not offered and [what to use instead](#what-is-not-offered). The client
+shows that.
 
 The last three columns say who may call: a client with a token, code in a container, and code in a container of a function with
 `restrict_modal_access=True`. "yes" means whatever the request names, "no" that the answer is `PERMISSION_DENIED`; other words say which
@@ -82,10 +37,20 @@ requests are allowed. [security.md](security.md) explains them. "anybody" needs 
 _COMMANDS_HEAD = """
 ## Commands of the client
 
-A command that is not offered ends with a code other than 0 and the server's sentence.
+A command that is not offered ends with a code other than 0 and says what to use instead.
 
 | Command | State | Run in the tests of the command line |
 |---|---|---|
+"""
+
+_FEATURES_HEAD = """
+## What is not offered
+
+A function that asks for one of these is refused when it is deployed. Often its image has been built by then, because the client sends the
+options of a function last. `stoker check` finds it in the code before that ([advice.md](advice.md#stk015)).
+
+| Not offered | Instead |
+|---|---|
 """
 
 
@@ -108,7 +73,8 @@ def compatibility_table() -> str:
     )
     rpcs = "".join(f"| {name} | {states[name]} | {' | '.join(_callers(offered.get(name)))} |\n" for name in names)
     commands = "".join(f"| `modal {name}` | {COMMANDS[name]} | {_shown(name)} |\n" for name in sorted(COMMANDS))
-    return head + rpcs + _COMMANDS_HEAD + commands
+    features = "".join(f"| {feature.title} | {feature.instead} |\n" for feature in FEATURES)
+    return head + rpcs + _COMMANDS_HEAD + commands + _FEATURES_HEAD + features
 
 
 def _callers(declared: Declaration | None) -> tuple[str, str, str]:

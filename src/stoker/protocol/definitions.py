@@ -10,6 +10,7 @@ from typing import Any
 
 from modal_proto import api_pb2
 
+from stoker import unoffered
 from stoker.core import schedules
 from stoker.core.autoscaler import DEFAULT_SCALEDOWN_WINDOW, ScalingSettings
 from stoker.core.pool import PoolSettings
@@ -22,6 +23,7 @@ from stoker.runtime.base import Limits
 from stoker.services.functions import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
 
 _BUCKET_KINDS = {api_pb2.CloudBucketMount.R2: bucket.R2, api_pb2.CloudBucketMount.GCP: bucket.GCP}
+_GPU_ALIASES = {"A10G": "A10"}  # Modal's older name for it
 _DEFAULT_CPU_MILLI = 125
 _DEFAULT_MEMORY_MIB = 128
 _DEFAULT_TIMEOUT = 300.0
@@ -280,7 +282,7 @@ def _gpu(config: Any) -> GpuRequest | None:
     if not config.count and not config.gpu_type:
         return None
     model = (config.gpu_type or "ANY").upper().removesuffix("!")  # "H100!": no automatic upgrade, which we never do
-    return GpuRequest("ANY" if model == "ANY" else model, max(1, config.count))
+    return GpuRequest(_GPU_ALIASES.get(model, model), max(1, config.count))
 
 
 def _unsupported(function: Any) -> str:
@@ -288,19 +290,25 @@ def _unsupported(function: Any) -> str:
     if function.is_server:
         return _unsupported_server(function)
     if function.http_config.port:
-        return "This server does not offer modal.experimental.http_server; use @app.server (docs/compatibility.md)."
-    if any(mount.oidc_auth_role_arn for mount in function.cloud_bucket_mounts):
-        return "This server has no identity that Amazon could trust (oidc_auth_role_arn); give the CloudBucketMount a secret."
-    if function._experimental_group_size > 1:
-        return "This server does not run clustered functions yet (docs/compatibility.md)."
-    return ""
+        return unoffered.HTTP_SERVER.sentence
+    return _unsupported_anywhere(function)
 
 
 def _unsupported_server(function: Any) -> str:
     if function.http_config.HasField("lift_and_shift_config"):
-        return "This server does not run servers without code (`modal server deploy`) yet; write an @app.server class."
+        return unoffered.SERVERS_WITHOUT_CODE.sentence
     if function.http_config.h2_enabled:
-        return "This server speaks HTTP/1.1 with @app.server classes; leave out h2_enabled."
+        return unoffered.HTTP2.sentence
     if function.block_network:
-        return "A server cannot be reached with block_network=True."
+        return "A server cannot be reached with block_network=True. Leave it out."
+    return _unsupported_anywhere(function)
+
+
+def _unsupported_anywhere(function: Any) -> str:
+    if any(mount.oidc_auth_role_arn for mount in function.cloud_bucket_mounts):
+        return unoffered.CLOUD_IDENTITY.sentence
+    if function._experimental_group_size:
+        return unoffered.CLUSTERS.sentence
+    if function.i6pn_enabled:
+        return unoffered.PRIVATE_NETWORK.sentence
     return ""

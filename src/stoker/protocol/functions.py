@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.errors import InvalidArgument, NameIsClass, NotFound
+from stoker.engine.base import ResourceRequest
+from stoker.errors import InvalidArgument, NameIsClass, NotFound, Unimplemented
 from stoker.protocol import scopes
-from stoker.protocol.definitions import parse_definition
+from stoker.protocol.definitions import parse_definition, web_specs
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import check_entries
 from stoker.services.apps import App, Apps
 from stoker.services.deployments import Deployments
-from stoker.services.endpoints import Audience, Endpoints
+from stoker.services.endpoints import Audience, Endpoints, targets
 from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
 from stoker.services.scheduler import Scheduler
@@ -36,7 +37,9 @@ class FunctionServicer:
         endpoints: Endpoints,
         scheduler: Scheduler,
         deployments: Deployments,
+        obstacle: Callable[[ResourceRequest], str],
     ) -> None:
+        """obstacle: why no machine here can ever hold a request, "" when one can."""
         self._functions = functions
         self._apps = apps
         self._environments = environments
@@ -44,6 +47,7 @@ class FunctionServicer:
         self._endpoints = endpoints
         self._scheduler = scheduler
         self._deployments = deployments
+        self._obstacle = obstacle
 
     @rpc("FunctionPrecreate", once=True)
     async def precreate(
@@ -51,6 +55,7 @@ class FunctionServicer:
     ) -> api_pb2.FunctionPrecreateResponse:
         check_entries(request)
         self._apps.alive(request.app_id)
+        self._endpoints.check(request.app_id, web_specs(request))  # clients ask this before they have images built
         function = await self._functions.precreate(
             request.app_id, request.function_name, request.existing_function_id, request.SerializeToString()
         )
@@ -63,7 +68,10 @@ class FunctionServicer:
         check_entries(request)
         self._apps.alive(request.app_id)
         name = request.function.function_name or request.function_data.function_name
-        self._endpoints.check(request.app_id, parse_definition(request.SerializeToString(), b""))
+        spec = parse_definition(request.SerializeToString(), b"")
+        if spec.unsupported:
+            raise Unimplemented(f"{name} cannot run here. {spec.unsupported}")
+        self._endpoints.check(request.app_id, targets(spec))
         function = await self._functions.define(
             request.app_id, name, request.existing_function_id, request.SerializeToString(), caller.client_version
         )
@@ -74,9 +82,9 @@ class FunctionServicer:
             handle_metadata=self._metadata[caller.audience].of_function(function),
         )
         response.function.CopyFrom(data.ranked_functions[0].function)
-        definition = function.latest
-        if definition is not None and definition.spec.unsupported:
-            response.server_warnings.add(message=f"{name}: {definition.spec.unsupported}")
+        obstacle = self._obstacle(spec.resources)
+        if obstacle:
+            response.server_warnings.add(message=f"{name} cannot run on this server as it is now. {obstacle}")
         return response
 
     @rpc("ClassCreate", once=True)

@@ -101,7 +101,7 @@ def rpc(
         changes must not be left half done.
     """
     if name not in SERVICE.methods_by_name:
-        raise ValueError(f"{name} is not an RPC of modal.client.ModalClient")
+        raise ValueError(f"{name} is not an RPC of {SERVICE.full_name}")
     known = SERVICE.methods_by_name[name].input_type.fields_by_name
     for scope in filter(None, (containers, restricted)):
         if unknown := set(scope.fields) - set(known):

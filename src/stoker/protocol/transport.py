@@ -31,6 +31,7 @@ from stoker.quoting import shown
 from stoker.services import attempts
 from stoker.services.identity import ContainerIdentity
 from stoker.services.ownership import Ownership
+from stoker.unoffered import refusal
 
 _PATH = f"/{SERVICE.full_name}/"
 _PATIENCE_FOR_REFUSAL = 8  # frames that bring nothing
@@ -213,7 +214,7 @@ class _Rpcs:
         if not path.startswith(_PATH) or (method is None and name not in SERVICE.methods_by_name):
             raise Unimplemented(f"{shown(path)} is no RPC of the Modal protocol this server was built for.")
         if method is None:
-            raise Unimplemented(f"This server does not offer {name} (docs/compatibility.md lists what it offers).")
+            raise Unimplemented(refusal(name))
         container = self._container
         if container is not None and (container.restricted or not headers.get("x-modal-token-id")):
             return method, self._caller(headers, container), method.rights.admit_container(name, container)

@@ -66,6 +66,7 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             endpoints=s.endpoints,
             scheduler=s.scheduler,
             deployments=s.deployments,
+            obstacle=s.engine.obstacle,
         ),
         call_servicer,
         ContainerServicer(

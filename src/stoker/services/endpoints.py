@@ -129,13 +129,13 @@ class Endpoints:
         domains = [domain for domain in target.domains if not (inside and is_local(domain))]
         return [f"{self._scheme}://{domain}{self._port}" for domain in domains]
 
-    def check(self, app_id: str, spec: FunctionSpec) -> None:
-        """Raises AlreadyExists when a label or a domain of a function that is about to be defined belongs to another deployed app, and
+    def check(self, app_id: str, wanted: Sequence[WebSpec | ServerSpec]) -> None:
+        """Raises AlreadyExists when a label or a domain of what a function is to answer belongs to another deployed app, and
         InvalidArgument for a domain that this server may not serve."""
         app = self._apps.get(app_id)
         if app.state in _LIVES_WITH_CLIENT:
             return  # of two that run at the same time the newer one answers
-        for target in _targets(spec):
+        for target in wanted:
             label = self._label(app, target)
             self._check_free(app, label, f"The web label {label!r} of {target.name}", "with label=...")
             for domain in _domains(target):
@@ -152,7 +152,7 @@ class Endpoints:
                 continue
             if function.current is None:
                 continue
-            for target in _targets(function.current.spec):
+            for target in targets(function.current.spec):
                 endpoint = Endpoint(self._label(app, target), app.id, function_id, target)
                 domains = () if app.state in _LIVES_WITH_CLIENT else _domains(target)
                 for name in (endpoint.label, *domains):
@@ -228,7 +228,8 @@ class Endpoints:
         return f"{label[: _LONGEST_LABEL - 7].rstrip('-')}-{digest}"
 
 
-def _targets(spec: FunctionSpec) -> list[WebSpec | ServerSpec]:
+def targets(spec: FunctionSpec) -> list[WebSpec | ServerSpec]:
+    """What of a function answers HTTP."""
     return [*spec.web, *([spec.server] if spec.server is not None else [])]
 
 

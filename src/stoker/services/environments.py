@@ -84,7 +84,7 @@ class Environments:
         if environment is None or environment.id in self._doomed:
             raise NotFound(
                 f"There is no environment {name!r} on this server. It has: {', '.join(self._names())}. "
-                f"Create one with `modal environment create`."
+                "`modal environment create` makes one."
             )
         return environment
 

@@ -96,7 +96,8 @@ class FunctionSpec:
     server: ServerSpec | None = None
     builds_image: bool = False  # its files become a layer (Image.run_function)
     unsupported: str = ""
-    """A sentence when the function asks for something this server does not offer; its calls fail with it."""
+    """A sentence when the function asks for something this server does not offer. Such a definition is refused; the calls of one that was
+    stored before it was refused fail with the sentence."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class NamedObjects:
         if found is None:
             raise NotFound(
                 f"{self._title} {name!r} not found in the environment {self._environments.get(environment_id).name!r}. "
-                f"Create it with `modal {self._noun} create {name}`, or with create_if_missing=True."
+                f"`modal {self._noun} list` shows those there are; `modal {self._noun} create {name}` or create_if_missing=True makes it."
             )
         return found
 

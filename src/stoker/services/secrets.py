@@ -77,7 +77,7 @@ class Secrets:
         if row is None:
             raise NotFound(
                 f"Secret {name!r} not found in the environment {environment!r}. "
-                f"Create it with `modal secret create {name} KEY=VALUE`."
+                f"`modal secret list` shows those there are; `modal secret create {name} KEY=VALUE` makes it."
             )
         secret = _secret(row)
         missing = [key for key in required_keys if key not in secret.keys]
@@ -104,7 +104,7 @@ class Secrets:
             elif if_exists == "fail":
                 raise AlreadyExists(
                     f"The secret {name!r} exists already. Replace it with `modal secret create --force`, "
-                    "or change it with `modal secret update`."
+                    f"or change some of its keys with modal.Secret.from_name({name!r}).update(...) in Python."
                 )
             elif if_exists == "replace":
                 self._reseal(connection, old.id, values)

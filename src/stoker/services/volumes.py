@@ -93,7 +93,7 @@ class Volumes:
         if found is None:
             raise NotFound(
                 f"Volume {name!r} not found in the environment {self._environments.get(environment_id).name!r}. "
-                f"Create it with `modal volume create {name}`, or with create_if_missing=True."
+                f"`modal volume list` shows those there are; `modal volume create {name}` or create_if_missing=True makes it."
             )
         return found
 

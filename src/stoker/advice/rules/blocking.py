@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Method, Unit
+from stoker.advice.app import App
 from stoker.advice.edits import Edit
 from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.loads import as_load
 from stoker.advice.rules.base import Rule
 from stoker.advice.scope import parent
+from stoker.advice.unit import Method, Unit
 
 _BLOCKING = re.compile(
     r"^(time\.sleep|requests\.(get|post|put|patch|delete|head|options|request)|httpx\.(get|post|put|patch|delete|request|stream)"
@@ -118,16 +119,10 @@ def _innermost(call: ast.Call) -> ast.Call:
 
 def _is_modal_call(app: App, owner: ast.expr) -> bool:
     """Whether `owner.remote` is surely one of the client: a unit of this module, or a method of one."""
-    units = {unit.name: unit for unit in app.units}
-    if isinstance(owner, ast.Name):
-        return owner.id in units
-    if (
-        isinstance(owner, ast.Attribute)
-        and isinstance(owner.value, ast.Call)
-        and isinstance(owner.value.func, ast.Name)
-    ):
-        return owner.value.func.id in units
-    return False
+    units = {id(unit.node) for unit in app.units}
+    if isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Call):
+        owner = owner.value.func
+    return id(app.scope.defined(owner)) in units
 
 
 RULE = Rule("STK011", "blocking-in-async", "Blocking code under asyncio concurrency", check)

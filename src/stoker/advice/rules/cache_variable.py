@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Unit
+from stoker.advice.app import App
 from stoker.advice.finding import Finding, Fix, Severity
-from stoker.advice.image import method
-from stoker.advice.loads import bakes_weights, loads
+from stoker.advice.loaders import Cache
+from stoker.advice.loads import may_hold_weights
 from stoker.advice.rules.base import Rule
-from stoker.advice.rules.volumes import cache_variable, caches, default_cache_is_mounted, under
+from stoker.advice.rules.volumes import cache_variable, downloads, keeps, variables
+from stoker.advice.unit import Unit
 
 
 def check(app: App) -> Iterator[Finding]:
     for unit in app.units:
-        mounts = unit.mounts
         # Without an image in sight nobody can say what its environment holds.
-        if (
-            not mounts
-            or unit.image is None
-            or not unit.image.complete
-            or unit.image.sets_unknown_environment(app.scope)
-        ):
+        if unit.image is None or not unit.mounts or may_hold_weights(app, unit) or _environment_is_hidden(unit):
             continue
-        if unit.has("env") and not isinstance(unit.value("env"), dict):
-            continue
-        found = [
-            load.call
-            for each in unit.methods
-            for load in loads(app.scope, each)
-            if load.downloads
-            and not load.small
-            and not any(keyword.arg in _OWN_CACHE for keyword in load.call.keywords)
-        ]
-        where = caches(app, unit)
-        if not found or default_cache_is_mounted(mounts) or any(under(path, mounts) for path in where.values()):
-            continue
-        if bakes_weights(app, unit):
-            continue
-        path = next(
-            (mount for mount in mounts if any(word in mount for word in ("model", "cache", "weight", "hf", "hub"))),
-            mounts[0],
-        )
-        if where:
-            name, value = next(iter(where.items()))
-            yield Finding(
-                RULE.id,
-                Severity.WARNING,
-                app.source.place(found[0]),
-                f"The weights of `{unit.name}` go to {name}={value}, which is on none of its Volumes ({', '.join(mounts)}), and are lost with the container.",
-                help=f'Set {name} to a path on a Volume, for example "{path}", or mount a Volume at "{value}".',
-            )
-        else:
-            yield Finding(
-                RULE.id,
-                Severity.WARNING,
-                app.source.place(found[0]),
-                f"`{unit.name}` has a Volume, but `{method(found[0])}` keeps its downloads in ~/.cache/huggingface, which is not on it.",
-                _fix(app, unit, path),
-            )
+        told: set[str] = set()
+        for call, name, cache in downloads(app, unit):
+            if cache.home not in told and not keeps(app, unit, cache, call):
+                told.add(cache.home)
+                yield _finding(app, unit, call, name, cache)
 
 
-def _fix(app: App, unit: Unit, path: str) -> Fix:
-    change = cache_variable(app, unit, path)
+def _environment_is_hidden(unit: Unit) -> bool:
+    """Whether variables may be set that the text does not show."""
+    hidden = unit.image is not None and unit.image.sets_unknown_environment(unit.scope)
+    return hidden or (unit.has("env") and not isinstance(unit.value("env"), dict))
+
+
+def _finding(app: App, unit: Unit, call: ast.Call, name: str, cache: Cache) -> Finding:
+    mounts = unit.mounts or []
+    named = ("model", "cache", "weight", "hf", "hub")
+    path = next((mount for mount in mounts if any(word in mount for word in named)), mounts[0])
+    given = next((keyword for keyword in call.keywords if keyword.arg in cache.arguments), None)
+    where = variables(app, unit, cache)
+    fix, advice = None, ""
+    if given is not None:
+        said = f"The weights of `{unit.name}` go to {given.arg}={app.scope.value(given.value)}"
+        fix = Fix(edits.set_options(app.source, call, {str(given.arg): f'"{path}"'}))
+    elif where:
+        variable, value = next(iter(where.items()))
+        said = f"The weights of `{unit.name}` go to {variable}={value}"
+        advice = f'Set {variable} to a path on a Volume, for example "{path}", or mount a Volume at "{value}".'
+    else:
+        said = f"`{unit.name}` has a Volume, but `{name}` keeps its downloads in {cache.home.replace('/root', '~', 1)}"
+        if cache.variable:
+            fix = _by_variable(app, unit, path, cache.variable)
+        elif cache.arguments:
+            fix = Fix(edits.set_options(app.source, call, {cache.arguments[0]: f'"{path}"'}))
+    if fix is None and not advice:
+        advice = f'Mount a Volume at "{cache.home}".'
+    message = f"{said}, which is on none of its Volumes ({', '.join(mounts)}), and are lost with the container."
+    if not where and given is None:
+        message = f"{said}, which is not on it."
+    return Finding(RULE.id, Severity.WARNING, app.source.place(call), message, fix, help=advice)
+
+
+def _by_variable(app: App, unit: Unit, path: str, variable: str) -> Fix:
+    change = cache_variable(app, unit, path, variable)
     if isinstance(change, str):
-        return Fix(edits.set_options(app.source, unit.decorator, {"env": change}))
+        return Fix(unit.set_options(app.source, {"env": change}))
     return Fix(change)
 
 
-_OWN_CACHE = {"cache_dir", "local_dir", "download_root", "cache_folder"}
 RULE = Rule("STK002", "cache-not-on-volume", "The download cache is not on the Volume", check)

@@ -6,11 +6,12 @@ import ast
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Method, Unit
+from stoker.advice.app import App
 from stoker.advice.edits import Edit
 from stoker.advice.finding import Finding, Fix, Severity
-from stoker.advice.loads import loads_in, moves_to_gpu
+from stoker.advice.loads import loads_model, moves_to_gpu
 from stoker.advice.rules.base import Rule
+from stoker.advice.unit import Method, Unit
 
 _WARM = 5 * 60  # seconds; who keeps containers that long has few cold starts
 _GPU_SNAPSHOT = "enable_gpu_snapshot"
@@ -20,7 +21,7 @@ def check(app: App) -> Iterator[Finding]:
     for unit in app.units:
         if not unit.is_class or not unit.uses_gpu or unit.open:
             continue
-        loading = [method for method in unit.enters if loads_in(app.scope, method) is not None]
+        loading = [method for method in unit.enters if loads_model(app, unit, method)]
         if not loading:
             continue
         snapshot = unit.value("enable_memory_snapshot")
@@ -44,10 +45,10 @@ def _missing(app: App, unit: Unit, loading: list[Method]) -> Finding:
 
 def _incomplete(app: App, unit: Unit, loading: list[Method]) -> Iterator[Finding]:
     """What is wrong with a class that has `enable_memory_snapshot=True`."""
-    late = [method for method in loading if not _is_snapped(app, method)]
+    late = [method for method in loading if not method.runs_before_snapshot(app.scope)]
     options = unit.value("experimental_options")
     gpu = options is None or (isinstance(options, dict) and options.get(_GPU_SNAPSHOT, False) is False)
-    early = [method for method in loading if _is_snapped(app, method) and _touches_gpu(app, method)]
+    early = [m for m in loading if m.runs_before_snapshot(app.scope) and _touches_gpu(app, unit, m)]
     if gpu and early:
         yield Finding(
             RULE.id,
@@ -56,7 +57,7 @@ def _incomplete(app: App, unit: Unit, loading: list[Method]) -> Iterator[Finding
             f"`{early[0].node.name}` runs before the snapshot, where there is no GPU without {_GPU_SNAPSHOT}, and moves the model to one.",
             Fix(_options(app, unit, {})),
         )
-    elif late and len(late) == len(loading) and not any(_is_snapped(app, method) for method in unit.enters):
+    elif late and len(late) == len(loading) and not unit.inherits and not unit.restores:
         yield Finding(
             RULE.id,
             Severity.WARNING,
@@ -86,18 +87,11 @@ def _options(app: App, unit: Unit, options: dict[str, str]) -> list[Edit]:
             found += edits.add_items(app.source, given, [f'"{_GPU_SNAPSHOT}": True'])
         elif not app.scope.value(value):
             found.append(Edit(app.source.start(value), app.source.end(value), "True"))
-    return [*found, *edits.set_options(app.source, unit.decorator, options)]
+    return [*found, *unit.set_options(app.source, options)]
 
 
-def _is_snapped(app: App, method: Method) -> bool:
-    call = method.decorators["enter"]
-    return call is not None and any(
-        keyword.arg == "snap" and app.scope.value(keyword.value) for keyword in call.keywords
-    )
-
-
-def _touches_gpu(app: App, method: Method) -> bool:
-    return any(moves_to_gpu(app.scope, call) for call in method.calls())
+def _touches_gpu(app: App, unit: Unit, method: Method) -> bool:
+    return any(moves_to_gpu(app.scope, call) for call in app.calls(unit, method))
 
 
 RULE = Rule("STK005", "no-gpu-snapshot", "The model loads again at every cold start", check)

@@ -8,13 +8,14 @@ import textwrap
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Method, Unit
+from stoker.advice.app import App
 from stoker.advice.edits import Edit
 from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.loads import Load, as_load, loads
 from stoker.advice.rules.base import Rule
 from stoker.advice.rules.volumes import modal
 from stoker.advice.scope import statements
+from stoker.advice.unit import Method, Unit
 
 _PREPARES = re.compile(
     r"download|prefetch|fetch|prepare|convert|train|tune|warm|cache|export|quantize|make_|build", re.IGNORECASE
@@ -34,8 +35,9 @@ def check(app: App) -> Iterator[Finding]:
 
 
 def _in_call(app: App, unit: Unit, method: Method) -> Iterator[Finding]:
-    found = [load for load in loads(app.scope, method) if load.model]
-    if not found or _cached(method):
+    guarded = {id(inner) for node in method.nodes() if isinstance(node, ast.If) for inner in ast.walk(node)}
+    found = [load for load in loads(app.scope, method.calls()) if load.model and id(load.call) not in guarded]
+    if not found or _is_cached(method):
         return
     load = found[0]
     changes = _move_to_enter(app, unit, method, load) if unit.is_class else _make_class(app, unit, method, load)
@@ -52,7 +54,7 @@ def _in_call(app: App, unit: Unit, method: Method) -> Iterator[Finding]:
 
 
 def _in_init(app: App, unit: Unit, method: Method) -> Iterator[Finding]:
-    found = [load for load in loads(app.scope, method) if load.model]
+    found = [load for load in loads(app.scope, method.calls()) if load.model]
     if not found:
         return
     source = app.source
@@ -93,15 +95,9 @@ def _at_import(app: App) -> Iterator[Finding]:
                 break
 
 
-def _cached(method: Method) -> bool:
-    """Whether the load is kept by the method itself: under an `if`, or by a cache."""
-    guarded = [node for node in method.nodes() if isinstance(node, ast.If)]
-    inside = {id(inner) for node in guarded for inner in ast.walk(node)}
-    scope_loads = [call for call in method.calls() if id(call) in inside and call.args]
-    cached = any("cache" in ast.unparse(getattr(each, "func", each)) for each in method.node.decorator_list)
-    return cached or any(
-        isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained" for call in scope_loads
-    )
+def _is_cached(method: Method) -> bool:
+    """Whether its decorators keep what it returns."""
+    return any("cache" in ast.unparse(getattr(each, "func", each)) for each in method.node.decorator_list)
 
 
 def _own_statement(method: Method, load: Load) -> tuple[ast.Assign, str] | None:
@@ -143,14 +139,13 @@ def _move_to_enter(app: App, unit: Unit, method: Method, load: Load) -> list[Edi
     statement, name = own
     source = app.source
     value = source.segment(statement.value)
-    indent = source.indent(method.node)
     changes = [_drop(app, statement), *_to_self(app, method, name)]
     if unit.enters:
         body = unit.enters[0].node.body[-1]
         at = source.line_start((body.end_lineno or body.lineno) + 1)
         changes.append(Edit(at, at, f"{source.indent(body)}self.{name} = {value}\n"))
     else:
-        hook = f"{indent}@{modal(app)}enter()\n{indent}def load_model(self):\n{indent}    self.{name} = {value}\n\n"
+        hook = f"@{modal(app)}enter()\ndef load_model(self):\n    self.{name} = {value}\n\n"
         changes.append(edits.add_before(source, method.node, hook))
     return changes
 

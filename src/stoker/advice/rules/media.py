@@ -1,12 +1,13 @@
-"""Whether a unit draws images or makes video: one such input fills a GPU by itself, and takes its time."""
+"""Whether a unit draws images, or makes music or video: one such input fills a GPU by itself, and takes its time."""
 
 from __future__ import annotations
 
 import ast
 import re
 
-from stoker.advice.app import App, Unit
+from stoker.advice.app import App
 from stoker.advice.loads import as_load
+from stoker.advice.unit import Unit
 
 _VIDEO = re.compile(
     r"ltx|mochi|cogvideo|hunyuanvideo|hunyuan-video|\bwan\d|wan-ai|wanpipeline|animatediff|stable-?video|stablevideodiffusion|svd|text-?to-?video"
@@ -15,14 +16,17 @@ _VIDEO = re.compile(
 )
 
 
+_MUSIC = re.compile(r"MusicGen|AudioGen|AudioLDM|StableAudio|ACEStep", re.IGNORECASE)
+
+
 def makes_media(app: App, unit: Unit) -> bool:
-    """Whether it runs a pipeline of diffusers, or makes video in any way."""
+    """Whether it runs a pipeline of diffusers, or makes music or video in any way."""
     if makes_video(app, unit):
         return True
     for method in unit.methods:
         for call in method.calls():
             load = as_load(app.scope, call)
-            if load is not None and load.name.startswith("diffusers."):
+            if load is not None and (load.name.startswith("diffusers.") or _MUSIC.search(load.name)):
                 return True
             if load is not None and re.search(r"(Diffusion|Flux|Image\w*|Inpaint\w*)Pipeline", load.name):
                 return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from stoker.advice import edits
 from stoker.advice.app import App
 from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.rules.base import Rule
@@ -39,7 +38,7 @@ def check(app: App) -> Iterator[Finding]:
             severity,
             app.source.place(unit.decorator),
             message,
-            Fix(edits.set_options(app.source, unit.decorator, {"retries": retries})),
+            Fix(unit.set_options(app.source, {"retries": retries})),
         )
 
 

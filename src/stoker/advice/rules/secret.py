@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Unit
+from stoker.advice.app import App
 from stoker.advice.credentials import SECRET_NAME, Credential, credentials
 from stoker.advice.edits import Edit
 from stoker.advice.finding import Finding, Fix, Severity
@@ -14,6 +14,7 @@ from stoker.advice.image import method
 from stoker.advice.rules.base import Rule
 from stoker.advice.rules.volumes import modal
 from stoker.advice.scope import parent
+from stoker.advice.unit import Unit
 
 _VARIABLES = {
     "a Hugging Face token": "HF_TOKEN", "an AWS access key": "AWS_ACCESS_KEY_ID", "a GitHub token": "GITHUB_TOKEN",
@@ -22,7 +23,10 @@ _VARIABLES = {
 
 
 def check(app: App) -> Iterator[Finding]:
+    named = {app.scope.value(call.args[0]) for call in _calls_of(app, "modal.Secret.from_name") if call.args}
     for found in credentials(app.source.tree):
+        if found.text in named:
+            continue  # what the Secret is called
         variable = found.name.upper() if SECRET_NAME.search(found.name) else _VARIABLES.get(found.kind, "API_KEY")
         name = variable.lower().replace("_", "-")
         changes = _changes(app, found, variable, name)
@@ -42,7 +46,7 @@ def _changes(app: App, found: Credential, variable: str, name: str) -> list[Edit
     entry = _env_entry(app, node)
     if entry is not None:
         changes = [_without(app, *entry)]
-    elif isinstance(parent(source.tree, node), ast.JoinedStr):
+    elif isinstance(parent(source.tree, node), (ast.JoinedStr, ast.Compare)) or _is_fall_back(app, node):
         return []
     else:
         # On import the variable need not be there: the machine that deploys may not have it.
@@ -56,7 +60,7 @@ def _changes(app: App, found: Credential, variable: str, name: str) -> list[Edit
             continue
         given = unit.options.get("secrets")
         if given is None:
-            changes += edits.set_options(source, unit.decorator, {"secrets": f"[{secret}]"})
+            changes += unit.set_options(source, {"secrets": f"[{secret}]"})
         elif isinstance(given, ast.List) and any(keyword.value is given for keyword in unit.decorator.keywords):
             changes += edits.add_items(source, given, [secret])
     return changes
@@ -94,11 +98,19 @@ def _without(app: App, mapping: ast.Dict, position: int) -> Edit:
 
 def _is_given_to_a_secret(app: App, node: ast.Constant) -> bool:
     """Whether the text goes into a Secret in the making: the machine that deploys needs it, containers get it by that."""
-    for call in ast.walk(app.source.tree):
-        made = isinstance(call, ast.Call) and app.scope.dotted(call.func).startswith("modal.Secret.")
-        if made and any(inner is node for inner in ast.walk(call)):
-            return True
-    return False
+    return any(inner is node for call in _calls_of(app, "modal.Secret.") for inner in ast.walk(call))
+
+
+def _is_fall_back(app: App, node: ast.Constant) -> bool:
+    """Whether it is the second argument of `os.environ.get` and the like."""
+    call = parent(app.source.tree, node)
+    return isinstance(call, ast.Call) and len(call.args) == 2 and app.scope.dotted(call.func).startswith("os.")
+
+
+def _calls_of(app: App, begin: str) -> Iterator[ast.Call]:
+    for node in ast.walk(app.source.tree):
+        if isinstance(node, ast.Call) and app.scope.dotted(node.func).startswith(begin):
+            yield node
 
 
 def _in_function(tree: ast.AST, node: ast.AST) -> bool:

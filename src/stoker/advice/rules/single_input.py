@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 
 from stoker.advice import edits
-from stoker.advice.app import App, Method, Unit
+from stoker.advice.app import App
 from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.loads import loads_model
 from stoker.advice.rules.base import Rule
 from stoker.advice.rules.media import makes_media
 from stoker.advice.rules.volumes import modal
+from stoker.advice.unit import Method, Unit
 
 _TAKES_MANY = re.compile(r"\b(list|List|Sequence|Iterable|tuple|ndarray|Tensor|DataFrame|Batch\w*)\b")
 _MANY_NAME = re.compile(
@@ -28,7 +29,7 @@ def check(app: App) -> Iterator[Finding]:
         wasteful = [method for method in unit.called if _takes_one(method)]
         if not wasteful or len(wasteful) < len(unit.called):
             continue
-        if not (unit.is_class and loads_model(unit)) and not _serves(unit):
+        if not _keeps_model(app, unit) and not _serves(unit):
             continue
         message = f"Each container of `{unit.name}` works on one input at a time, and the next call takes another GPU."
         if not any(method.web for method in wasteful):
@@ -41,6 +42,10 @@ def check(app: App) -> Iterator[Finding]:
             message,
             Fix([edits.add_decorator(app.source, unit.decorator, concurrent)]),
         )
+
+
+def _keeps_model(app: App, unit: Unit) -> bool:
+    return unit.is_class and any(loads_model(app, unit, method) for method in unit.enters)
 
 
 def _is_meant(app: App, unit: Unit) -> bool:

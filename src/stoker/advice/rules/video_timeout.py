@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stoker.advice import edits
-from stoker.advice.app import App, Unit
+from stoker.advice.app import App
 from stoker.advice.finding import Finding, Fix, Severity
 from stoker.advice.loads import texts
 from stoker.advice.rules.base import Rule
 from stoker.advice.rules.media import makes_video
+from stoker.advice.unit import Unit
 
 DEFAULT, LEAST = 300, 10 * 60  # seconds
 _COMFY_WAIT = re.compile(r"\bcomfy\b.*\brun\b.*--timeout[= ](\d+)", re.DOTALL)
@@ -46,7 +46,7 @@ def check(app: App) -> Iterator[Finding]:
 def _finding(app: App, unit: Unit, severity: Severity, message: str, seconds: int) -> Finding:
     value = f"{seconds // 60} * 60" if seconds % 60 == 0 else str(seconds)
     node = unit.options.get("timeout", unit.decorator)
-    fix = Fix(edits.set_options(app.source, unit.decorator, {"timeout": value}))
+    fix = Fix(unit.set_options(app.source, {"timeout": value}))
     return Finding(RULE.id, severity, app.source.place(node), message, fix)
 
 
