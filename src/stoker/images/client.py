@@ -35,10 +35,13 @@ _log = structlog.get_logger(__name__)
 DEPENDENCIES = "/__modal/deps"
 SERVER_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SITECUSTOMIZE = f"""# The modal client's own dependencies come last, so that packages of the image win.
+import os
 import sys
 
-sys.path.append({DEPENDENCIES!r})
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))).rstrip("/") + {DEPENDENCIES!r})
 """
+_LAYOUT = 2
+"""Goes up when trees of dependencies are to be made anew."""
 _CLIENT_PACKAGES = ("modal", "modal_proto", "modal_version", "synchronicity")
 _MOUNTED_SINCE = "2025.06"
 """From this image builder version on the client's dependencies are mounted; older ones install them into the image."""
@@ -99,7 +102,7 @@ class ClientTrees:
         trees = []
         builder = config.builder_version or _newest_builder()
         if builder == "PREVIEW" or builder >= _MOUNTED_SINCE:
-            name = f"deps-{builder}-{tag}-{config.libc}-{platform.machine()}"
+            name = f"deps{_LAYOUT}-{builder}-{tag}-{config.libc}-{platform.machine()}"
             trees.append(
                 await self._tree(name, compiler, lambda path: self._install_dependencies(path, builder, config))
             )

@@ -213,8 +213,8 @@ class ProcessContainer:
 def _environment(spec: ContainerSpec) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if _INHERITED.match(name)}
     environment |= spec.env
+    # The client's dependencies are not among them: `sitecustomize` puts them behind the packages of the host.
     paths = [layer / name for layer in spec.layers for name in ("root", "pkg")]
-    paths += [layer / "__modal" / "deps" for layer in spec.layers]
     python_path = [str(path) for path in paths if path.is_dir()]
     if spec.env.get("PYTHONPATH"):
         python_path.append(spec.env["PYTHONPATH"])
