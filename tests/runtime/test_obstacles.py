@@ -73,6 +73,11 @@ def test_what_does_not_is_named_with_its_holder_and_the_cure(
     assert all(word in obstacle.reason for word in words), obstacle.reason
 
 
+def test_a_container_cannot_fill_or_forge_the_log_by_the_names_of_its_files() -> None:
+    (obstacle,) = obstacles(Inspection((), (file("/vol/" + "x\n\x1b[2J" * 100_000, deleted=True),)), ["/vol"])
+    assert len(obstacle.reason) < 600 and obstacle.reason.isprintable()
+
+
 @pytest.mark.parametrize(
     ("errors", "words"),
     [

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stoker.runtime.inspection import OpenFile
+from stoker.runtime.inspection import OpenFile, shown_path
 
 _FILE = "volume-files.json"
-_LONGEST = 200  # characters of a path that are shown
 
 
 def note(files: Iterable[OpenFile], places: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -41,7 +40,7 @@ def changed(snapshot: Path, places: Mapping[str, Path]) -> str:
     for before in notes:
         path = str(before["path"])
         status = _status(path, places)
-        shown = path if len(path) <= _LONGEST else f"...{path[-_LONGEST:]}"
+        shown = shown_path(path)
         if status is None:
             return f"The file {shown}, which was open when it was made, is no longer on the Volume."
         if not _is_same(before, status):

@@ -14,7 +14,7 @@ from stoker.runtime.commands import hear
 
 _SECONDS = 20.0
 _MOST_BYTES = 8 << 20
-_MOST_NAME = 40  # characters of what a container says of itself that are passed on
+_MOST_NAME, _MOST_PATH = 40, 200  # characters of what a container says of itself that people are shown
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -54,6 +54,10 @@ class OpenFile:
     mapped: bool
     directory: bool
 
+    @property
+    def shown(self) -> str:
+        return shown_path(self.path)
+
     def is_below(self, places: Iterable[str]) -> bool:
         return any(self.path == place or self.path.startswith(f"{place}/") for place in places)
 
@@ -65,6 +69,11 @@ class Inspection:
 
 
 _NOWHERE = Endpoint(ipaddress.IPv4Address(0), 0)
+
+
+def shown_path(path: str) -> str:
+    """For people, however long it is and whatever is in it: its end."""
+    return _legible(path if len(path) <= _MOST_PATH else f"...{path[-_MOST_PATH:]}")
 
 
 async def inspect(execute: Sequence[str], places: Sequence[str]) -> Inspection | None:
@@ -104,8 +113,11 @@ def _endpoint(text: str) -> Endpoint:
 
 
 def _printable(name: str) -> str:
-    shown = "".join(c if c.isprintable() else "?" for c in str(name)[:_MOST_NAME])
-    return shown or "a program"
+    return _legible(str(name)[:_MOST_NAME]) or "a program"
+
+
+def _legible(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @lru_cache(maxsize=1)

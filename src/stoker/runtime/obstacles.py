@@ -72,7 +72,7 @@ def _deleted(file: OpenFile) -> Obstacle | None:
     if not file.deleted:
         return None
     return Obstacle(
-        f"{file.holder} has the file {file.path} open, which was deleted or replaced, and gVisor cannot save that. Close it before the snapshot, or put it "
+        f"{file.holder} has the file {file.shown} open, which was deleted or replaced, and gVisor cannot save that. Close it before the snapshot, or put it "
         f"into /dev/shm (memory)."
     )
 
@@ -82,8 +82,8 @@ def _sqlite(file: OpenFile) -> Obstacle | None:
     for ending, how in _SQLITE.items():
         if file.path.endswith(ending):
             return Obstacle(
-                f"{file.holder} has the SQLite database {file.path.removesuffix(ending)} open on a Volume, {how}: restored containers would not "
-                f"find {file.path}. Open the database {_LATER}, or leave WAL mode (PRAGMA journal_mode=DELETE) and end the transaction."
+                f"{file.holder} has the SQLite database {file.shown.removesuffix(ending)} open on a Volume, {how}: restored containers would not "
+                f"find {file.shown}. Open the database {_LATER}, or leave WAL mode (PRAGMA journal_mode=DELETE) and end the transaction."
             )
     return None
 
@@ -91,4 +91,4 @@ def _sqlite(file: OpenFile) -> Obstacle | None:
 def _replaced(file: OpenFile) -> Obstacle | None:
     if not file.replaced:
         return None
-    return Obstacle(f"The file {file.path} was replaced while {file.holder} had it open.", lasting=False)
+    return Obstacle(f"The file {file.shown} was replaced while {file.holder} had it open.", lasting=False)
