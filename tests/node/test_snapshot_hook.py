@@ -47,3 +47,10 @@ def test_a_forked_child_lets_go_of_the_connection_to_the_server() -> None:
             assert program.stdout is not None
             inherited, other = program.stdout.read().strip().split("|")
     assert inherited == "/dev/null" and other.startswith("socket:") and program.returncode == 0
+
+
+def test_a_python_without_a_sitecustomize_of_its_own_says_nothing() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copy(snapshot_hook.__file__, Path(name) / "sitecustomize.py")
+        done = subprocess.run([sys.executable, "-c", ""], env={"PYTHONPATH": name}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

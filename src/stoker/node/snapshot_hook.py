@@ -124,9 +124,10 @@ class _Finder:
 def _next_sitecustomize() -> None:
     """The `sitecustomize` that this one hides, if there is one."""
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
-    del sys.modules["sitecustomize"]
+    ours = sys.modules.pop("sitecustomize")
     with suppress(ModuleNotFoundError):
         __import__("sitecustomize")
+    sys.modules.setdefault("sitecustomize", ours)  # Python complains when there is none after this
 
 
 def _forget_server() -> None:
