@@ -74,7 +74,8 @@ async def test_sockets_and_files_are_found(sandboxes: Bench, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "program", ["echo hello", "exit 1", "echo '{}'", 'echo \'{"sockets": [[1]], "files": [], "processes": {}}\'', "yes"]
+    "program",
+    ["echo hello", "exit 1", "echo '{}'", 'echo \'{"sockets": [[1]], "files": [], "processes": {}}\'', "exec yes"],
 )
 async def test_another_program_by_the_name_of_python_says_nothing(tmp_path: Path, program: str) -> None:
     """The container is not trusted: whatever it says, and however much."""

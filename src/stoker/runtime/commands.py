@@ -83,6 +83,11 @@ async def _all_of(process: asyncio.subprocess.Process, most_bytes: int) -> bytes
     while chunk := await process.stdout.read(1 << 16):
         said += chunk
         if len(said) > most_bytes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            while await process.stdout.read(1 << 16):  # what it has left in the pipe
+                pass
+            await process.wait()
             return b""
     return bytes(said) if await process.wait() == 0 else b""
 
