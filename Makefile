@@ -6,10 +6,10 @@ SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test programs lint types arrows unit faults fuzz matrix format docs lock init clean
+.PHONY: help setup demo test programs lint types arrows unit faults fuzz matrix matrix-snapshots format docs lock init clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install everything this repository needs (Python packages into .venv, system packages by apt)
 	@tools/setup
@@ -43,6 +43,9 @@ fuzz: ## Send nonsense to the RPC port and to containers' sockets for some minut
 
 matrix: ## Run a core app with every supported version of the client
 	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix
+
+matrix-snapshots: ## Save and restore programs with all kinds of libraries; writes the table of docs/snapshots.md
+	$(SUDO) $(BIN)/python -m tests.snapshots.matrix
 
 format: ## Put all code into its standard form
 	$(BIN)/ruff check --fix $(CODE)

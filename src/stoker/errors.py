@@ -31,6 +31,10 @@ class FailedPrecondition(StokerError):
     """The request is well formed but the state of the system forbids it; the caller must change something first."""
 
 
+class CannotBeSaved(FailedPrecondition):
+    """A container holds open what no memory snapshot can have; another one of the same code would, too."""
+
+
 class Unauthenticated(StokerError):
     """No token, or a token that is not known."""
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from stoker.config import Settings
-from stoker.doctor import apt, sandbox
+from stoker.doctor import apt, machine, sandbox
 from stoker.doctor.check import Check, failed, ok
-from stoker.doctor.examination import Result, fix
+from stoker.doctor.examination import Result, checks_for, fix
 from stoker.errors import FailedPrecondition
 
 from .conftest import Stoker
@@ -43,6 +43,21 @@ def test_a_full_disk_is_found(stoker: Stoker) -> None:
     free_mib = shutil.disk_usage(stoker.cwd).free >> 20
     result = stoker("doctor", "--runtime", "process", code=1, STOKER_MIN_FREE_DISK_MIB=str(free_mib * 2))
     assert "min_free_disk_mib" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"), [("fpu avx512f amx_bf16 amx_tile amx_int8", "warning"), ("fpu avx512f", "ok")]
+)
+def test_a_processor_with_amx_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, state: str
+) -> None:
+    processors = tmp_path / "cpuinfo"
+    processors.write_text(f"processor\t: 0\nmodel name\t: X\nflags\t\t: {flags}\nbugs\t\t:\n\nprocessor\t: 1\n")
+    monkeypatch.setattr(machine, "_PROCESSORS", processors)
+    settings = Settings(data=tmp_path)
+    finding = machine.AMX.look(settings)
+    assert finding.state.value == state and bool(finding.advice) == (state == "warning")
+    assert machine.AMX in checks_for(settings)
 
 
 def test_a_runsc_that_is_none_is_refused(stoker: Stoker) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from stoker.errors import FailedPrecondition, Unavailable
 from stoker.images.base import ImageConfig
 from stoker.node.agent import ContainerRequest, Node, NodeContainer
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind
+from stoker.runtime.inspection import Inspection
 from stoker.services.checkpoints import Checkpoints
 from stoker.services.snapshots import SnapshotUse
 from stoker.services.tasks import Task
@@ -33,6 +34,9 @@ class Program:
 
     async def kill(self) -> None:
         self.killed = True
+
+    async def inspect(self, places: Sequence[str]) -> Inspection | None:
+        return Inspection()
 
     async def checkpoint(self, directory: Path) -> None:
         self._during()
@@ -93,7 +97,7 @@ def test_a_container_that_cannot_be_let_go_is_ended(
         def scratch(self, use: SnapshotUse) -> Path:
             return use.directory
 
-        def not_created(self, use: SnapshotUse, reason: str) -> None:
+        def not_created(self, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
             failed.append("not created")
 
         def abandoned(self, use: SnapshotUse) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime import gpu_snapshot
+from stoker.runtime import checkpoint, gpu_snapshot
 from stoker.runtime.base import BindMount, Container, ContainerSpec, ExitKind
+from tests.peer import peer
 from tests.runtime.conftest import PYTHON, Bench, Output, new_id
 
 pytestmark = pytest.mark.anyio
@@ -70,8 +71,8 @@ def spec_of(bench: Bench, mount: BindMount) -> ContainerSpec:
     )
 
 
-async def line(output: Output) -> str:
-    while b"\n" not in output.stdout:
+async def line(output: Output, number: int = 1) -> str:
+    while output.stdout.count(b"\n") < number:
         output.came.clear()
         await output.first()
     return output.text.splitlines()[-1]
@@ -129,6 +130,62 @@ async def test_a_container_with_an_open_socket_to_the_host_goes_on_unsaved(
     await container.kill()
     await container.wait()
     server.close()
+
+
+# Says "ready", waits, and says whether its connection and a new one work.
+CALLER = """
+import os, socket, sys, time
+deleted = open("/root/deleted", "w")
+if sys.argv[2:]: os.unlink("/root/deleted")
+def ask(connection):
+    connection.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n"); return connection.recv(1000)[:8].decode()
+connection = socket.create_connection((sys.argv[1], 8080), timeout=20)
+print("ready", ask(connection), flush=True)
+while not os.path.exists("/task/go"): time.sleep(0.01)
+try: ask(connection); print("alive", end=" ")
+except ConnectionAbortedError: print("cut", end=" ")
+print(ask(socket.create_connection((sys.argv[1], 8080), timeout=20)), flush=True)
+time.sleep(600)
+"""
+
+
+async def test_connections_to_other_machines_are_cut_at_once_and_can_be_made_anew(
+    sandboxes: Bench, tasks: Any, tmp_path: Path
+) -> None:
+    with peer() as address:
+        mount, command = tasks("source"), (PYTHON, "-c", CALLER, address)
+        source, said = await sandboxes.start(*command, mounts=[mount])
+        assert await line(said) == "ready HTTP/1.1", said.stderr.decode()
+        await source.checkpoint(tmp_path / "snapshot")
+        (mount.source / "go").write_text("")
+        copied = Output()
+        spec = replace(spec_of(sandboxes, tasks("copy", "copy")), argv=command)
+        copy = await sandboxes.runtime.restore(spec, tmp_path / "snapshot", copied)
+        assert await line(copied) == "cut HTTP/1.1", copied.stderr.decode()
+        assert await line(said, 2) == "cut HTTP/1.1", said.stderr.decode()
+        for container in (source, copy):
+            await container.kill()
+            await container.wait()
+
+
+async def test_a_save_that_fails_leaves_a_network_that_works(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:
+    with peer() as address:
+        mount = tasks("source")
+        source, said = await sandboxes.start(PYTHON, "-c", CALLER, address, "delete", mounts=[mount])
+        assert await line(said) == "ready HTTP/1.1", said.stderr.decode()
+        with pytest.raises(FailedPrecondition) as failure:
+            await source.checkpoint(tmp_path / "snapshot")
+        assert "root/deleted is open and was deleted" in str(failure.value) and "\n" not in str(failure.value)
+        (mount.source / "go").write_text("")
+        assert await line(said, 2) == "cut HTTP/1.1", said.stderr.decode()
+        await source.kill()
+        await source.wait()
+
+
+async def test_a_disk_that_is_too_small_is_noticed_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="MiB free"):
+        await checkpoint.save(["/bin/false"], (), "ta-1", tmp_path, tmp_path / "snapshot", 1 << 60)
+    assert not (tmp_path / "snapshot").exists()
 
 
 async def test_a_damaged_snapshot_ends_the_container_as_failed(sandboxes: Bench, tasks: Any, tmp_path: Path) -> None:

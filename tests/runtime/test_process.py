@@ -109,14 +109,14 @@ async def test_layers_extend_the_python_path_in_order(processes: Bench, tmp_path
     layers = []
     for index in range(2):
         layer = tmp_path / f"layer{index}"
-        for folder in ("root", "pkg", "__modal/deps"):
+        for folder in ("root", "pkg"):
             (layer / folder).mkdir(parents=True)
-            (layer / folder / f"{folder.replace('/', '_')}_module.py").write_text(f"where = {index}")
+            (layer / folder / f"{folder}_module.py").write_text(f"where = {index}")
         layers.append(layer)
     (layers[1] / "root" / "data.txt").write_text("found")
     code = (
-        "import sys, os, root_module, pkg_module, __modal_deps_module as deps\n"
-        "print(root_module.where, pkg_module.where, deps.where, open('data.txt').read(), os.environ['GIVEN'], 'SECRET' in os.environ)\n"
+        "import sys, os, root_module, pkg_module\n"
+        "print(root_module.where, pkg_module.where, open('data.txt').read(), os.environ['GIVEN'], 'SECRET' in os.environ)\n"
         "open('left', 'w').close()\nprint([p for p in sys.path if 'layer' in p])"
     )
     os.environ["SECRET"] = "of the server"
@@ -125,8 +125,8 @@ async def test_layers_extend_the_python_path_in_order(processes: Bench, tmp_path
     finally:
         del os.environ["SECRET"]
     assert end.code == 0, output.stderr
-    names = ("layer0/root", "layer0/pkg", "layer1/root", "layer1/pkg", "layer0/__modal/deps", "layer1/__modal/deps")
-    assert output.text.splitlines() == ["0 0 0 found yes False", str([str(tmp_path / name) for name in names])]
+    names = ("layer0/root", "layer0/pkg", "layer1/root", "layer1/pkg")
+    assert output.text.splitlines() == ["0 0 found yes False", str([str(tmp_path / name) for name in names])]
     assert not (layers[0] / "root" / "left").exists() and not Path("/root/left").exists()
 
 

@@ -14,6 +14,7 @@ from stoker.engine.local import LocalEngine
 from stoker.ids import new_id
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Container, Exit, ExitKind, Usage
+from stoker.runtime.inspection import Inspection
 from stoker.services.apps import DEPLOYED, Apps
 from stoker.services.call_records import Call
 from stoker.services.calls import Calls, Limits, Report
@@ -53,6 +54,9 @@ class Idle:
 
     async def open_files(self, places: Sequence[str]) -> list[str]:
         return []
+
+    async def inspect(self, places: Sequence[str]) -> Inspection | None:
+        return None
 
     async def checkpoint(self, directory: Path) -> None:
         raise AssertionError("nobody asks for it")

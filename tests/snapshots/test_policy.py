@@ -341,3 +341,65 @@ def test_apps_that_are_over_and_unfinished_work_leave_nothing(run: Callable[[Bod
         assert house.snapshots.all() == []
 
     run(body)
+
+
+def test_what_no_container_of_the_code_can_save_is_tried_once_and_told_once(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        told: list[str] = []
+        house.snapshots.on_trouble = lambda snapshot, text: told.append(text)
+        use = house.choose()
+        assert use is not None
+        house.snapshots.not_created(use, "It holds what cannot be saved.", lasting=True)
+        assert house.choose(task="ta-2") is None and house.choose(task="ta-3") is None
+        (row,) = house.snapshots.all()
+        assert (row.state, row.failures) == (DROPPED, 1)
+        assert len(told) == 1 and told[0].endswith("It holds what cannot be saved.")
+        assert house.choose(definition="de-2") is not None, "deployed again"
+
+    run(body)
+
+
+def test_a_failed_save_is_told_when_it_happens_first_and_when_no_more_is_tried(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        told: list[str] = []
+        house.snapshots.on_trouble = lambda snapshot, text: told.append(text)
+        for _ in range(MAX_FAILURES):
+            use = house.choose()
+            assert use is not None
+            house.snapshots.not_created(use, "The disk is full.")
+        assert len(told) == 2
+        assert "next container tries again" in told[0] and "until it is deployed again" in told[1]
+
+    run(body)
+
+
+def test_one_whose_files_have_changed_is_made_anew_but_not_without_an_end(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        told: list[str] = []
+        house.snapshots.on_trouble = lambda snapshot, text: told.append(text)
+        old = await house.make()
+        house.snapshots.outdated(old, "The file /vol/w has changed.")
+        assert house.snapshots.ready("k") is None
+        new = house.choose()
+        assert new is not None and not new.restores and new.snapshot_id != old.snapshot_id
+        assert await house.files() == set()
+        # It served a start in between: what happens once in a while is no failure in a row.
+        for _ in range(MAX_FAILURES):
+            house.snapshots.scratch(new).mkdir()
+            await house.snapshots.created(new, 1)
+            house.snapshots.started(new, 1.0)
+            house.snapshots.outdated(new, "The file /vol/w has changed.")
+            new = house.choose()
+            assert new is not None and not new.restores
+        for _ in range(MAX_FAILURES - 1):
+            assert new is not None and not new.restores
+            house.snapshots.scratch(new).mkdir()
+            await house.snapshots.created(new, 1)
+            house.snapshots.outdated(new, "The file /vol/w has changed.")
+            new = house.choose()
+        assert new is None
+        (row,) = house.snapshots.all()
+        assert (row.state, row.reason) == (DROPPED, "The file /vol/w has changed.")
+        assert "made anew" in told[0] and "until it is deployed again" in told[-1]
+
+    run(body)

@@ -78,6 +78,7 @@ def show(snapshot: Which, data: Data = None, json: Json = False) -> None:
         "reason": document["reason"],
         "app": f"{document['app']} ({document['app_id']})" if document["app"] else "",
         "function": f"{document['function']} ({document['function_id']})" if document["app"] else "",
+        "parameters": document["parameters"],
         "base of": "" if document["app"] else f"the image {document['function_id']}",
         "size": size(document["size_bytes"]),
         "made": f"{duration(now - document['created_at'])} ago",
@@ -104,7 +105,8 @@ def rm(snapshot: Which, data: Data = None, json: Json = False) -> None:
 
 
 def _whose(snapshot: dict[str, Any]) -> str:
-    return ", ".join(filter(None, (snapshot["app"], snapshot["function"])))
+    parameters = f"({snapshot['parameters']})" if snapshot["parameters"] else ""
+    return ", ".join(filter(None, (snapshot["app"], snapshot["function"] + parameters)))
 
 
 def _times(snapshot: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ _FOR_SANDBOXES = (
     kernel.FORWARDING,
     programs.KEYRING,
     sandbox.RUNSC,
+    machine.AMX,
     programs.IPROUTE,
     programs.NFTABLES,
     programs.BUILDAH,

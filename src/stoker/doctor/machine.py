@@ -13,6 +13,7 @@ from stoker.doctor.check import Check, Finding, failed, ok, warning
 
 _OLDEST_KERNEL = (5, 10)
 _COMFORTABLE_GIB = 20
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def _system(settings: Settings) -> Finding:
@@ -71,8 +72,22 @@ def _data(settings: Settings) -> Finding:
     return ok(str(settings.data))
 
 
+def _amx(settings: Settings) -> Finding:
+    try:
+        flags = _PROCESSORS.read_text().partition("\nflags")[2].partition("\n")[0].split()
+    except OSError:
+        flags = []
+    if "amx_tile" not in flags:
+        return ok("this processor has no AMX")
+    return warning(
+        "this processor has AMX, and so programs in sandboxes see it, but gVisor does not let them use it",
+        "Programs that do not ask the kernel before they use AMX die of SIGILL, such as vLLM on CPUs. See docs/operate.md.",
+    )
+
+
 SYSTEM = Check("system", "Sandboxes use namespaces, overlays and cgroups of the Linux kernel.", _system)
 RIGHTS = Check("root", "Mounts, network namespaces and cgroups of sandboxes belong to root.", _rights)
 PYTHON = Check("python", "The server runs on Python 3.10 to 3.13.", _python)
 DATA = Check("data", "Everything the server keeps lies in one directory.", _data)
 DISK = Check("disk", "Images, volumes and results lie in the data directory.", _disk)
+AMX = Check("amx", "What a processor announces should work in sandboxes.", _amx)

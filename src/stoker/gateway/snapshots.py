@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -14,10 +15,19 @@ from stoker.services.snapshots import Snapshot, Snapshots
 _LIST = "/snapshots"
 
 
-class SnapshotRoutes:
-    """names: gives (app, function) for the ids of both, as people know them."""
+@dataclass(frozen=True)
+class SnapshotNames:
+    """Whose a snapshot is, as people know it. parameters: of an instance of a class, such as "size=3"."""
 
-    def __init__(self, *, snapshots: Snapshots, names: Callable[[str, str], tuple[str, str]]) -> None:
+    app: str
+    function: str
+    parameters: str
+
+
+class SnapshotRoutes:
+    """names: whose a snapshot is, by the ids of its app and function."""
+
+    def __init__(self, *, snapshots: Snapshots, names: Callable[[str, str], SnapshotNames]) -> None:
         self._snapshots = snapshots
         self._names = names
 
@@ -40,13 +50,14 @@ class SnapshotRoutes:
         return JSONResponse(self._document(snapshot))
 
     def _document(self, snapshot: Snapshot) -> dict[str, Any]:
-        app, function = self._names(snapshot.app_id, snapshot.function_id)
+        names = self._names(snapshot.app_id, snapshot.function_id)
         return {
             "id": snapshot.id,
             "state": snapshot.state,
-            "app": app,
+            "app": names.app,
             "app_id": snapshot.app_id,
-            "function": function,
+            "function": names.function,
+            "parameters": names.parameters,
             "function_id": snapshot.function_id,
             "key": snapshot.key,
             "size_bytes": snapshot.size,

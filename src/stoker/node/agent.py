@@ -13,14 +13,16 @@ from pathlib import Path, PurePosixPath
 
 from stoker.cancelling import finished
 from stoker.disk import size_of
-from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
+from stoker.errors import CannotBeSaved, FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder, ImageConfig
-from stoker.node import snapshots
+from stoker.node import held_files, snapshots
 from stoker.node.bucket import BucketMount
 from stoker.node.bucket_mounts import BucketMounts, cache_of
 from stoker.node.lines import LineSplitter
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Limits, Runtime
+from stoker.runtime.inspection import Inspection
+from stoker.runtime.obstacles import obstacles
 
 TASK_DIR = "/__modal/task"  # inside the container: its socket and its arguments
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107
@@ -124,6 +126,10 @@ class Node:
         """What must be equal for a snapshot to be usable on this machine, by a container with such a GPU. Empty: none can be taken."""
         build = self._runtime.snapshot_build()
         return snapshots.machine_identity(build, gpu) if build else ""
+
+    async def changed_since(self, snapshot: Path, volumes: Sequence[VolumeDir]) -> str:
+        """Says which file of a volume, open when the snapshot was made, is another one now; empty when none is."""
+        return await asyncio.to_thread(held_files.changed, snapshot, held_places(volumes))
 
     def gpu_snapshot_obstacle(self) -> str:
         return self._runtime.gpu_snapshot_obstacle()
@@ -237,8 +243,7 @@ class Node:
         for volume in request.volumes:
             target = _mount_path(volume.mount_path)
             if self._runtime.isolates:
-                inner = f"/__modal/volumes/{volume.volume_id}"
-                mounts.append(BindMount(volume.directory, inner, volume.read_only, within=volume.root))
+                mounts.append(BindMount(volume.directory, _inner_path(volume), volume.read_only, within=volume.root))
             mounts.append(BindMount(volume.directory, target, volume.read_only, within=volume.root))
         for bucket, place in zip(request.buckets, buckets, strict=True):
             # A file that is written is in the bucket when the host closes it, so the host must close it when the container does.
@@ -295,17 +300,23 @@ class NodeContainer:
         self.stuck = container.stuck
         self.checkpoint = container.checkpoint
         self.open_files = container.open_files
+        self.inspect = container.inspect
 
     async def open_in(self, volume_id: str) -> list[str]:
         """The paths of the container's open files in a volume."""
-        targets = [_mount_path(volume.mount_path) for volume in self._volumes if volume.volume_id == volume_id]
-        return await self.open_files([f"/__modal/volumes/{volume_id}", *targets]) if targets else []
+        places = held_places([volume for volume in self._volumes if volume.volume_id == volume_id])
+        return await self.open_files(list(places)) if places else []
 
     async def save(self, directory: Path) -> int:
-        """Saves the container and lets it go on, also when it could not be saved; returns the bytes on disk. Raises StokerError."""
+        """Saves the container and lets it go on, also when it could not be saved; returns the bytes on disk. Raises StokerError, CannotBeSaved
+        when the next one could not be saved either."""
         self._prepare_to_let_go()
         try:
+            places = held_places(self._volumes)
+            found = await self._inspected(list(places))
+            held = await asyncio.to_thread(held_files.note, [f for f in found.files if f.is_below(places)], places)
             await self._container.checkpoint(directory)
+            held_files.write(directory, held)
         finally:
             self._let_go()
         return await asyncio.to_thread(size_of, directory)
@@ -323,6 +334,19 @@ class NodeContainer:
         snapshots.discard(self._task_dir)
         return ended
 
+    async def _inspected(self, volumes: Sequence[str]) -> Inspection:
+        """What it holds open, none of which prevents a snapshot. Raises StokerError."""
+        found = await self._container.inspect(volumes)
+        if found is None:
+            raise FailedPrecondition("It did not say within a while what it holds open.")
+        in_the_way = obstacles(found, volumes)
+        lasting = [obstacle.reason for obstacle in in_the_way if obstacle.lasting]
+        if lasting:
+            raise CannotBeSaved(" ".join(lasting))
+        if in_the_way:
+            raise FailedPrecondition(" ".join(obstacle.reason for obstacle in in_the_way))
+        return found
+
     def _prepare_to_let_go(self) -> None:
         if self._task_dir.is_dir():
             snapshots.prepare_to_let_go(self._task_dir, self.id, self._function_id, self._env)
@@ -331,6 +355,12 @@ class NodeContainer:
         if self._task_dir.is_dir():
             snapshots.let_go(self._task_dir)
         self.went_on = True
+
+
+def held_places(volumes: Sequence[VolumeDir]) -> dict[str, Path]:
+    """The directories of volumes, by where they are in a container."""
+    places = {_mount_path(volume.mount_path): volume.directory for volume in volumes}
+    return places | {_inner_path(volume): volume.directory for volume in volumes}
 
 
 async def _end(container: Container) -> None:
@@ -368,6 +398,10 @@ def _outer_environment(request: ContainerRequest, *, isolates: bool) -> dict[str
 
 def _python_path(request: ContainerRequest, *ours: str) -> str:
     return ":".join(filter(None, (*ours, request.image.env.get("PYTHONPATH", ""))))
+
+
+def _inner_path(volume: VolumeDir) -> str:
+    return f"/__modal/volumes/{volume.volume_id}"
 
 
 def _mount_path(path: str) -> str:

@@ -124,11 +124,35 @@ class _Finder:
 def _next_sitecustomize() -> None:
     """The `sitecustomize` that this one hides, if there is one."""
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
-    del sys.modules["sitecustomize"]
+    ours = sys.modules.pop("sitecustomize")
     with suppress(ModuleNotFoundError):
         __import__("sitecustomize")
+    sys.modules.setdefault("sitecustomize", ours)  # Python complains when there is none after this
+
+
+def _forget_server() -> None:
+    """In a forked child: puts nothing in the place of connections to the server that it inherited. They are its parent's, and a container in
+    which one is held cannot be saved. The numbers stay taken, for the child may still close what it thinks they are."""
+    with suppress(Exception):
+        server = os.environ["MODAL_SERVER_URL"].removeprefix("unix://")
+        connections = [number for number in map(int, os.listdir("/proc/self/fd")) if _peer(number) == server]
+        if connections:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number in connections:
+                os.dup2(nothing, number, inheritable=False)
+            os.close(nothing)
+
+
+def _peer(number: int) -> Any:
+    """Where the socket of that number is connected to; None for what is none, or not connected."""
+    with suppress(OSError):
+        if os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+            with sys.modules["socket"].socket(fileno=os.dup(number)) as connection:
+                return connection.getpeername()
+    return None
 
 
 if __name__ == "sitecustomize":
+    os.register_at_fork(after_in_child=_forget_server)
     sys.meta_path.insert(0, _Finder())
     _next_sitecustomize()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from stoker.runtime.inspection import Inspection
+
 OutputSink = Callable[[int, bytes], "asyncio.Future[None] | None"]
 """Called with (file descriptor 1 or 2, a chunk of bytes as it came); the node cuts the chunks into lines. A future says that there is no
 room for more until it is done: nothing is read meanwhile, which holds the container's writers up."""
@@ -133,11 +135,16 @@ class Container(Protocol):
         Empty when it has ended."""
         ...
 
+    async def inspect(self, places: Sequence[str]) -> Inspection | None:
+        """What its processes hold open: sockets, the files at or below `places`, deleted files. None when it has ended or cannot be asked."""
+        ...
+
     async def checkpoint(self, directory: Path) -> None:
         """Saves memory, processes and private files into `directory`, which must not exist yet; the container then goes on.
 
-        Nobody outside may hold a unix socket of the container open. Raises FailedPrecondition when it cannot be saved; it goes on also
-        then, `directory` is worthless and the caller's to delete."""
+        Its connections to other machines are cut, also when it cannot be saved: its programs see that, and can connect anew. Nobody outside
+        may hold a unix socket of the container open. Raises FailedPrecondition when it cannot be saved; it goes on also then, `directory` is
+        worthless and the caller's to delete."""
         ...
 
 

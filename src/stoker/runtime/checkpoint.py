@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from stoker.disk import size_of
 from stoker.errors import FailedPrecondition
 from stoker.runtime import gpu_snapshot
 from stoker.runtime.commands import ask
+from stoker.runtime.words import in_words
 
 _IMAGE, _FILES = "image", "files"
 _DIRECT = "--direct"
@@ -52,10 +54,15 @@ class Abilities:
             "-exclude-committed": "--exclude-committed-zero-pages",
             "-direct": _DIRECT,
         }
+        everywhere = {
+            # Newer builds compare the configurations of the saved and the restored container; ours differ on purpose.
+            "-restore-spec-validation": "--restore-spec-validation=ignore",
+            # Without it a connection to another machine prevents the snapshot, and hangs for ever afterwards.
+            "-net-disconnect-ok": "--net-disconnect-ok",
+        }
         return Abilities(
             build=hashlib.sha256(runsc.read_bytes()).hexdigest(),
-            # Newer builds compare the configurations of the saved and the restored container; ours differ on purpose.
-            global_flags=("--restore-spec-validation=ignore",) if "-restore-spec-validation" in every else (),
+            global_flags=tuple(flag for name, flag in everywhere.items() if name in every),
             save_flags=("--leave-running", *(flag for name, flag in wanted.items() if name in save)),
             restore_flags=("--background",) if "-background" in restore else (),
             gpu_global_flags=gpu_snapshot.global_flags(every),
@@ -80,6 +87,7 @@ async def save(
     """Saves the sandbox `id` into the new directory `snapshot`. Raises FailedPrecondition; the sandbox goes on in any case, if it can.
 
     command: runsc with its global flags. flags: those of `runsc checkpoint`. files: the writable layer. memory_bytes: about how much it has."""
+    _demand_room(snapshot.parent, memory_bytes)
     seconds = _PATIENCE + memory_bytes / _SLOWEST
     image = snapshot / _IMAGE
     image.mkdir(parents=True)
@@ -99,13 +107,22 @@ async def save(
     asyncio.get_running_loop().run_in_executor(None, _read_ahead, image)
 
 
+def _demand_room(directory: Path, memory_bytes: int) -> None:
+    """Raises FailedPrecondition. A try that fills the disk would cut the container's connections for nothing."""
+    free = shutil.disk_usage(directory).free
+    if free < memory_bytes:
+        raise FailedPrecondition(
+            f"The disk of the server has {free >> 20} MiB free, and the container has {memory_bytes >> 20} MiB in memory."
+        )
+
+
 async def _run(seconds: float, *command: str) -> None:
     answer = await ask(command, seconds)
     if answer.late:
         raise FailedPrecondition(f"The container cannot be saved: nothing came of it within {seconds:.0f} s.")
     if answer.code:
-        detail = answer.errors or f"exit code {answer.code}"
-        raise FailedPrecondition(f"The container cannot be saved: {detail.splitlines()[-1]}")
+        reason = in_words(answer.errors) or f"exit code {answer.code}"
+        raise FailedPrecondition(f"The container cannot be saved: {reason}")
 
 
 def _takes_direct_writes(directory: Path) -> bool:

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stoker.cancelling import finished
 
@@ -46,6 +47,26 @@ async def ask(command: Sequence[str], seconds: float, env: Mapping[str, str] | N
             await finished(_end_of(saying))
 
 
+async def hear(command: Sequence[str], seconds: float, most_bytes: int) -> bytes:
+    """What a command prints; empty when it fails, takes longer, or prints more. It does not outlive the caller. Raises OSError."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={"PATH": _PATH},
+    )
+    listening = asyncio.ensure_future(_all_of(process, most_bytes))
+    try:
+        await asyncio.wait([listening], timeout=seconds)
+        return listening.result() if listening.done() else b""
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await finished(_end_of(listening))
+
+
 def stopped_among(pids: Iterable[int]) -> str:
     """Says which of the processes is stopped (SIGSTOP), not by a debugger; empty when none is."""
     for pid in pids:
@@ -56,7 +77,22 @@ def stopped_among(pids: Iterable[int]) -> str:
     return ""
 
 
-async def _end_of(saying: asyncio.Future[tuple[bytes, bytes]]) -> None:
+async def _all_of(process: asyncio.subprocess.Process, most_bytes: int) -> bytes:
+    assert process.stdout is not None
+    said = bytearray()
+    while chunk := await process.stdout.read(1 << 16):
+        said += chunk
+        if len(said) > most_bytes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            while await process.stdout.read(1 << 16):  # what it has left in the pipe
+                pass
+            await process.wait()
+            return b""
+    return bytes(said) if await process.wait() == 0 else b""
+
+
+async def _end_of(saying: asyncio.Future[Any]) -> None:
     await asyncio.wait([saying], timeout=_DYING)
     if not saying.done():
         saying.cancel()

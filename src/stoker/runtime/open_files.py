@@ -1,56 +1,16 @@
-"""Which files the processes of a container hold open below some directories."""
+"""Which files processes of this machine hold open below some directories."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
 
 import psutil
 
-_SCAN = """
-import os, sys
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        names = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{n}" for n in os.listdir(f"/proc/{pid}/fd"))]
-    except OSError:
-        continue
-    for name in names:
-        try:
-            path = os.readlink(name)
-        except OSError:
-            continue
-        if any(path == p or path.startswith(p + "/") for p in sys.argv[1:]):
-            print(path)
-"""
-_SECONDS = 20.0
-
-
-async def open_inside(execute: Sequence[str], places: Sequence[str]) -> list[str]:
-    """Asks from inside the container, for outside of a sandbox a file that was closed looks as open as any.
-
-    execute: the words before a command that is to run in the container, as root with CAP_SYS_PTRACE, without which other processes'
-    working directories cannot be seen. An image without Python says that nothing is open."""
-    process = await asyncio.create_subprocess_exec(
-        *execute, "python", "-I", "-S", "-c", _SCAN, *places,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), _SECONDS)
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        if isinstance(error, asyncio.TimeoutError):
-            return []
-        raise
-    return sorted(set(output.decode(errors="replace").splitlines()))
-
 
 def open_by(processes: Iterable[psutil.Process], places: Sequence[str]) -> list[str]:
-    """The same for processes of this machine. Blocks."""
+    """The paths at or below `places` that are open, or the working directory of a process; sorted. Blocks."""
     found: set[str] = set()
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):

@@ -20,6 +20,7 @@ from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
 from stoker.runtime.commands import stopped_among
 from stoker.runtime.descendants import kill_marked, marked
+from stoker.runtime.inspection import Inspection
 from stoker.runtime.memory import machine_memory
 from stoker.runtime.open_files import open_by
 from stoker.runtime.output import OutputPipes
@@ -185,6 +186,9 @@ class ProcessContainer:
 
     async def open_files(self, places: Sequence[str]) -> list[str]:
         return await anyio.to_thread.run_sync(lambda: open_by(marked(_MARK, self._mark), places))
+
+    async def inspect(self, places: Sequence[str]) -> Inspection | None:
+        return None
 
     async def checkpoint(self, directory: Path) -> None:
         raise FailedPrecondition(_NO_SNAPSHOTS)

@@ -15,8 +15,9 @@ from stoker.errors import FailedPrecondition
 from stoker.runtime.base import MOST_PROCESSES, ContainerSpec, Exit, ExitKind, Usage
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.commands import ask, stopped_among
-from stoker.runtime.open_files import open_inside
+from stoker.runtime.inspection import Inspection, inspect
 from stoker.runtime.output import OutputPipes
+from stoker.runtime.words import in_words
 from stoker.runtime.written import Written
 
 _SANDBOX_FAILED = 128
@@ -156,9 +157,13 @@ class Sandbox:
         return "its sandbox does not answer" if answer.late and self._process.returncode is None else ""
 
     async def open_files(self, places: Sequence[str]) -> list[str]:
+        found = await self.inspect(places)
+        return sorted({file.path for file in found.files if file.is_below(places) and not file.mapped}) if found else []
+
+    async def inspect(self, places: Sequence[str]) -> Inspection | None:
         if self._process.returncode is not None:
-            return []
-        return await open_inside((*self._command, "exec", "--cap=CAP_SYS_PTRACE", self.id), places)
+            return None
+        return await inspect((*self._command, "exec", "--cap=CAP_SYS_PTRACE", self.id), places)
 
     async def checkpoint(self, directory: Path) -> None:
         if self._process.returncode is not None:
@@ -201,7 +206,9 @@ class Sandbox:
         if code != 0 and self._group.was_refused_tasks():
             # gVisor crashes where it cannot make a process of its own for one of the program's.
             return self._too_many_processes()
-        reason = self._panic() or (errors_of(self._directory) if code in (_SANDBOX_FAILED, _NOT_JOINED) else "")
+        reason = self._panic() or (
+            in_words(errors_of(self._directory)) if code in (_SANDBOX_FAILED, _NOT_JOINED) else ""
+        )
         if code < 0:
             reason = f"its launcher died of signal {-code}"
         if reason:

@@ -21,11 +21,12 @@ from stoker.gateway.identity import IdentityRoutes
 from stoker.gateway.images import ImageRoutes
 from stoker.gateway.serve import HttpServer
 from stoker.gateway.server_gateway import ServerGateway
-from stoker.gateway.snapshots import SnapshotRoutes
+from stoker.gateway.snapshots import SnapshotNames, SnapshotRoutes
 from stoker.gateway.tokens import TokenRoutes
 from stoker.gateway.traffic import TrafficRoutes
 from stoker.gateway.transfer import Transfer
 from stoker.gateway.web import WebGateway
+from stoker.protocol.parameters import parameters_of
 from stoker.server.services import Services
 
 _MOST_OF_CONTAINERS, _MOST_OF_CONTAINER = 8_192, 256  # connections over HTTP; the client loads some 20 parts at once
@@ -143,8 +144,9 @@ async def _serve(server: HttpServer, host: str, port: int, cleanup: AsyncExitSta
     await server.start([host], port)
 
 
-def _names(services: Services, app_id: str, function_id: str) -> tuple[str, str]:
-    """App and function of a snapshot; the base of an image belongs to none."""
+def _names(services: Services, app_id: str, function_id: str) -> SnapshotNames:
+    """The base of an image belongs to no app."""
     if not app_id:
-        return "", f"base of {function_id}"
-    return services.apps.get(app_id).name, services.functions.get(function_id).name
+        return SnapshotNames("", f"base of {function_id}", "")
+    function = services.functions.get(function_id)
+    return SnapshotNames(services.apps.get(app_id).name, function.name, parameters_of(function))

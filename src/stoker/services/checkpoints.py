@@ -8,12 +8,16 @@ from typing import Protocol
 import structlog
 
 from stoker.aio.jobs import Jobs
-from stoker.errors import InvalidArgument, StokerError
+from stoker.errors import CannotBeSaved, InvalidArgument, StokerError
 from stoker.node.agent import NodeContainer
 from stoker.services.snapshots import Snapshots, SnapshotUse
 from stoker.services.tasks import Task
 
 _DISCONNECT = 10.0  # seconds a container may take to close its connections
+_CONNECTED = (
+    "A connection to the server stayed open, though the function itself had closed its own. A process that it started calls the server too, or has "
+    "inherited the connection. Start that process in @modal.enter(), after the snapshot."
+)
 _SILENCE = (
     30.0,
     20 << 20,
@@ -88,20 +92,20 @@ class Checkpoints:
         try:
             if not await self.connections.quiet(task.id, _DISCONNECT):
                 container.let_go()
-                self._failed(task, use, "It kept a connection to the server open, so it could not be saved.")
+                self._failed(task, use, _CONNECTED)
                 return
             size = await container.save(self._snapshots.scratch(use))
             await self._snapshots.created(use, size)
         except StokerError as error:
-            self._failed(task, use, str(error))
+            self._failed(task, use, str(error), lasting=isinstance(error, CannotBeSaved))
         except Exception as error:
             _log.exception("snapshot failed", task=task.id)
             self._failed(task, use, f"{type(error).__name__}: {error}")
             if not container.went_on:  # the disk is full, say, and it would wait for the file until its time is over
                 self._work.insist(f"kill {task.id}", container.kill)
 
-    def _failed(self, task: Task, use: SnapshotUse, reason: str) -> None:
+    def _failed(self, task: Task, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
         if task.told_to_stop:
             self._snapshots.abandoned(use)  # it was ended meanwhile, which says nothing about the next one
         else:
-            self._snapshots.not_created(use, reason)
+            self._snapshots.not_created(use, reason, lasting=lasting)

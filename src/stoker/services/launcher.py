@@ -34,7 +34,7 @@ from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
 from stoker.services.restore_turns import RestoreTurns
 from stoker.services.secrets import Secrets
-from stoker.services.snapshots import Snapshots, SnapshotUse
+from stoker.services.snapshots import Snapshot, Snapshots, SnapshotUse
 from stoker.services.spares import Spares
 from stoker.services.special_bits import SpecialBits
 from stoker.services.surroundings import Surroundings
@@ -101,6 +101,7 @@ class ContainerLauncher:
         self._environment_of = environment_of
         self._surroundings = surroundings
         self._snapshots = snapshots
+        snapshots.on_trouble = self._tell
         self._checkpoints = checkpoints
         self._bases = bases
         self._spares = Spares(
@@ -258,7 +259,8 @@ class ContainerLauncher:
         environment = self._environment_of(task.app_id)
         gpu = "" if lease.gpu_declared else lease.gpu_model
         saves_gpu = bool(gpu) and spec.gpu_snapshot and not self._node.gpu_snapshot_obstacle()
-        task.snapshot = self._snapshot(function, definition, task, (client_version, environment, gpu, str(saves_gpu)))
+        circumstances = client_version, environment, gpu, str(saves_gpu)
+        task.snapshot = await self._snapshot(function, definition, task, volumes, circumstances)
         checkpoint_id = task.snapshot.snapshot_id if task.snapshot else ""
         return ContainerRequest(
             task_id=task.id,
@@ -287,8 +289,13 @@ class ContainerLauncher:
             keep=spec.builds_image,
         )
 
-    def _snapshot(
-        self, function: Function, definition: Definition, task: Task, circumstances: tuple[str, str, str, str]
+    async def _snapshot(
+        self,
+        function: Function,
+        definition: Definition,
+        task: Task,
+        volumes: Sequence[VolumeDir],
+        circumstances: tuple[str, str, str, str],
     ) -> SnapshotUse | None:
         """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved."""
         if not definition.spec.memory_snapshot or not self._snapshot_apps(task.app_id):
@@ -301,6 +308,10 @@ class ContainerLauncher:
         told = self._wire.container_arguments(function, "", environment)
         parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), told)
         key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        ready = self._snapshots.ready(key) if volumes else None
+        changed = await self._node.changed_since(ready.directory, volumes) if ready is not None else ""
+        if ready is not None and changed:
+            self._snapshots.outdated(ready, changed)
         return self._snapshots.choose(key, task.app_id, function.id, definition.id, task.id)
 
     def _volume(self, volume_id: str, mount_path: str, read_only: bool, sub_path: str) -> VolumeDir:
@@ -326,6 +337,10 @@ class ContainerLauncher:
             call_ids=calls if len(calls) <= _MOST_CALLS else (),
         )
         return self._logs.room()
+
+    def _tell(self, snapshot: Snapshot, text: str) -> None:
+        if snapshot.app_id:
+            self._logs.write(snapshot.app_id, INFO, f"{text}\n", function_id=snapshot.function_id)
 
 
 def _identity(task: Task, definition: Definition) -> ContainerIdentity:

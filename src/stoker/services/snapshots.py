@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,8 @@ class Snapshots:
         """Called when a snapshot is ready for the first time."""
         self.on_release: Callable[[str], None] = lambda snapshot_id: None
         """Called when the files of a snapshot are to go, so that who only holds them lets go."""
+        self.on_trouble: Callable[[Snapshot, str], None] = lambda snapshot, text: None
+        """Called with a sentence for the owner of an app, once for each thing that keeps its function from a snapshot."""
 
     async def load(self) -> None:
         """Reads what an earlier server left, and deletes what it left unfinished."""
@@ -146,8 +148,32 @@ class Snapshots:
         return SnapshotUse(snapshot.id, self._path(snapshot), restores, base=not app_id)
 
     def is_ready(self, key: str) -> bool:
+        return self.ready(key) is not None
+
+    def ready(self, key: str) -> SnapshotUse | None:
+        """The snapshot from which a new container would start."""
         snapshot = self._by_key.get(key)
-        return snapshot is not None and snapshot.state == READY
+        if snapshot is None or snapshot.state != READY:
+            return None
+        return SnapshotUse(snapshot.id, self._path(snapshot), restores=True, base=not snapshot.app_id)
+
+    def outdated(self, use: SnapshotUse, reason: str) -> None:
+        """What it was made of has changed: the next container makes another one in its place, unless that happens without an end."""
+        old = self._by_id.get(use.snapshot_id)
+        if old is None or old.state != READY:
+            return
+        if old.failures + 1 >= MAX_FAILURES:
+            self._count_failure(use, reason)
+            return
+        self.remove(old.id)
+        new = replace(
+            old, id=new_id("ch"), state=FAILED, size=0, hits=0, restore_seconds=[], users=set(), reason=reason
+        )
+        new.failures += 1
+        new.all_failures += 1
+        self._by_id[new.id] = self._by_key[new.key] = new
+        self._store(new)
+        self.on_trouble(new, f"The memory snapshot is made anew. {reason}")
 
     def hold(self, use: SnapshotUse, task_id: str) -> bool:
         """Keeps the files until `left`; False when they are not there (any more)."""
@@ -184,10 +210,10 @@ class Snapshots:
         self.on_created(snapshot)
         self._keep_quota()
 
-    def not_created(self, use: SnapshotUse, reason: str) -> None:
-        """The container could not be saved."""
+    def not_created(self, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
+        """The container could not be saved. lasting: the next one could not either."""
         self.abandoned(use)
-        self._count_failure(use, reason)
+        self._count_failure(use, reason, lasting=lasting)
 
     def abandoned(self, use: SnapshotUse) -> None:
         """The container will not be saved, through no fault of its own."""
@@ -266,23 +292,26 @@ class Snapshots:
 
     # How it is done
 
-    def _count_failure(self, use: SnapshotUse, reason: str) -> None:
+    def _count_failure(self, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
         snapshot = self._by_id.get(use.snapshot_id)
         if snapshot is None:
             return
         snapshot.failures += 1
         snapshot.all_failures += 1
         snapshot.reason = reason
-        if snapshot.failures >= MAX_FAILURES:
+        if lasting or snapshot.failures >= MAX_FAILURES:
             self._drop(snapshot, reason)
         elif snapshot.state == CREATING:
             snapshot.state = FAILED
+            if snapshot.failures == 1:
+                self.on_trouble(snapshot, f"No memory snapshot was made; the next container tries again. {reason}")
         self._store(snapshot)
 
     def _drop(self, snapshot: Snapshot, reason: str) -> None:
         snapshot.state, snapshot.size, snapshot.reason = DROPPED, 0, reason
         _log.warning("snapshot dropped", snapshot=snapshot.id, function=snapshot.function_id, reason=reason)
         self._release(snapshot)
+        self.on_trouble(snapshot, f"There is no memory snapshot of this function until it is deployed again. {reason}")
 
     def _drop_outdated(self, function_id: str, definition_id: str) -> None:
         for snapshot in self.all():
