@@ -167,6 +167,7 @@ class Database:
                     self._checkpoint_due = False
                     _checkpoint(connection)
                     self._appender.resume()
+                del jobs  # payloads that are stored need not wait in memory for the next group
 
     def _next_group(self) -> tuple[list[Job], bool]:
         """Waits for changes, while there are doubts not for long; and whether they are the last."""
