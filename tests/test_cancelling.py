@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stoker.cancelling import finished, within
+from stoker.aio.cancelling import finished, within
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from google.protobuf.empty_pb2 import Empty
 from modal._serialization import serialize
 from modal_proto import api_pb2
 
-from stoker.protocol.rpc import Caller, methods_of, rpc
-from stoker.protocol.transport import Transport
+from stoker.rpc.methods import Caller, methods_of, rpc
+from stoker.rpc.transport import Transport
 
 CALLS = 500
 MAPPED = 5_000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
-from stoker.protocol.rpc import Caller, methods_of, rpc
-from stoker.protocol.transport import Transport
+from stoker.rpc.methods import Caller, methods_of, rpc
+from stoker.rpc.transport import Transport
 
 BLOCK_BYTES = 8 << 20
 _LENGTH = b"content-length:"

@@ -17,7 +17,7 @@ import pytest
 
 from stoker.cli.client import find_server
 from stoker.datadir import DataDir
-from stoker.services.transfer import PREFIX
+from stoker.services.files.transfer import PREFIX
 from tests.conftest import APPS, RunningServer, start_server, stop_server
 
 _SHOP = (APPS / "shop.py").read_text()

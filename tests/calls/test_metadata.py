@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from stoker.services.identity_tokens import DISCOVERY_PATH
+from stoker.services.containers.identity_tokens import DISCOVERY_PATH
 from tests.conftest import RunningServer
 from tests.services.test_identity_tokens import checked
 

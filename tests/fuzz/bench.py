@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from stoker.protocol.http2 import frames
+from stoker.rpc.http2 import frames
 from tests.fuzz.grammar import Headers
 
 _PATIENCE = 30.0  # seconds until an honest client would give up

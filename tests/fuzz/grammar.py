@@ -10,8 +10,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hpack import Encoder
 
-from stoker.protocol.http2 import frames
-from stoker.protocol.rpc import SERVICE
+from stoker.rpc.http2 import frames
+from stoker.rpc.methods import SERVICE
 
 GREETING = frames.PREFACE + frames.settings({})
 Headers = Sequence[tuple[str, "str | bytes"]]

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from stoker.protocol.rpc import SERVICE
+from stoker.rpc.methods import SERVICE
 from tests.conftest import RunningServer, start_server, stop_server
 from tests.fuzz.bench import MIB, Cost, Recorder, Target
 from tests.fuzz.grammar import Grammar, Headers, attacks, large_fields

@@ -15,7 +15,7 @@ import struct
 import sys
 from pathlib import Path
 
-from stoker.protocol.http2 import frames
+from stoker.rpc.http2 import frames
 from tests.fuzz.grammar import GREETING, opened
 
 _PATIENCE = 30.0  # seconds until an honest client would give up

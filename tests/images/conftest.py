@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from stoker.images.base import BuildContext, ImageConfig, ImageSpec
 from stoker.images.builder import LayeredImageBuilder
+from stoker.nodes.builds import BuildContext, ImageConfig, ImageSpec
 from stoker.runtime.runsc import RunscRuntime
 from stoker.runtime.runsc_binary import find_runsc
 from stoker.runtime.steps import Isolation, Step

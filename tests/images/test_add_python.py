@@ -16,7 +16,8 @@ from tests.images import standalone
 from tests.images.conftest import BUILDER_VERSION, needs_buildah
 
 from stoker.errors import ImageBuildFailed
-from stoker.images.pythons import StandalonePython, StandalonePythons, named
+from stoker.images.pythons import StandalonePythons
+from stoker.nodes.pythons import StandalonePython, named
 
 VERSION = f"{standalone.SERIES}.99"
 THIS = f"{standalone.SERIES}.{sys.version_info.micro}"

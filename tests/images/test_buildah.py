@@ -12,10 +12,10 @@ import pytest
 
 from stoker.aio.processes import Finished
 from stoker.images import buildah
-from stoker.images.base import ImageConfig
 from stoker.images.bases import Base, BaseImages
 from stoker.images.buildah import Buildah
 from stoker.images.layerstore import LayerStore
+from stoker.nodes.builds import ImageConfig
 
 
 @pytest.fixture

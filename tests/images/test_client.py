@@ -15,8 +15,8 @@ import pytest
 from stoker.aio.processes import Finished
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images import client
-from stoker.images.base import ImageConfig
 from stoker.images.client import ClientTrees
+from stoker.nodes.builds import ImageConfig
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 CONFIG = ImageConfig(python_version=f"{PYTHON}.0", libc="glibc", libc_version="2.36", builder_version="2026.10")

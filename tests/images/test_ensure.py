@@ -12,8 +12,8 @@ import pytest
 
 from stoker.core import build_queue
 from stoker.errors import FailedPrecondition, NotFound
-from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
-from stoker.services.images import FAILED, READY, Image, Images
+from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
+from stoker.services.images.images import FAILED, READY, Image, Images
 from stoker.store.database import Database
 
 SPEC = ImageSpec(("FROM base",), {})

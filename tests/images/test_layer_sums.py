@@ -14,10 +14,10 @@ from tests.images.conftest import Workshop, needs_buildah
 from stoker.errors import NotFound
 from stoker.fsck import images as fsck
 from stoker.fsck.report import Report
-from stoker.images.base import ImageConfig
 from stoker.images.layer_sums import LayerSums, sums_of
 from stoker.images.records import Record, Records
 from stoker.integrity.reading import Pace
+from stoker.nodes.builds import ImageConfig
 
 
 def looked(images: Path) -> Report:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import NotFound
-from stoker.images.base import ImageConfig
 from stoker.images.records import Record, Records
+from stoker.nodes.builds import ImageConfig
 
 
 def test_images_move_with_their_directory(tmp_path: Path) -> None:

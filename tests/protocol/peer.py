@@ -13,12 +13,12 @@ import anyio
 from hpack import Encoder
 
 from stoker.errors import Unauthenticated
-from stoker.protocol.http2 import frames
-from stoker.protocol.http2.connection import Connection
-from stoker.protocol.rpc import methods_of
-from stoker.protocol.transport import Transport
-from stoker.services.attempts import Peer as Known
-from stoker.services.identity import ContainerIdentity
+from stoker.rpc.http2 import frames
+from stoker.rpc.http2.connection import Connection
+from stoker.rpc.methods import methods_of
+from stoker.rpc.transport import Transport
+from stoker.services.access.attempts import Peer as Known
+from stoker.services.containers.identity import ContainerIdentity
 
 Headers = Mapping[str, "str | bytes"]
 TOKEN: Headers = {"x-modal-token-id": "id", "x-modal-token-secret": "secret"}

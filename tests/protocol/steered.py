@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 from modal_proto import api_pb2
 
-from stoker.protocol.rpc import Caller, rpc
+from stoker.rpc.methods import Caller, rpc
 from tests.protocol.peer import SECONDS, Served
 
 MIB = 1 << 20

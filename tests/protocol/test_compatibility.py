@@ -14,8 +14,8 @@ from grpclib.exceptions import GRPCError
 from modal_proto import api_grpc, api_pb2
 
 from stoker.protocol.compatibility import CLOUD_ONLY, compatibility_table
-from stoker.protocol.rpc import SERVICE, declared_by, message_class
 from stoker.protocol.servicers import SERVICERS
+from stoker.rpc.methods import SERVICE, declared_by, message_class
 from stoker.unoffered import refusal
 from tests.conftest import RunningServer
 

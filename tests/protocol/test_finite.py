@@ -10,8 +10,8 @@ import pytest
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.protocol.finite import check_of
-from stoker.protocol.rpc import SERVICE
+from stoker.rpc.finite import check_of
+from stoker.rpc.methods import SERVICE
 
 NAN, INF = math.nan, math.inf
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from modal_proto import api_pb2
 
-from stoker.protocol import peers
-from stoker.protocol.http2 import connection as connection_module
-from stoker.protocol.http2 import frames, limits
-from stoker.protocol.http2.headers import HeaderDecoder
+from stoker.rpc import peers
+from stoker.rpc.http2 import connection as connection_module
+from stoker.rpc.http2 import frames, limits
+from stoker.rpc.http2.headers import HeaderDecoder
 from tests.protocol.peer import TOKEN, serving
 from tests.protocol.steered import Servicer, is_served, prefix, run
 
@@ -75,7 +75,7 @@ def test_a_change_of_window_does_not_look_at_streams_that_wait_for_nothing(monke
 @pytest.mark.parametrize("value", [b"\xff" * 3_900, b"%" * 3_900, b"\\" * 3_900])
 def test_what_a_peer_sent_is_cut_before_it_is_quoted(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long token id, sent once and referred to with a byte from then on, was hashed and quoted for each refusal."""
-    from stoker.protocol import status
+    from stoker.rpc import status
 
     quoted: list[int] = []
     quote = status._quoted
@@ -99,7 +99,7 @@ def test_what_a_peer_sent_is_cut_before_it_is_quoted(value: bytes, monkeypatch: 
 
 def test_an_error_of_any_length_costs_the_same() -> None:
     from stoker.errors import NotFound
-    from stoker.protocol.status import wire_status
+    from stoker.rpc.status import wire_status
 
     start = time.process_time()
     status = wire_status(NotFound("ü" * 30_000_000)).trailers()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from modal_proto import api_pb2
 
-from stoker.protocol import intake
-from stoker.protocol.http2 import frames, limits
+from stoker.rpc import intake
+from stoker.rpc.http2 import frames, limits
 from tests.protocol.peer import serving
 from tests.protocol.steered import Servicer, framed, is_served, prefix, run, until
 

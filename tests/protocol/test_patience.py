@@ -13,8 +13,8 @@ from modal._utils.grpc_utils import create_channel_config, retry_transient_error
 from modal_proto import api_grpc, api_pb2
 
 from stoker import connections as connections_module
-from stoker.protocol import listeners
-from stoker.protocol.http2 import frames
+from stoker.rpc import listeners
+from stoker.rpc.http2 import frames
 from tests.protocol.peer import TOKEN, Peer, Served, serving
 from tests.protocol.steered import Servicer, framed, is_served, prefix, run, until
 

@@ -13,8 +13,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from modal_proto import api_grpc, api_pb2
 
-from stoker.protocol.rpc import SERVICE, declared_by
 from stoker.protocol.servicers import SERVICERS
+from stoker.rpc.methods import SERVICE, declared_by
 from stoker.unoffered import FEATURES, of_rpc, refusal
 from tests.conftest import RunningServer
 

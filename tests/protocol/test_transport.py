@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from modal_proto import api_grpc, api_pb2
 
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
-from stoker.protocol.http2 import connection as http2_connection
-from stoker.protocol.http2 import frames
-from stoker.protocol.http2.headers import HeaderDecoder
-from stoker.protocol.rpc import Caller, methods_of, rpc
-from stoker.protocol.transport import Transport
-from stoker.services.attempts import Peer
+from stoker.rpc.http2 import connection as http2_connection
+from stoker.rpc.http2 import frames
+from stoker.rpc.http2.headers import HeaderDecoder
+from stoker.rpc.methods import Caller, methods_of, rpc
+from stoker.rpc.transport import Transport
+from stoker.services.access.attempts import Peer
 
 
 class Echo:

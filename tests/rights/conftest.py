@@ -12,7 +12,7 @@ import modal
 import pytest
 from modal.config import config
 
-from stoker.protocol.rpc import SERVICE, message_class
+from stoker.rpc.methods import SERVICE, message_class
 from tests.apps.rights import put_questions
 from tests.conftest import RunningServer
 

@@ -8,9 +8,9 @@ from urllib.parse import urlparse
 
 import pytest
 
-from stoker.protocol.rights import Rights as Declared
-from stoker.protocol.rpc import SERVICE, Caller, message_class, methods_of, rpc
 from stoker.protocol.scopes import OWN_APP
+from stoker.rpc.methods import SERVICE, Caller, message_class, methods_of, rpc
+from stoker.rpc.rights import Rights as Declared
 from tests.apps.rights import put_questions
 from tests.rights.conftest import Rights
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from stoker.runtime.base import BindMount, Container, ContainerSpec, Exit, Runtime
+from stoker.nodes.endings import Exit
+from stoker.runtime.base import BindMount, Container, ContainerSpec, Runtime
 from stoker.runtime.runsc import RunscRuntime
 from stoker.runtime.runsc_binary import find_runsc
 

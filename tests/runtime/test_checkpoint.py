@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from stoker.errors import FailedPrecondition, InvalidArgument
+from stoker.nodes.endings import ExitKind
 from stoker.runtime import checkpoint, gpu_snapshot
-from stoker.runtime.base import BindMount, Container, ContainerSpec, ExitKind
+from stoker.runtime.base import BindMount, Container, ContainerSpec
 from tests.peer import peer
 from tests.runtime.conftest import PYTHON, Bench, Output, new_id
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.runtime.base import BindMount, ExitKind, Limits
+from stoker.nodes.endings import ExitKind, Limits
+from stoker.runtime.base import BindMount
 from stoker.runtime.runsc import RunscRuntime
 from stoker.runtime.runsc_binary import find_runsc
 from stoker.runtime.written import BYTES_A_FILE, measure

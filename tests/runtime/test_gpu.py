@@ -17,11 +17,12 @@ from typing import Any
 import anyio
 import pytest
 
+from stoker.agent.containers import _environment
 from stoker.doctor.gpu import nvidia_devices
 from stoker.doctor.gpu_trial import GpuTrial
 from stoker.errors import FailedPrecondition
-from stoker.images.base import ImageConfig
-from stoker.node.agent import ContainerRequest, _environment
+from stoker.nodes.builds import ImageConfig
+from stoker.nodes.messages import ContainerRequest
 from stoker.runtime import gpu
 from stoker.runtime.base import ContainerSpec
 from stoker.runtime.runsc import RunscRuntime

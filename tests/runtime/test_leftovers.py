@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from stoker.errors import FailedPrecondition
+from stoker.nodes.endings import ExitKind, Limits
 from stoker.runtime import overlay
-from stoker.runtime.base import ExitKind, Limits
 from stoker.runtime.cgroups import Cgroup
 from tests.runtime.conftest import Bench, HostState, host_root, runsc_runtime
 

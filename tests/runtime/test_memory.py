@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from stoker import oom
+from stoker.nodes.endings import MOST_PROCESSES, ExitKind, Limits
 from stoker.runtime import cgroups
-from stoker.runtime.base import MOST_PROCESSES, Container, ExitKind, Limits
+from stoker.runtime.base import Container
 from stoker.runtime.cgroups import CgroupTree, Hierarchy
 from stoker.runtime.memory import MemoryEvents, ceiling
 from stoker.runtime.runsc import RunscRuntime

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from stoker.nodes.endings import ExitKind
 from stoker.runtime import init
-from stoker.runtime.base import BindMount, ContainerSpec, ExitKind
+from stoker.runtime.base import BindMount, ContainerSpec
 from stoker.runtime.output import OutputPipes
 from tests.runtime.conftest import PYTHON, Bench, new_id
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime.base import BindMount, ExitKind
+from stoker.nodes.endings import ExitKind
+from stoker.runtime.base import BindMount
 from stoker.runtime.process import ProcessRuntime
 from stoker.runtime.targets import MountTargets
 from tests.disks import small_disk

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import InvalidArgument
+from stoker.nodes.endings import ExitKind, Limits
 from stoker.runtime import runsc
-from stoker.runtime.base import BindMount, ExitKind, Limits
+from stoker.runtime.base import BindMount
 from tests.runtime.conftest import PYTHON, Bench
 
 pytestmark = pytest.mark.anyio

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from stoker.errors import FailedPrecondition
+from stoker.nodes.endings import ExitKind
 from stoker.runtime import checkpoint, sandbox
-from stoker.runtime.base import Container, ContainerSpec, ExitKind
+from stoker.runtime.base import Container, ContainerSpec
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.commands import ask
 from stoker.runtime.process import ProcessRuntime

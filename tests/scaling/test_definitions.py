@@ -6,7 +6,7 @@ import pytest
 from modal_proto import api_pb2
 
 from stoker.protocol.definitions import parse_definition
-from stoker.services.functions import FunctionSpec
+from stoker.services.functions.spec import FunctionSpec
 
 
 def parsed(function: api_pb2.Function) -> FunctionSpec:

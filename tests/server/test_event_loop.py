@@ -17,8 +17,8 @@ import psutil
 import pytest
 import uvloop
 
+from stoker.aio.event_loop import EventLoop, new_event_loop
 from stoker.aio.processes import capture
-from stoker.server.event_loop import EventLoop, new_event_loop
 
 PIPE = asyncio.subprocess.PIPE
 

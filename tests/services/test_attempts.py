@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from stoker.errors import TooManyAttempts, Unauthenticated
-from stoker.services import attempts as attempts_module
-from stoker.services.attempts import Attempts, Peer
-from stoker.services.environments import Environments
-from stoker.services.proxy_tokens import ProxyTokens
-from stoker.services.tokens import Tokens
+from stoker.services.access import attempts as attempts_module
+from stoker.services.access.attempts import Attempts, Peer
+from stoker.services.access.proxy_tokens import ProxyTokens
+from stoker.services.access.tokens import Tokens
+from stoker.services.environments.environments import Environments
 from stoker.store.database import Database
 
 HERE, ELSEWHERE = Peer("192.0.2.1", "grpc"), Peer("192.0.2.2", "grpc")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from stoker.errors import InvalidArgument
-from stoker.services.apps import DEPLOYED
-from stoker.services.endpoints import Endpoints, is_local
-from stoker.services.environments import Environments
-from stoker.services.functions import ServerSpec, WebSpec
+from stoker.services.apps.apps import DEPLOYED
+from stoker.services.apps.endpoints import Endpoints, is_local
+from stoker.services.environments.environments import Environments
+from stoker.services.functions.spec import ServerSpec, WebSpec
 from stoker.store.database import Database
 from tests.services.world import World
 

@@ -20,17 +20,17 @@ from modal_proto import api_pb2
 from stoker.aio import jobs
 from stoker.errors import NotFound, ResourceExhausted, Unavailable
 from stoker.protocol.wire import ModalWire
-from stoker.services.apps import DEPLOYED, DETACHED, INITIALIZING, STOPPED, App, Apps, Publication
-from stoker.services.canaries import Canaries
-from stoker.services.deployments import STAGED, Deployments
-from stoker.services.dicts import Dicts
-from stoker.services.environments import Environments
-from stoker.services.functions import Functions
-from stoker.services.logs import Logs
-from stoker.services.proxy_tokens import ProxyTokens
-from stoker.services.queues import Queues
-from stoker.services.tokens import Tokens
-from stoker.services.volumes import Volumes
+from stoker.services.access.proxy_tokens import ProxyTokens
+from stoker.services.access.tokens import Tokens
+from stoker.services.apps.apps import DEPLOYED, DETACHED, INITIALIZING, STOPPED, App, Apps, Publication
+from stoker.services.apps.canaries import Canaries
+from stoker.services.apps.deployments import STAGED, Deployments
+from stoker.services.environments.environments import Environments
+from stoker.services.files.volumes import Volumes
+from stoker.services.functions.functions import Functions
+from stoker.services.state.dicts import Dicts
+from stoker.services.state.queues import Queues
+from stoker.services.telemetry.logs import Logs
 from stoker.store import tables
 from stoker.store.database import Database
 

@@ -16,14 +16,14 @@ from stoker.engine.base import GpuRequest, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus
 from stoker.engine.local import LocalEngine
 from stoker.protocol.containers import ContainerServicer
-from stoker.protocol.rpc import Caller
+from stoker.rpc.methods import Caller
 from stoker.runtime.base import Container
-from stoker.services import notices, runner, scheduler
-from stoker.services.call_records import Call
-from stoker.services.functions import Function
-from stoker.services.identity import ContainerIdentity
-from stoker.services.runner import Runner
-from stoker.services.tasks import Task
+from stoker.services.calls.call_records import Call
+from stoker.services.containers.identity import ContainerIdentity
+from stoker.services.containers.task import Task
+from stoker.services.functions.spec import Function
+from stoker.services.pools import notices, runner, scheduler
+from stoker.services.pools.runner import Runner
 from tests.services.world import Starts, World, run_for, world
 
 

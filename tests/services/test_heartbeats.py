@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.services import heartbeats as service
-from stoker.services.heartbeats import Heartbeats
+from stoker.services.pools import heartbeats as service
+from stoker.services.pools.heartbeats import Heartbeats
 from tests.services.world import Idle, Starts, World, world
 
 SILENCE = 0.3

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from modal_proto import api_pb2
 
-from stoker.services import housekeeping
-from stoker.services.blobs import Blobs
-from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs
+from stoker.services.files.blobs import Blobs
+from stoker.services.upkeep import forget as housekeeping
+from stoker.services.upkeep.forget import Housekeeping, forget_old_calls, forget_old_logs
 from stoker.store import tables
 from stoker.store.blobs import BlobStore
 from stoker.store.database import Database

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from stoker.errors import FailedPrecondition
-from stoker.services.identity_tokens import IdentityTokens
-from stoker.services.keys import load_or_create_rsa_key
+from stoker.services.access.keys import load_or_create_rsa_key
+from stoker.services.containers.identity_tokens import IdentityTokens
 
 CLAIMS = {
     "workspace_id": "local",

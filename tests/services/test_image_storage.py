@@ -12,9 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stoker.images.base import Forget, Leftover
-from stoker.services.image_storage import ImageStorage
-from stoker.services.images import Images
+from stoker.nodes.builds import Forget, Leftover
+from stoker.services.images.images import Images
+from stoker.services.upkeep.image_storage import ImageStorage
 from stoker.store import tables
 from stoker.store.database import Database
 

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from stoker.errors import ResourceExhausted, Unavailable
-from stoker.services import logs as logs_service
-from stoker.services.logs import LogFilter, Logs
+from stoker.services.telemetry import logs as logs_service
+from stoker.services.telemetry.logs import LogFilter, Logs
 from stoker.store import tables
 from stoker.store.database import Database
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from stoker.core.pool import Pool, PooledInput, PoolSettings
-from stoker.services.metrics import Metrics, Present
+from stoker.services.telemetry.metrics import Metrics
+from stoker.services.watch.present import Present
 
 
 def test_functions_of_one_name_are_counted_together() -> None:

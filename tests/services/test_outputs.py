@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from stoker.aio import jobs
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.ids import content_id
-from stoker.services import calls as calls_module
-from stoker.services import output_storage
-from stoker.services.call_records import Call
+from stoker.services.calls import calls as calls_module
+from stoker.services.calls import output_storage
+from stoker.services.calls.call_records import Call
 from stoker.store import tables
 from stoker.store.appender import Rows
 from tests.services.world import run_for, world

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.services import scheduler
+from stoker.services.pools import scheduler
 from tests.services.world import World, run_for, world
 
 

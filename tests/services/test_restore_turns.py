@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from stoker.services import restore_turns
-from stoker.services.restore_turns import RestoreTurns
+from stoker.agent import restore_turns
+from stoker.agent.restore_turns import RestoreTurns
 
 
 class Restores:

@@ -15,12 +15,12 @@ from stoker.aio import jobs
 from stoker.core.autoscaler import ScalingSettings
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.runtime.base import Container
-from stoker.services import runner as runner_module
-from stoker.services.apps import STOPPED
-from stoker.services.endings import Ending
-from stoker.services.functions import Function
-from stoker.services.task_records import TaskRecords
-from stoker.services.tasks import Task
+from stoker.services.apps.apps import STOPPED
+from stoker.services.containers.endings import Ending
+from stoker.services.containers.task import Task
+from stoker.services.containers.task_records import TaskRecords
+from stoker.services.functions.spec import Function
+from stoker.services.pools import runner as runner_module
 from stoker.store import tables
 from stoker.store.database import Database
 from tests.services.world import SUCCESS, Idle, Starts, World, run_for, world

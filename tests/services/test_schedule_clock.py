@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from stoker.core.schedules import Cron, next_run
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.protocol.wire import ModalWire
-from stoker.services import schedules as schedules_module
-from stoker.services.logs import LogFilter, Logs
-from stoker.services.schedules import Plan, Schedules
+from stoker.services.calls import schedules as schedules_module
+from stoker.services.calls.schedules import Plan, Schedules
+from stoker.services.telemetry.logs import LogFilter, Logs
 from stoker.store import tables
 from stoker.store.appender import Rows
 from tests.services.world import World, run_for, world

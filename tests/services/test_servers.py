@@ -10,10 +10,10 @@ import pytest
 
 from stoker.core.pool import Finish, Outcome, Pool, PooledInput, PoolSettings
 from stoker.errors import Unavailable
-from stoker.services.functions import ServerSpec
-from stoker.services.server_sessions import ServerSessions
-from stoker.services.servers import Servers
-from stoker.services.tasks import Delivery
+from stoker.services.containers.task import Delivery
+from stoker.services.functions.spec import ServerSpec
+from stoker.services.pools.server_sessions import ServerSessions
+from stoker.services.pools.servers import Servers
 
 
 class OneContainer:

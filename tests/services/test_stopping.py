@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from stoker.aio import jobs
 from stoker.errors import Unavailable
 from stoker.protocol.web import AsgiWire
-from stoker.services import apps as apps_module
-from stoker.services.apps import DEPLOYED, STOPPED, App
-from stoker.services.blobs import Blobs
-from stoker.services.functions import ServerSpec
-from stoker.services.servers import Servers
-from stoker.services.web_history import WebHistory
-from stoker.services.webcalls import WebCalls
+from stoker.services.apps import apps as apps_module
+from stoker.services.apps.apps import DEPLOYED, STOPPED, App
+from stoker.services.calls.web_history import WebHistory
+from stoker.services.calls.webcalls import WebCalls
+from stoker.services.files.blobs import Blobs
+from stoker.services.functions.spec import ServerSpec
+from stoker.services.pools.servers import Servers
 from stoker.store import tables
 from stoker.store.blobs import BlobStore
 from stoker.store.database import Database

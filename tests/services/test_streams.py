@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.services import streams as streams_module
-from stoker.services.streams import Chunk, Streams
+from stoker.services.calls import streams as streams_module
+from stoker.services.calls.streams import Chunk, Streams
 
 KIB = 1 << 10
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stoker.services.traffic import Traffic
+from stoker.services.watch.traffic import Traffic
 from stoker.store import tables
 from stoker.store.database import Database
 

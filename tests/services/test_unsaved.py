@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from stoker.services import output_storage
+from stoker.services.calls import output_storage
 from stoker.store.appender import Rows
 from tests.services.world import run_for, world
 

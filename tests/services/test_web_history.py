@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from stoker.errors import Unavailable
-from stoker.services import web_history
-from stoker.services.call_records import WEB, Call, Output
-from stoker.services.web_history import WebHistory
+from stoker.services.calls import web_history
+from stoker.services.calls.call_records import WEB, Call, Output
+from stoker.services.calls.web_history import WebHistory
 from stoker.store import tables
 from stoker.store.appender import Rows
 from stoker.store.database import Database

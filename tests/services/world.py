@@ -12,16 +12,18 @@ from modal_proto import api_pb2
 from stoker.engine.base import NotNow
 from stoker.engine.local import LocalEngine
 from stoker.ids import new_id
+from stoker.nodes.endings import Exit, ExitKind, Usage
 from stoker.protocol.wire import ModalWire
-from stoker.runtime.base import Container, Exit, ExitKind, Usage
+from stoker.runtime.base import Container
 from stoker.runtime.inspection import Inspection
-from stoker.services.apps import DEPLOYED, Apps
-from stoker.services.call_records import Call
-from stoker.services.calls import Calls, Limits, Report
-from stoker.services.functions import Function, Functions
-from stoker.services.logs import Logs
-from stoker.services.scheduler import Scheduler
-from stoker.services.tasks import Task
+from stoker.services.apps.apps import DEPLOYED, Apps
+from stoker.services.calls.call_records import Call
+from stoker.services.calls.calls import Calls, Limits, Report
+from stoker.services.containers.task import Task
+from stoker.services.functions.functions import Functions
+from stoker.services.functions.spec import Function
+from stoker.services.pools.scheduler import Scheduler
+from stoker.services.telemetry.logs import Logs
 from stoker.store.database import Database
 
 SUCCESS = 1

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from stoker.images.base import ImageConfig
-from stoker.node.agent import ContainerRequest
-from stoker.services.bases import _fits, _key
+from stoker.nodes.builds import ImageConfig
+from stoker.nodes.messages import ContainerRequest
+from stoker.services.containers.bases import _fits, _key
 from tests.conftest import RunningServer
 from tests.services.test_identity_tokens import decoded
 

@@ -13,10 +13,10 @@ from stoker.errors import NotFound
 from stoker.fsck import snapshots as fsck
 from stoker.fsck.report import Report
 from stoker.integrity.reading import Pace
-from stoker.services import snapshot_checks
-from stoker.services.damages import Damages
-from stoker.services.snapshot_checks import SnapshotChecks
-from stoker.services.snapshots import SUMS, UNSETTLED, SnapshotUse
+from stoker.services.containers import snapshot_checks
+from stoker.services.containers.snapshot_checks import SnapshotChecks
+from stoker.services.containers.snapshots import SUMS, UNSETTLED, SnapshotUse
+from stoker.services.telemetry.damages import Damages
 from tests.cli.test_fsck import flip
 from tests.snapshots.test_policy import House
 

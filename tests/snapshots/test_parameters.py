@@ -8,7 +8,7 @@ from modal._serialization import serialize_proto_params
 from modal_proto import api_pb2
 
 from stoker.protocol.parameters import parameters_of
-from stoker.services.functions import Function
+from stoker.services.functions.spec import Function
 
 
 def shown(serialized: bytes, **options: int) -> str:

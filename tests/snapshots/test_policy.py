@@ -11,11 +11,11 @@ import pytest
 
 from stoker.aio import jobs
 from stoker.errors import NotFound, Unavailable
-from stoker.images.base import ImageConfig
-from stoker.node.agent import ContainerRequest
-from stoker.services import bases, checkpoints
-from stoker.services.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
-from stoker.services.tasks import Task
+from stoker.nodes.builds import ImageConfig
+from stoker.nodes.messages import ContainerRequest
+from stoker.services.containers import bases, checkpoints
+from stoker.services.containers.snapshots import CREATING, DROPPED, FAILED, MAX_FAILURES, READY, Snapshots, SnapshotUse
+from stoker.services.containers.task import Task
 from stoker.store.database import Database
 
 Body = Callable[["House"], Awaitable[None]]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from stoker.errors import FailedPrecondition
-from stoker.images.base import ImageConfig
-from stoker.node.agent import ContainerRequest
-from stoker.services import spares
-from stoker.services.snapshots import SnapshotUse
-from stoker.services.spares import Spares
+from stoker.nodes.builds import ImageConfig
+from stoker.nodes.messages import ContainerRequest
+from stoker.services.containers import spares
+from stoker.services.containers.snapshots import SnapshotUse
+from stoker.services.containers.spares import Spares
 from tests.snapshots.test_policy import House
 
 Body = Callable[["Place"], Awaitable[None]]

@@ -15,35 +15,35 @@ from typing import Any, TypeVar
 import pytest
 from modal.client import Client
 
-from stoker.gateway.app import make_container_gateway, make_gateway
-from stoker.gateway.serve import HttpServer
-from stoker.gateway.tokens import TokenRoutes, page_path
+from stoker.gateway.api.app import make_container_gateway, make_gateway
+from stoker.gateway.api.tokens import TokenRoutes, page_path
 from stoker.gateway.transfer import Transfer
+from stoker.gateway.web.serve import HttpServer
 from stoker.protocol.blobs import BlobServicer
 from stoker.protocol.dicts import DictServicer
 from stoker.protocol.environments import EnvironmentServicer
 from stoker.protocol.mounts import MountServicer
 from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
-from stoker.protocol.rpc import methods_of
 from stoker.protocol.secrets import SecretServicer
 from stoker.protocol.tokens import TokenServicer
-from stoker.protocol.transport import Transport
 from stoker.protocol.volumes import VolumeServicer
-from stoker.services.blobs import Blobs
-from stoker.services.dicts import Dicts
-from stoker.services.environments import Environments
-from stoker.services.keys import load_or_create_key
-from stoker.services.mounts import Mounts
-from stoker.services.network_files import NetworkFiles
-from stoker.services.proxy_tokens import ProxyTokens
-from stoker.services.queues import Queues
-from stoker.services.secrets import Secrets
-from stoker.services.token_flows import TokenFlows
-from stoker.services.tokens import Tokens
-from stoker.services.transfer import TransferUrls, UrlSigner
-from stoker.services.volume_files import VolumeFiles
-from stoker.services.volumes import Volumes
+from stoker.rpc.methods import methods_of
+from stoker.rpc.transport import Transport
+from stoker.services.access.keys import load_or_create_key
+from stoker.services.access.proxy_tokens import ProxyTokens
+from stoker.services.access.token_flows import TokenFlows
+from stoker.services.access.tokens import Tokens
+from stoker.services.environments.environments import Environments
+from stoker.services.files.blobs import Blobs
+from stoker.services.files.mounts import Mounts
+from stoker.services.files.network_files import NetworkFiles
+from stoker.services.files.transfer import TransferUrls, UrlSigner
+from stoker.services.files.volume_files import VolumeFiles
+from stoker.services.files.volumes import Volumes
+from stoker.services.state.dicts import Dicts
+from stoker.services.state.queues import Queues
+from stoker.services.state.secrets import Secrets
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
 from stoker.store.database import Database

@@ -13,9 +13,9 @@ from modal_proto import api_pb2
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted
 from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.apps import AppServicer
-from stoker.protocol.rpc import Caller
 from stoker.protocol.wire import ModalWire
-from stoker.services.apps import (
+from stoker.rpc.methods import Caller
+from stoker.services.apps.apps import (
     DEPLOYED,
     DETACHED,
     DETACHED_DISCONNECTED,
@@ -25,10 +25,10 @@ from stoker.services.apps import (
     Apps,
     Publication,
 )
-from stoker.services.deployments import Deployments
-from stoker.services.environments import Environments
-from stoker.services.functions import Functions
-from stoker.services.logs import Logs
+from stoker.services.apps.deployments import Deployments
+from stoker.services.environments.environments import Environments
+from stoker.services.functions.functions import Functions
+from stoker.services.telemetry.logs import Logs
 from stoker.store.database import Database
 
 

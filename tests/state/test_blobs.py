@@ -22,8 +22,8 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 
 from stoker.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
-from stoker.services import blobs as blobs_module
-from stoker.services.transfer import UrlSigner
+from stoker.services.files import blobs as blobs_module
+from stoker.services.files.transfer import UrlSigner
 from stoker.store import tables
 
 from .conftest import StateServer
@@ -87,7 +87,7 @@ def test_a_gigabyte_is_announced_in_one_part_and_more_in_several(state: StateSer
 
 def test_both_generations_of_clients_find_their_fields(state: StateServer, client: Client) -> None:
     from stoker.protocol.blobs import BlobServicer
-    from stoker.protocol.rpc import Caller
+    from stoker.rpc.methods import Caller
 
     servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
     request = api_pb2.BlobCreateRequest(content_length=3)
@@ -155,7 +155,7 @@ def test_a_wrong_upload_in_one_request_is_refused_and_leaves_nothing(state: Stat
 
 def create(state: StateServer, size: int, kind: str, inside: bool = False) -> Any:
     from stoker.protocol.blobs import BlobServicer
-    from stoker.protocol.rpc import Caller
+    from stoker.rpc.methods import Caller
 
     servicer = BlobServicer(blobs=state.blobs, network_files=state.network_files, urls=state.urls)
     client_type = str(api_pb2.ClientType.Value(f"CLIENT_TYPE_{kind}"))
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(state: StateServer) -> None
 
 
 def test_aborted_and_silent_uploads_leave_nothing(state: StateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stoker.gateway import bodies
+    from stoker.gateway.web import bodies
 
     monkeypatch.setattr(bodies, "_SILENCE", 0.3)
     created = state.run(state.blobs.create(5 << 20))

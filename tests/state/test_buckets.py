@@ -28,9 +28,9 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
+from stoker.agent import bucket_mounts
 from stoker.errors import FailedPrecondition
-from stoker.node import bucket_mounts
-from stoker.node.bucket import BucketMount, Credentials, credentials_from
+from stoker.nodes.buckets import BucketMount, Credentials, credentials_from
 from stoker.runtime import linux
 from tests.conftest import RunningServer, start_server, stop_server
 

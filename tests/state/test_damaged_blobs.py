@@ -18,9 +18,9 @@ from modal.exception import DataLossError, ExecutionError
 from stoker.errors import Damaged
 from stoker.integrity import blocks
 from stoker.integrity.blocks import BlockSums, block_bytes, verified
-from stoker.services import blobs as blobs_module
-from stoker.services.blobs import Blobs
-from stoker.services.damages import BLOB, Damages
+from stoker.services.files import blobs as blobs_module
+from stoker.services.files.blobs import Blobs
+from stoker.services.telemetry.damages import BLOB, Damages
 from stoker.store import tables
 from stoker.store.blobs import BlobStore
 from stoker.store.database import Database

@@ -18,9 +18,9 @@ from modal.client import Client
 
 from stoker.errors import Damaged
 from stoker.integrity.blocks import TrimmedSums
-from stoker.protocol.status import Status, wire_status
-from stoker.services.mounts import MountedFile
-from stoker.services.volume_sums import FileSums, VolumeSums
+from stoker.rpc.status import Status, wire_status
+from stoker.services.files.mounts import MountedFile
+from stoker.services.files.volume_sums import FileSums, VolumeSums
 from stoker.store import tables
 from tests.state.conftest import StateServer
 from tests.state.test_damaged_blobs import flip

@@ -15,9 +15,9 @@ from modal.client import Client
 from modal_proto import api_pb2
 
 from stoker.errors import NotFound
-from stoker.services import dicts as service
-from stoker.services.dicts import Dicts
-from stoker.services.environments import Environments
+from stoker.services.environments.environments import Environments
+from stoker.services.state import dicts as service
+from stoker.services.state.dicts import Dicts
 from stoker.store import tables
 from stoker.store.database import Database
 

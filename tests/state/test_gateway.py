@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from stoker.errors import FailedPrecondition
-from stoker.gateway.serve import HttpServer
+from stoker.gateway.web.serve import HttpServer
 
 from .conftest import StateServer
 

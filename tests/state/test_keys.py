@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import FailedPrecondition
-from stoker.services.keys import secrets_key
+from stoker.services.access.keys import secrets_key
 
 _KEY = bytes(range(32))
 

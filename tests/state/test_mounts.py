@@ -19,8 +19,8 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument, NotFound
 from stoker.protocol.mounts import MountServicer
-from stoker.protocol.rpc import declared_by
-from stoker.services.mounts import MountedFile
+from stoker.rpc.methods import declared_by
+from stoker.services.files.mounts import MountedFile
 from stoker.store.contents import EMPTY
 
 from .conftest import StateServer

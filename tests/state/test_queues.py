@@ -15,9 +15,9 @@ from modal.client import Client
 from modal_proto import api_pb2
 
 from stoker.errors import NotFound, ResourceExhausted
-from stoker.services import queues as service
-from stoker.services.environments import Environments
-from stoker.services.queues import Queues
+from stoker.services.environments.environments import Environments
+from stoker.services.state import queues as service
+from stoker.services.state.queues import Queues
 from stoker.store.database import Database
 
 from .conftest import StateServer

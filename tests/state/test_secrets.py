@@ -13,8 +13,8 @@ import pytest
 from modal.client import Client
 
 from stoker.errors import AlreadyExists, FailedPrecondition, NotFound
-from stoker.services.environments import Environment, Environments
-from stoker.services.secrets import Secrets
+from stoker.services.environments.environments import Environment, Environments
+from stoker.services.state.secrets import Secrets
 from stoker.store import tables
 from stoker.store.database import Database
 

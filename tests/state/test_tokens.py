@@ -28,11 +28,11 @@ from stoker.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
-from stoker.services import token_flows
-from stoker.services import tokens as token_service
-from stoker.services.attempts import INSIDE
-from stoker.services.token_flows import TokenFlows
-from stoker.services.tokens import Tokens
+from stoker.services.access import token_flows
+from stoker.services.access import tokens as token_service
+from stoker.services.access.attempts import INSIDE
+from stoker.services.access.token_flows import TokenFlows
+from stoker.services.access.tokens import Tokens
 from stoker.store.database import Database
 
 from .conftest import StateServer

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import FailedPrecondition
-from stoker.services.keys import load_or_create_key
-from stoker.services.transfer import TransferUrls, UrlSigner
+from stoker.services.access.keys import load_or_create_key
+from stoker.services.files.transfer import TransferUrls, UrlSigner
 
 
 def base(kind: str, host: str, container_base: str = "http://172.21.0.1:9") -> str:

@@ -288,7 +288,7 @@ def test_a_file_replaced_while_it_is_read_is_not_mixed(state: StateServer, volum
 
 
 def test_an_interrupted_upload_goes_on_where_it_stopped(state: StateServer, volume2: modal.Volume) -> None:
-    from stoker.services.volume_files import FilePlan
+    from stoker.services.files.volume_files import FilePlan
 
     data = random.Random(5).randbytes(2 * BLOCK_BYTES) + bytes(BLOCK_BYTES) + b"end"
     blocks = [data[i : i + BLOCK_BYTES].rstrip(b"\0") for i in range(0, len(data), BLOCK_BYTES)]
@@ -377,7 +377,7 @@ def test_a_big_file_does_not_fill_the_memory(state: StateServer, tmp_path: Path)
 def test_blocks_that_the_server_has_are_not_sent_again(
     state: StateServer, volume2: modal.Volume, client: Client
 ) -> None:
-    from stoker.services.volume_files import FilePlan
+    from stoker.services.files.volume_files import FilePlan
 
     data = random.Random(3).randbytes(3 * BLOCK_BYTES + 77)
     blocks = [data[i : i + BLOCK_BYTES] for i in range(0, len(data), BLOCK_BYTES)]
@@ -407,7 +407,7 @@ def test_blocks_that_the_server_has_are_not_sent_again(
 
 def test_a_block_that_was_spoilt_before_leaves_no_trace(state: StateServer, volume2: modal.Volume) -> None:
     """A wrong block may be longer than the right one without its trailing zeros."""
-    from stoker.services.volume_files import FilePlan
+    from stoker.services.files.volume_files import FilePlan
 
     right = b"right" + bytes(2 * BLOCK_BYTES - 5)
     plan = FilePlan("f", 2 * BLOCK_BYTES, 0o644, (hashlib.sha256(b"right").hexdigest(), ZEROS))
@@ -449,7 +449,7 @@ def test_two_writers_of_one_name_leave_one_whole_file(state: StateServer, volume
 
 
 def test_a_small_file_whose_block_is_wrong(state: StateServer, volume2: modal.Volume) -> None:
-    from stoker.services.volume_files import FilePlan
+    from stoker.services.files.volume_files import FilePlan
 
     async def send(plan: FilePlan, body: bytes) -> int:
         [missing] = await state.files.put(volume2.object_id, [plan], overwrite=False)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from modal.client import Client
 
 from stoker.errors import FailedPrecondition
-from stoker.services.volume_files import BlockReader
+from stoker.services.files.volume_files import BlockReader
 
 from .conftest import StateServer
 from .test_volumes import content, put, volume2  # noqa: F401

@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import event
 
 from stoker.errors import Damaged, FailedPrecondition, ResourceExhausted, Unavailable
-from stoker.services.logs import LogFilter, Logs
+from stoker.services.telemetry.logs import LogFilter, Logs
 from stoker.store import database as database_module
 from stoker.store import tables
 from stoker.store.database import Database

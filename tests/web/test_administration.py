@@ -16,8 +16,8 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from stoker.config import Settings
 from stoker.datadir import DataDir
-from stoker.gateway.app import make_container_gateway, make_gateway
-from stoker.gateway.guard import Guard
+from stoker.gateway.api.app import make_container_gateway, make_gateway
+from stoker.gateway.api.guard import Guard
 from stoker.server.addresses import Ports
 from stoker.server.sandboxes import open_runtime
 from stoker.server.services import Services

@@ -14,18 +14,18 @@ from typing import Any
 import anyio
 import pytest
 
-from stoker.gateway import connection as connection_module
-from stoker.gateway.access import AccessLog
-from stoker.gateway.connection import Connection
-from stoker.gateway.endpoint import _location
-from stoker.gateway.exchange import CALL_PARAMETER
-from stoker.gateway.heads import with_origin
-from stoker.gateway.serve import HttpServer
-from stoker.gateway.server_gateway import ServerGateway
-from stoker.services.endpoints import Endpoint, Place
-from stoker.services.functions import ServerSpec
-from stoker.services.metrics import Metrics
-from stoker.services.servers import Slot
+from stoker.gateway.web import connection as connection_module
+from stoker.gateway.web.access import AccessLog
+from stoker.gateway.web.connection import Connection
+from stoker.gateway.web.endpoint import _location
+from stoker.gateway.web.exchange import CALL_PARAMETER
+from stoker.gateway.web.heads import with_origin
+from stoker.gateway.web.serve import HttpServer
+from stoker.gateway.web.server_gateway import ServerGateway
+from stoker.services.apps.endpoints import Endpoint, Place
+from stoker.services.functions.spec import ServerSpec
+from stoker.services.pools.servers import Slot
+from stoker.services.telemetry.metrics import Metrics
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

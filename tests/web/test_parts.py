@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.errors import FailedPrecondition, Unauthenticated, Unavailable
-from stoker.gateway import connection
-from stoker.gateway.access import AccessLog
-from stoker.gateway.app import make_gateway
-from stoker.gateway.endpoint import FunctionGateway
-from stoker.gateway.heads import asking_for
-from stoker.gateway.serve import HttpServer
-from stoker.gateway.server_gateway import ServerGateway
+from stoker.gateway.api.app import make_gateway
 from stoker.gateway.transfer import Transfer
-from stoker.gateway.upstream import Upstreams
+from stoker.gateway.web import connection
+from stoker.gateway.web.access import AccessLog
+from stoker.gateway.web.endpoint import FunctionGateway
+from stoker.gateway.web.heads import asking_for
+from stoker.gateway.web.serve import HttpServer
+from stoker.gateway.web.server_gateway import ServerGateway
+from stoker.gateway.web.upstream import Upstreams
 from stoker.protocol.pickling import pickled
-from stoker.services.attempts import Peer
-from stoker.services.functions import WebSpec
-from stoker.services.metrics import Metrics
-from stoker.services.pipes import Pipe
+from stoker.services.access.attempts import Peer
+from stoker.services.calls.pipes import Pipe
+from stoker.services.functions.spec import WebSpec
+from stoker.services.telemetry.metrics import Metrics
 
 _PLAIN = st.recursive(
     st.none()

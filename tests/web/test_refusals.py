@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from stoker import connections as connections_module
-from stoker.gateway import connection as connection_module
-from stoker.gateway.exchange import Exchange
-from stoker.gateway.heads import forwarded
-from stoker.gateway.web import WebGateway
-from stoker.services.endpoints import Endpoint, Place
-from stoker.services.functions import WebSpec
+from stoker.gateway.web import connection as connection_module
+from stoker.gateway.web.exchange import Exchange
+from stoker.gateway.web.heads import forwarded
+from stoker.gateway.web.web import WebGateway
+from stoker.services.apps.endpoints import Endpoint, Place
+from stoker.services.functions.spec import WebSpec
 from tests.web.test_connections import SECONDS, Gate, gate, run
 
 POST = b"POST %b HTTP/1.1\r\nHost: h\r\n"

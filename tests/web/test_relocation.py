@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stoker.gateway.relocation import relocated
+from stoker.gateway.web.relocation import relocated
 from tests.web.test_connections import gate, run
 from tests.web.test_refusals import _start, _web
 

@@ -19,10 +19,10 @@ import uvloop
 from websockets.asyncio.client import connect
 
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.gateway import tls
-from stoker.gateway.acme import Acme
-from stoker.gateway.serve import listening_socket
-from stoker.gateway.tls import Certificate, TlsPort
+from stoker.gateway.tls import port as tls
+from stoker.gateway.tls.acme import Acme
+from stoker.gateway.tls.port import Certificate, TlsPort
+from stoker.gateway.web.serve import listening_socket
 from tests.conftest import RunningServer, free_port, start_server, stop_server
 from tests.web.certificates import Authority
 from tests.web.conftest import connection_closed, until
@@ -240,7 +240,7 @@ def test_a_certificate_and_a_key_that_are_not_a_pair_are_no_certificate(tmp_path
 
 
 def test_a_port_that_is_taken_at_first_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stoker.gateway import acme as module
+    from stoker.gateway.tls import acme as module
 
     monkeypatch.setattr(module, "_TRY_AGAIN", (0.01, 0.01))
     acme = _acme(tmp_path / "acme")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from stoker.gateway.upstream import Upstreams
+from stoker.gateway.web.upstream import Upstreams
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 SECONDS = 10  # until a test has failed

@@ -39,7 +39,7 @@ class Jobs:
     def insist(self, name: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         """Does beside the caller what must happen: `work` is repeated, ever more slowly, until it has succeeded once, whatever it raises.
 
-        What must happen even when the server ends before that needs a note in the database as well (see services/duties.py)."""
+        What must happen even when the server ends before that needs a note in the database as well (see store/duties.py)."""
         return self.start(name, self._until_done(name, work, None))
 
     async def see_to(self, name: str, work: Callable[[], Awaitable[T]]) -> T:

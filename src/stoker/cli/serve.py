@@ -12,9 +12,9 @@ import structlog
 import uvloop
 
 from stoker import oom
+from stoker.aio.event_loop import new_event_loop
 from stoker.config import Settings
 from stoker.server import Server
-from stoker.server.event_loop import new_event_loop
 
 _log = structlog.get_logger(__name__)
 

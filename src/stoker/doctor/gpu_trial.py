@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoker.cancelling import within
+from stoker.aio.cancelling import within
 from stoker.errors import FailedPrecondition
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Runtime
 

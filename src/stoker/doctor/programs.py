@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from stoker.agent.bucket_mounts import missing_parts
 from stoker.config import Settings
 from stoker.doctor.check import Check, Finding, failed, ok, warning
-from stoker.node.bucket_mounts import missing_parts
 from stoker.runtime.user_namespace import missing_for_namespaces
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"

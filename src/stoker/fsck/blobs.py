@@ -13,7 +13,7 @@ from stoker.fsck.dependents import Dependents
 from stoker.fsck.report import Report
 from stoker.integrity.blocks import verified
 from stoker.integrity.reading import Pace
-from stoker.services.damages import BLOB
+from stoker.services.telemetry.damages import BLOB
 from stoker.store import tables
 from stoker.store.blobs import BlobStore
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from stoker.fsck.dependents import Dependents
 from stoker.fsck.report import Report
 from stoker.integrity.reading import Pace, sha256
-from stoker.services.damages import FILE
+from stoker.services.telemetry.damages import FILE
 from stoker.store.contents import Contents
 from stoker.store.filetree import parts_of
 

@@ -14,7 +14,7 @@ from stoker.fsck import blobs, contents, database, images, keys, marks, snapshot
 from stoker.fsck.dependents import Dependents
 from stoker.fsck.report import Report
 from stoker.integrity.reading import Pace
-from stoker.services.images import READY
+from stoker.services.images.images import READY
 from stoker.store import tables
 
 Progress = Callable[[str, int, int], None]

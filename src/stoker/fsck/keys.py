@@ -14,7 +14,7 @@ from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.errors import StokerError
 from stoker.fsck.report import Report
-from stoker.services.keys import load_key, load_rsa_key, secrets_key
+from stoker.services.access.keys import load_key, load_rsa_key, secrets_key
 from stoker.store import tables
 
 _NONCE_BYTES = 12

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.fsck.report import Report
-from stoker.services.damages import BLOB, VOLUME_FILE, Damage, damage_id
-from stoker.services.damages import store as store_damage
+from stoker.services.telemetry.damages import BLOB, VOLUME_FILE, Damage, damage_id
+from stoker.services.telemetry.damages import store as store_damage
 from stoker.store import tables
 
 _ANSWERED_FOR = (BLOB, VOLUME_FILE)

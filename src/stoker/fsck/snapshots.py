@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from stoker.fsck.report import Report
 from stoker.integrity import trees
 from stoker.integrity.reading import Pace
-from stoker.services.damages import SNAPSHOT
-from stoker.services.snapshots import READY, SUMS, UNSETTLED
+from stoker.services.containers.snapshots import READY, SUMS, UNSETTLED
+from stoker.services.telemetry.damages import SNAPSHOT
 from stoker.store import tables
 
 

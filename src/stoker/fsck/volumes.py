@@ -14,8 +14,8 @@ from stoker.fsck.dependents import Dependents
 from stoker.fsck.report import Report
 from stoker.integrity.blocks import DIGEST_BYTES, TrimmedSums
 from stoker.integrity.reading import Pace
-from stoker.services.damages import VOLUME_FILE
-from stoker.services.volume_sums import FileSums
+from stoker.services.files.volume_sums import FileSums
+from stoker.services.telemetry.damages import VOLUME_FILE
 from stoker.store import tables
 from stoker.store.assembly import BLOCK_BYTES
 from stoker.store.filetree import FileTree, parts_of

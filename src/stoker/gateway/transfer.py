@@ -11,11 +11,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stoker.errors import InvalidArgument
-from stoker.gateway.bodies import pieces, whole
-from stoker.services.blobs import Blobs
-from stoker.services.network_files import NetworkFiles
-from stoker.services.transfer import PREFIX, UrlSigner
-from stoker.services.volume_files import BlockReader, VolumeFiles
+from stoker.gateway.web.bodies import pieces, whole
+from stoker.services.files.blobs import Blobs
+from stoker.services.files.network_files import NetworkFiles
+from stoker.services.files.transfer import PREFIX, UrlSigner
+from stoker.services.files.volume_files import BlockReader, VolumeFiles
 
 _BYTES = "application/octet-stream"
 _MAX_COMPLETION_BYTES = 8 << 20

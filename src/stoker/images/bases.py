@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stoker.cancelling import within
+from stoker.aio.cancelling import within
 from stoker.errors import ImageBuildFailed
 from stoker.images import debian, hostconfig
-from stoker.images.base import ImageConfig, LogSink, RegistryAuth
 from stoker.images.buildah import BASE_TAG, Buildah
 from stoker.images.finish import FILE, SOURCE, finish
 from stoker.images.layer import NewLayer, Surroundings, no_origins
 from stoker.images.layerstore import LayerStore
 from stoker.images.plan import DEFAULT_PATH, INSIDE
 from stoker.images.uvtool import uv_binary
+from stoker.nodes.builds import ImageConfig, LogSink, RegistryAuth
 from stoker.runtime.steps import StepMount, StepRunner
 
 Origin = Literal["auto", "registry", "debian"]

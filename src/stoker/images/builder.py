@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stoker.cancelling import within
+from stoker.aio.cancelling import within
 from stoker.errors import FailedPrecondition, ImageBuildFailed
 from stoker.images import context as build_context
 from stoker.images import dockerfile, finish, hostconfig, ownpython, plan
-from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.bases import BaseImages, Origin
 from stoker.images.buildah import Buildah
 from stoker.images.cachedir import default_cache
@@ -27,9 +26,11 @@ from stoker.images.layer import NewLayer, Surroundings, no_origins, tidy
 from stoker.images.layer_sums import LayerSums
 from stoker.images.layerstore import LayerStore
 from stoker.images.leftovers import Leftovers
-from stoker.images.pythons import StandalonePythons, named
+from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Record, Records
 from stoker.images.steplog import Transcript
+from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
+from stoker.nodes.pythons import named
 from stoker.runtime.steps import StepMount, StepRunner
 
 

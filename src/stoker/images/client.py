@@ -27,8 +27,8 @@ import synchronicity
 
 from stoker.aio.processes import Finished, capture
 from stoker.errors import FailedPrecondition, NotFound
-from stoker.images.base import ImageConfig
 from stoker.images.uvtool import run_uv
+from stoker.nodes.builds import ImageConfig
 
 _log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from stoker.images.base import ImageConfig
 from stoker.images.layer import NewLayer
 from stoker.images.plan import DEFAULT_PATH, INSIDE
+from stoker.nodes.builds import ImageConfig
 
 FILE = "finish.py"
 SOURCE = r"""

@@ -13,10 +13,10 @@ from pathlib import Path
 from stoker.aio.processes import capture
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images import dockerfile, finish
-from stoker.images.base import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.records import Record, Records
+from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 
 _SETTINGS = frozenset({"ENV", "WORKDIR", "ENTRYPOINT", "CMD"})
 _SILENT = frozenset({"FROM", "ARG", "LABEL", "EXPOSE", "SHELL", "USER", "STOPSIGNAL", "HEALTHCHECK"})

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from stoker.cancelling import finished
+from stoker.aio.cancelling import finished
 from stoker.ids import new_id
 
 

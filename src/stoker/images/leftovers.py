@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from stoker.disk import size_of
-from stoker.images.base import Forget, Leftover
 from stoker.images.bases import Base, BaseRecords
 from stoker.images.buildah import BASE_TAG, TAG, Buildah
 from stoker.images.cachedir import default_cache
 from stoker.images.layerstore import LayerStore
 from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Record, Records
+from stoker.nodes.builds import Forget, Leftover
 
 
 class Leftovers:

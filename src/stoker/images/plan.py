@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stoker.errors import ImageBuildFailed
-from stoker.images.base import ImageConfig
 from stoker.images.dockerfile import Heredoc, Instruction, Stage, assignments, command, expand, json_words, words
+from stoker.nodes.builds import ImageConfig
 
 INSIDE = "/run/stoker"
 """Where a build's own directory appears in RUN steps; never part of the image."""

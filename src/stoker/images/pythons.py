@@ -8,53 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
-import re
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.aio.processes import capture
 from stoker.errors import ImageBuildFailed
-from stoker.images.base import LogSink
 from stoker.images.uvtool import run_uv
+from stoker.nodes.builds import LogSink
+from stoker.nodes.pythons import StandalonePython
 
-_NAME = re.compile(
-    r"^python-build-standalone\.(?P<release>\d{8})\.(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)(?P<free>t?)-(?P<libc>gnu|musl)$"
-)
 _WITH_PYTHON_LINK = "20241008"
 """From this release on there is a `bin/python`; for older ones the client makes it itself, and fails where it is already."""
 _HOME = "/usr/local"
-
-
-@dataclass(frozen=True)
-class StandalonePython:
-    """`release` is a date as in 20261021, `libc` is gnu or musl."""
-
-    release: str
-    version: str
-    libc: str
-    free_threaded: bool = False
-
-    @property
-    def request(self) -> str:
-        """How uv calls it."""
-        variant = "+freethreaded" if self.free_threaded else ""
-        return f"cpython-{self.version}{variant}-linux-{platform.machine()}-{self.libc}"
-
-    @property
-    def key(self) -> str:
-        """The name of its directory."""
-        return f"{self.request}-{self.release}"
-
-
-def named(mount: str) -> StandalonePython | None:
-    """What a mount of this name stands for (`python-build-standalone.20261021.3.11.17-gnu`); None when it is another mount."""
-    match = _NAME.match(mount)
-    if match is None:
-        return None
-    return StandalonePython(match["release"], match["version"], match["libc"], bool(match["free"]))
 
 
 class StandalonePythons:

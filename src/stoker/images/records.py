@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from stoker.errors import NotFound
-from stoker.images.base import ImageConfig
+from stoker.nodes.builds import ImageConfig
 
 _log = structlog.get_logger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from modal_proto import api_pb2
 
-from stoker.services import apps as states
-from stoker.services.apps import App
-from stoker.services.deployments import Deployments
-from stoker.services.environments import Environments
-from stoker.services.functions import Functions
+from stoker.services.apps import apps as states
+from stoker.services.apps.apps import App
+from stoker.services.apps.deployments import Deployments
+from stoker.services.environments.environments import Environments
+from stoker.services.functions.functions import Functions
 
 STATES = {
     api_pb2.APP_STATE_EPHEMERAL: states.EPHEMERAL,

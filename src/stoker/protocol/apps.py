@@ -15,17 +15,17 @@ from stoker.ids import is_id
 from stoker.protocol import scopes
 from stoker.protocol.app_metadata import STATES, WIRE_STATES, AppMetadata
 from stoker.protocol.metadata import Metadata
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import cursor, seconds
-from stoker.services import apps as states
-from stoker.services.apps import App, Apps, Publication
-from stoker.services.deployments import STAGED
-from stoker.services.endpoints import Audience
-from stoker.services.environments import Environments
-from stoker.services.history import History
-from stoker.services.images import Images
-from stoker.services.logs import LogEntry, LogFilter, Logs
-from stoker.services.scheduler import Scheduler
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.apps import apps as states
+from stoker.services.apps.apps import App, Apps, Publication
+from stoker.services.apps.deployments import STAGED
+from stoker.services.apps.endpoints import Audience
+from stoker.services.environments.environments import Environments
+from stoker.services.images.images import Images
+from stoker.services.pools.scheduler import Scheduler
+from stoker.services.telemetry.logs import LogEntry, LogFilter, Logs
+from stoker.services.watch.history import History
 
 _MOST_ENTRIES = 20_000  # of one answer
 _LONGEST_STREAM = 55.0  # seconds; the client opens the next one

@@ -5,10 +5,10 @@ from __future__ import annotations
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.blobs import Blobs
-from stoker.services.network_files import NetworkFiles
-from stoker.services.transfer import TransferUrls
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.files.blobs import Blobs
+from stoker.services.files.network_files import NetworkFiles
+from stoker.services.files.transfer import TransferUrls
 
 _WITHOUT_PARTS = {
     str(kind)

@@ -16,14 +16,14 @@ from modal_proto import api_pb2
 from stoker.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from stoker.protocol import scopes
 from stoker.protocol.metadata import Metadata
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import at_most, cursor
-from stoker.services.blobs import Blobs
-from stoker.services.call_records import Call, Input, Output
-from stoker.services.calls import Calls
-from stoker.services.functions import Functions
-from stoker.services.streams import Chunk, Streams
-from stoker.services.webcalls import WebCalls
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.calls.call_records import Call, Input, Output
+from stoker.services.calls.calls import Calls
+from stoker.services.calls.streams import Chunk, Streams
+from stoker.services.calls.webcalls import WebCalls
+from stoker.services.files.blobs import Blobs
+from stoker.services.functions.functions import Functions
 
 _MOST_INPUTS = 10_000  # in one request; the client sends some fifty
 _RESULT = api_pb2.GenericResult

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from stoker.protocol.commands import COMMANDS, LOCAL, UNTESTED
-from stoker.protocol.rights import Scope
-from stoker.protocol.rpc import SERVICE, Declaration, declared_by
 from stoker.protocol.servicers import SERVICERS
+from stoker.rpc.methods import SERVICE, Declaration, declared_by
+from stoker.rpc.rights import Scope
 from stoker.unoffered import FEATURES, of_rpc
 
 CLOUD_ONLY = frozenset(

@@ -7,13 +7,13 @@ from modal_proto import api_pb2
 
 from stoker.errors import NotFound
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import at_most
-from stoker.services.calls import Calls, Report
-from stoker.services.checkpoints import Checkpoints
-from stoker.services.heartbeats import Heartbeats
-from stoker.services.history import History
-from stoker.services.scheduler import Scheduler
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.calls.calls import Calls, Report
+from stoker.services.containers.checkpoints import Checkpoints
+from stoker.services.pools.heartbeats import Heartbeats
+from stoker.services.pools.scheduler import Scheduler
+from stoker.services.watch.history import History
 
 _HOLD_HEARTBEAT = 12.0  # seconds; the container's own deadline is 15.1
 _MOST_OUTPUTS = 10_000  # in one request; a container has at most 1,000 inputs

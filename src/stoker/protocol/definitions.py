@@ -17,10 +17,10 @@ from stoker.core.pool import PoolSettings
 from stoker.core.retries import RetryPolicy
 from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument
-from stoker.node import bucket
+from stoker.nodes import buckets as bucket
+from stoker.nodes.endings import Limits
 from stoker.protocol.values import at_most
-from stoker.runtime.base import Limits
-from stoker.services.functions import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
+from stoker.services.functions.spec import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
 
 _BUCKET_KINDS = {api_pb2.CloudBucketMount.R2: bucket.R2, api_pb2.CloudBucketMount.GCP: bucket.GCP}
 _GPU_ALIASES = {"A10G": "A10"}  # Modal's older name for it

@@ -11,11 +11,12 @@ from modal_proto import api_pb2
 from stoker.protocol import scopes
 from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.definitions import ranked_functions
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services import deployments as kinds
-from stoker.services.apps import App, Apps
-from stoker.services.deployments import Deployment, Deployments
-from stoker.services.functions import Function, Functions
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.apps import deployments as kinds
+from stoker.services.apps.apps import App, Apps
+from stoker.services.apps.deployments import Deployment, Deployments
+from stoker.services.functions.functions import Functions
+from stoker.services.functions.spec import Function
 
 _KINDS = {
     kinds.STANDARD: api_pb2.DEPLOYMENT_TYPE_STANDARD,

@@ -9,10 +9,10 @@ from modal_proto import api_pb2
 
 from stoker.protocol import scopes
 from stoker.protocol.named import get_or_create
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.dicts import Dicts
-from stoker.services.environments import Environments
-from stoker.services.named import Named
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.environments.named import Named
+from stoker.services.state.dicts import Dicts
 
 
 class DictServicer:

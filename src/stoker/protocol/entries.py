@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from modal_proto import api_pb2
 
-from stoker.services.volume_files import Entry
+from stoker.services.files.volume_files import Entry
 
 
 def file_entries(entries: Sequence[Entry]) -> list[api_pb2.FileEntry]:

@@ -6,8 +6,8 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.environments import Environment, Environments
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environment, Environments
 
 
 class EnvironmentServicer:

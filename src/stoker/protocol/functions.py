@@ -14,14 +14,15 @@ from stoker.errors import InvalidArgument, NameIsClass, NotFound, Unimplemented
 from stoker.protocol import scopes
 from stoker.protocol.definitions import parse_definition, web_specs
 from stoker.protocol.metadata import Metadata
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import check_entries
-from stoker.services.apps import App, Apps
-from stoker.services.deployments import Deployments, unknown_version
-from stoker.services.endpoints import Audience, Endpoints, targets
-from stoker.services.environments import Environments
-from stoker.services.functions import Function, Functions
-from stoker.services.scheduler import Scheduler
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.apps.apps import App, Apps
+from stoker.services.apps.deployments import Deployments, unknown_version
+from stoker.services.apps.endpoints import Audience, Endpoints, targets
+from stoker.services.environments.environments import Environments
+from stoker.services.functions.functions import Functions
+from stoker.services.functions.spec import Function
+from stoker.services.pools.scheduler import Scheduler
 
 _MOST_HEADROOM = (1 << 32) - 1  # that the wire can say
 

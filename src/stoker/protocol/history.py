@@ -10,13 +10,13 @@ from modal_proto import api_pb2
 
 from stoker.protocol import scopes
 from stoker.protocol.app_metadata import AppMetadata
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import seconds
-from stoker.services.apps import Apps
-from stoker.services.deployments import Deployments
-from stoker.services.endings import Ending
-from stoker.services.functions import Functions
-from stoker.services.history import History, InputRecord, Totals
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.apps.apps import Apps
+from stoker.services.apps.deployments import Deployments
+from stoker.services.containers.endings import Ending
+from stoker.services.functions.functions import Functions
+from stoker.services.watch.history import History, InputRecord, Totals
 
 _RESULT = api_pb2.GenericResult
 _INPUT_STATUS = {

@@ -8,11 +8,11 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
 from stoker.quoting import shown
-from stoker.services.environments import Environments
-from stoker.services.image_names import ImageNames
-from stoker.services.images import Images
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.images.image_names import ImageNames
+from stoker.services.images.images import Images
 
 _PAGE = 100
 

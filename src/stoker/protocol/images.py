@@ -8,14 +8,14 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.images.base import BuildContext, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
+from stoker.nodes.builds import BuildContext, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
 from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import check_entries, cursor
-from stoker.services.images import BUILDING, READY, FunctionRun, Image, Images
-from stoker.services.mounts import Mounts
-from stoker.services.secrets import Secrets
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.files.mounts import Mounts
+from stoker.services.images.images import BUILDING, READY, FunctionRun, Image, Images
+from stoker.services.state.secrets import Secrets
 
 _LONGEST_STREAM = 55.0
 _INVOCATION = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC

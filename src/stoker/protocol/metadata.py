@@ -10,10 +10,11 @@ from modal_proto import api_pb2
 
 from stoker.protocol.definitions import ranked_functions, web_specs, with_options
 from stoker.protocol.volumes import volume_metadata
-from stoker.services.apps import App, Apps
-from stoker.services.endpoints import Audience, Endpoints
-from stoker.services.functions import Function, Functions, ServerSpec, WebSpec
-from stoker.services.volumes import Volumes
+from stoker.services.apps.apps import App, Apps
+from stoker.services.apps.endpoints import Audience, Endpoints
+from stoker.services.files.volumes import Volumes
+from stoker.services.functions.functions import Functions
+from stoker.services.functions.spec import Function, ServerSpec, WebSpec
 
 _INLINE_BYTES = 2 << 20
 _INLINE_BYTES_SPAWNED = 1 << 20  # the client's own 8 KiB would send most spawned inputs through blob storage

@@ -6,8 +6,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.mounts import MountedFile, Mounts
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.files.mounts import MountedFile, Mounts
 
 _NAMED = {
     api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING: "replace",

@@ -8,7 +8,7 @@ from typing import TypeVar
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.services.named import Named, NamedObjects
+from stoker.services.environments.named import Named, NamedObjects
 
 T = TypeVar("T")
 _IF_EXISTS = {

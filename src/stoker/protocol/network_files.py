@@ -11,9 +11,9 @@ from stoker.batches import batches
 from stoker.protocol import scopes
 from stoker.protocol.entries import file_entries
 from stoker.protocol.named import get_or_create
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.environments import Environments
-from stoker.services.network_files import NetworkFiles
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.files.network_files import NetworkFiles
 
 
 class NetworkFileServicer:

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from modal_proto import api_pb2
 
-from stoker.services.functions import Function
+from stoker.services.functions.spec import Function
 
 _LONGEST = 60  # characters of a value
 _SIMPLE = {

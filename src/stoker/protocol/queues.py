@@ -7,11 +7,11 @@ from modal_proto import api_pb2
 
 from stoker.protocol import scopes
 from stoker.protocol.named import get_or_create
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import cursor
-from stoker.services.environments import Environments
-from stoker.services.named import Named
-from stoker.services.queues import Queues
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.environments.named import Named
+from stoker.services.state.queues import Queues
 
 _LONGEST_POLL = 50.0  # seconds; the client asks again
 

@@ -14,11 +14,11 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument, PermissionDenied
 from stoker.ids import is_id
-from stoker.protocol.rights import Scope
 from stoker.protocol.values import at_most
-from stoker.services.call_records import Call
-from stoker.services.identity import ContainerIdentity
-from stoker.services.ownership import Ownership
+from stoker.rpc.rights import Scope
+from stoker.services.access.ownership import Ownership
+from stoker.services.calls.call_records import Call
+from stoker.services.containers.identity import ContainerIdentity
 
 _MOST_SECRETS, _MOST_BLOBS = 1_000, 10_000  # that one request can name
 _LOOKS_UP = api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED

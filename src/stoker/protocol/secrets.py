@@ -7,9 +7,9 @@ from modal_proto import api_pb2
 
 from stoker.protocol import scopes
 from stoker.protocol.named import by_creation_type
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.environments import Environments
-from stoker.services.secrets import Secret, Secrets
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.state.secrets import Secret, Secrets
 
 
 class SecretServicer:

@@ -7,9 +7,10 @@ from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.functions import Functions, ServerSpec
-from stoker.services.servers import Servers
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.functions.functions import Functions
+from stoker.services.functions.spec import ServerSpec
+from stoker.services.pools.servers import Servers
 
 
 class ServerServicer:

@@ -7,10 +7,10 @@ import difflib
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.apps import DEPLOYED, Apps
-from stoker.services.environments import Environments
-from stoker.services.functions import Functions
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.apps.apps import DEPLOYED, Apps
+from stoker.services.environments.environments import Environments
+from stoker.services.functions.functions import Functions
 
 _LIKE_ENOUGH = 0.5
 _LONGEST = 300  # characters; no name is as long

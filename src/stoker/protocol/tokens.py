@@ -7,11 +7,11 @@ from collections.abc import Callable
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.environments import Environments
-from stoker.services.proxy_tokens import ProxyToken, ProxyTokens
-from stoker.services.token_flows import TokenFlows
-from stoker.services.tokens import Token, Tokens
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.access.proxy_tokens import ProxyToken, ProxyTokens
+from stoker.services.access.token_flows import TokenFlows
+from stoker.services.access.tokens import Token, Tokens
+from stoker.services.environments.environments import Environments
 
 _LONGEST_WAIT = 55.0  # seconds; the client asks again
 

@@ -12,12 +12,12 @@ from stoker.protocol import scopes
 from stoker.protocol.blobs import url_for
 from stoker.protocol.entries import file_entries
 from stoker.protocol.named import by_creation_type
-from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import in_turns
-from stoker.services.environments import Environments
-from stoker.services.transfer import TransferUrls
-from stoker.services.volume_files import FilePlan, VolumeFiles
-from stoker.services.volumes import Volume, Volumes
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.environments.environments import Environments
+from stoker.services.files.transfer import TransferUrls
+from stoker.services.files.volume_files import FilePlan, VolumeFiles
+from stoker.services.files.volumes import Volume, Volumes
 
 _DEFAULT_MODE = 0o644
 OpenFiles = Callable[[str, str], Awaitable[Sequence[str]]]

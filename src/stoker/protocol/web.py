@@ -8,8 +8,8 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.protocol.pickling import pickled
-from stoker.services.blobs import Blobs
-from stoker.services.wire import AsgiMessage
+from stoker.services.files.blobs import Blobs
+from stoker.services.functions.wire import AsgiMessage
 
 _WHOLE_BLOB = 1 << 20  # a message in a blob of up to this size is read at once
 

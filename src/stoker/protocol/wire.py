@@ -11,7 +11,7 @@ from stoker.core.pool import Outcome
 from stoker.protocol.definitions import parse_definition, ranked_functions, with_options
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.pickling import pickled
-from stoker.services.functions import Function, FunctionSpec
+from stoker.services.functions.spec import Function, FunctionSpec
 
 _STATUS = {
     Outcome.TIMEOUT: api_pb2.GenericResult.GENERIC_STATUS_TIMEOUT,

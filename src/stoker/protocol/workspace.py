@@ -10,11 +10,11 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from stoker.protocol import scopes
-from stoker.protocol.rpc import Caller, rpc
-from stoker.services.apps import Apps
-from stoker.services.environments import Environments
-from stoker.services.scheduler import Scheduler
-from stoker.services.tokens import Tokens
+from stoker.rpc.methods import Caller, rpc
+from stoker.services.access.tokens import Tokens
+from stoker.services.apps.apps import Apps
+from stoker.services.environments.environments import Environments
+from stoker.services.pools.scheduler import Scheduler
 
 _TOKEN_LIFETIME = 1200
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.errors import FailedPrecondition
+from stoker.nodes.endings import MOST_PROCESSES, Limits, Usage
 from stoker.runtime import linux
-from stoker.runtime.base import MOST_PROCESSES, Limits, Usage
 from stoker.runtime.memory import MemoryEvents
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stoker.cancelling import finished
+from stoker.aio.cancelling import finished
 
 T = TypeVar("T")
 

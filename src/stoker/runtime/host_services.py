@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Collection
 import psutil
 import structlog
 
-from stoker.cancelling import within
+from stoker.aio.cancelling import within
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.firewall import DENIED
 from stoker.runtime.network import Network

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from stoker.cancelling import finished, within
+from stoker.aio.cancelling import finished, within
 from stoker.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.runtime import firewall, linux
 from stoker.runtime.addresses import GATEWAY, Block, Resolvers

@@ -18,7 +18,8 @@ import psutil
 
 from stoker import oom
 from stoker.errors import FailedPrecondition, InvalidArgument
-from stoker.runtime.base import ContainerSpec, Exit, ExitKind, OutputSink, Usage
+from stoker.nodes.endings import Exit, ExitKind, Usage
+from stoker.runtime.base import ContainerSpec, OutputSink
 from stoker.runtime.commands import stopped_among
 from stoker.runtime.descendants import kill_marked, marked
 from stoker.runtime.inspection import Inspection

@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from stoker import oom
-from stoker.cancelling import finished, within
+from stoker.aio.cancelling import finished, within
 from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stoker.errors import FailedPrecondition
-from stoker.runtime.base import MOST_PROCESSES, ContainerSpec, Exit, ExitKind, Usage
+from stoker.nodes.endings import MOST_PROCESSES, Exit, ExitKind, Usage
+from stoker.runtime.base import ContainerSpec
 from stoker.runtime.cgroups import Cgroup
 from stoker.runtime.commands import ask, stopped_among
 from stoker.runtime.inspection import Inspection, inspect

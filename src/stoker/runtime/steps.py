@@ -19,12 +19,12 @@ from typing import Any, Literal
 import anyio.to_thread
 
 from stoker import oom
+from stoker.aio.cancelling import finished
 from stoker.aio.processes import private, stream
-from stoker.cancelling import finished
 from stoker.errors import FailedPrecondition
 from stoker.ids import new_id
+from stoker.nodes.endings import Limits
 from stoker.runtime import init
-from stoker.runtime.base import Limits
 from stoker.runtime.bundle import step_config, system_files
 from stoker.runtime.cgroups import Cgroup, CgroupTree
 from stoker.runtime.host_services import HostServices

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stoker.runtime.base import Limits
+from stoker.nodes.endings import Limits
 
 FIRST_USER = 0x70000000
 """Root of such a command is this user of the host, which is nobody there: the first one above those that systemd gives to containers."""

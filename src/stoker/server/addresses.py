@@ -10,7 +10,7 @@ from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.errors import FailedPrecondition
 from stoker.runtime.addresses import GATEWAY
-from stoker.services.endpoints import is_local
+from stoker.services.apps.endpoints import is_local
 
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")
 _IP_FREEBIND = 15  # <linux/in.h>, which the module socket does not name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stoker.protocol.calls import CallServicer
 from stoker.server.services import Services
-from stoker.services.apps import App
-from stoker.services.call_records import WEB, Call
+from stoker.services.apps.apps import App
+from stoker.services.calls.call_records import WEB, Call
 
 
 def connect(services: Services, call_servicer: CallServicer) -> None:

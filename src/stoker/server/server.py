@@ -15,8 +15,8 @@ from stoker import descriptors
 from stoker.config import Settings
 from stoker.datadir import DataDir, ServerInfo
 from stoker.errors import FailedPrecondition
-from stoker.protocol.rpc import methods_of
-from stoker.protocol.transport import Transport
+from stoker.rpc.methods import methods_of
+from stoker.rpc.transport import Transport
 from stoker.server.addresses import Ports, reachable
 from stoker.server.events import connect
 from stoker.server.sandboxes import open_runtime

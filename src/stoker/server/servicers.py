@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoker.gateway.tokens import page_path
+from stoker.gateway.api.tokens import page_path
 from stoker.protocol.app_metadata import AppMetadata
 from stoker.protocol.apps import AppServicer
 from stoker.protocol.blobs import BlobServicer
@@ -25,7 +25,7 @@ from stoker.protocol.tokens import TokenServicer
 from stoker.protocol.volumes import VolumeServicer
 from stoker.protocol.workspace import WorkspaceServicer
 from stoker.server.services import Services
-from stoker.services.streams import Streams
+from stoker.services.calls.streams import Streams
 
 
 def make_call_servicer(services: Services) -> CallServicer:

@@ -8,62 +8,63 @@ import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 
+from stoker.agent.containers import LocalNode
 from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.engine.gpus import declared_gpus, find_gpus, gpu_answers
 from stoker.engine.local import LocalEngine
-from stoker.images.base import ImageBuilder
-from stoker.node.agent import Node
+from stoker.nodes.builds import ImageBuilder
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import Ports, identity_issuer, reachable
-from stoker.services.apps import DEPLOYED, Apps
-from stoker.services.attempts import Attempts
-from stoker.services.bases import Bases
-from stoker.services.blobs import Blobs
-from stoker.services.calls import Calls, Limits
-from stoker.services.canaries import Canaries
-from stoker.services.checkpoints import Checkpoints
-from stoker.services.damages import Damages
-from stoker.services.deployments import Deployments
-from stoker.services.dicts import Dicts
-from stoker.services.endpoints import Audience, Endpoints, domain_for
-from stoker.services.environments import Environments
-from stoker.services.function_builds import FunctionBuilds
-from stoker.services.functions import Functions
-from stoker.services.heartbeats import Heartbeats
-from stoker.services.history import History
-from stoker.services.housekeeping import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
-from stoker.services.identity_tokens import IdentityTokens
-from stoker.services.image_names import ImageNames
-from stoker.services.image_storage import ImageStorage
-from stoker.services.images import Images
-from stoker.services.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
-from stoker.services.launcher import ContainerLauncher
-from stoker.services.logs import Logs
-from stoker.services.metrics import Metrics, Present
-from stoker.services.mounts import Mounts
-from stoker.services.network_files import NetworkFiles
-from stoker.services.ownership import Ownership
-from stoker.services.proxy_tokens import ProxyTokens
-from stoker.services.queues import Queues
-from stoker.services.scheduler import Scheduler
-from stoker.services.schedules import Schedules
-from stoker.services.secrets import Secrets
-from stoker.services.servers import Servers
-from stoker.services.snapshot_checks import SnapshotChecks
-from stoker.services.snapshots import Snapshots
-from stoker.services.surroundings import Surroundings
-from stoker.services.token_flows import TokenFlows
-from stoker.services.tokens import Tokens
-from stoker.services.traffic import Traffic
-from stoker.services.transfer import TransferUrls, UrlSigner
-from stoker.services.volume_files import VolumeFiles
-from stoker.services.volumes import Volumes
-from stoker.services.web_history import WebHistory
-from stoker.services.webcalls import WebCalls
+from stoker.services.access.attempts import Attempts
+from stoker.services.access.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
+from stoker.services.access.ownership import Ownership
+from stoker.services.access.proxy_tokens import ProxyTokens
+from stoker.services.access.token_flows import TokenFlows
+from stoker.services.access.tokens import Tokens
+from stoker.services.apps.apps import DEPLOYED, Apps
+from stoker.services.apps.canaries import Canaries
+from stoker.services.apps.deployments import Deployments
+from stoker.services.apps.endpoints import Audience, Endpoints, domain_for
+from stoker.services.calls.calls import Calls, Limits
+from stoker.services.calls.function_builds import FunctionBuilds
+from stoker.services.calls.schedules import Schedules
+from stoker.services.calls.web_history import WebHistory
+from stoker.services.calls.webcalls import WebCalls
+from stoker.services.containers.bases import Bases
+from stoker.services.containers.checkpoints import Checkpoints
+from stoker.services.containers.identity_tokens import IdentityTokens
+from stoker.services.containers.launcher import ContainerLauncher
+from stoker.services.containers.snapshot_checks import SnapshotChecks
+from stoker.services.containers.snapshots import Snapshots
+from stoker.services.containers.surroundings import Surroundings
+from stoker.services.environments.environments import Environments
+from stoker.services.files.blobs import Blobs
+from stoker.services.files.mounts import Mounts
+from stoker.services.files.network_files import NetworkFiles
+from stoker.services.files.transfer import TransferUrls, UrlSigner
+from stoker.services.files.volume_files import VolumeFiles
+from stoker.services.files.volumes import Volumes
+from stoker.services.functions.functions import Functions
+from stoker.services.images.image_names import ImageNames
+from stoker.services.images.images import Images
+from stoker.services.pools.heartbeats import Heartbeats
+from stoker.services.pools.scheduler import Scheduler
+from stoker.services.pools.servers import Servers
+from stoker.services.state.dicts import Dicts
+from stoker.services.state.queues import Queues
+from stoker.services.state.secrets import Secrets
+from stoker.services.telemetry.damages import Damages
+from stoker.services.telemetry.logs import Logs
+from stoker.services.telemetry.metrics import Metrics
+from stoker.services.upkeep.forget import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
+from stoker.services.upkeep.image_storage import ImageStorage
+from stoker.services.watch.history import History
+from stoker.services.watch.present import Present
+from stoker.services.watch.traffic import Traffic
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
 from stoker.store.database import Database
@@ -216,7 +217,7 @@ class Services:
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
-        self.node = Node(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
+        self.node = LocalNode(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
         ceiling = runtime.memory_ceiling()
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from stoker import __version__
-from stoker.gateway.images import builds_document
+from stoker.gateway.api.images import builds_document
 from stoker.server.services import Services
 
 

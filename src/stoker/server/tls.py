@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from stoker.config import Settings
 from stoker.datadir import DataDir
-from stoker.gateway.acme import CHALLENGE_PATH, Acme
-from stoker.gateway.serve import HttpServer
-from stoker.gateway.tls import Certificate, TlsPort
-from stoker.protocol.transport import Transport
+from stoker.gateway.tls.acme import CHALLENGE_PATH, Acme
+from stoker.gateway.tls.port import Certificate, TlsPort
+from stoker.gateway.web.serve import HttpServer
+from stoker.rpc.transport import Transport
 
 
 class Inside(NamedTuple):

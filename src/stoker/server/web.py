@@ -11,21 +11,21 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from stoker.gateway.access import AccessLog
-from stoker.gateway.admission import Admission
-from stoker.gateway.app import make_container_gateway, make_gateway
-from stoker.gateway.canaries import CanaryRoutes
-from stoker.gateway.endpoint import FunctionGateway
-from stoker.gateway.functions import FunctionRoutes
-from stoker.gateway.identity import IdentityRoutes
-from stoker.gateway.images import ImageRoutes
-from stoker.gateway.serve import HttpServer
-from stoker.gateway.server_gateway import ServerGateway
-from stoker.gateway.snapshots import SnapshotNames, SnapshotRoutes
-from stoker.gateway.tokens import TokenRoutes
-from stoker.gateway.traffic import TrafficRoutes
+from stoker.gateway.api.app import make_container_gateway, make_gateway
+from stoker.gateway.api.canaries import CanaryRoutes
+from stoker.gateway.api.functions import FunctionRoutes
+from stoker.gateway.api.identity import IdentityRoutes
+from stoker.gateway.api.images import ImageRoutes
+from stoker.gateway.api.snapshots import SnapshotNames, SnapshotRoutes
+from stoker.gateway.api.tokens import TokenRoutes
+from stoker.gateway.api.traffic import TrafficRoutes
 from stoker.gateway.transfer import Transfer
-from stoker.gateway.web import WebGateway
+from stoker.gateway.web.access import AccessLog
+from stoker.gateway.web.admission import Admission
+from stoker.gateway.web.endpoint import FunctionGateway
+from stoker.gateway.web.serve import HttpServer
+from stoker.gateway.web.server_gateway import ServerGateway
+from stoker.gateway.web.web import WebGateway
 from stoker.protocol.parameters import parameters_of
 from stoker.server.services import Services
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
-from stoker.cancelling import finished
+from stoker.aio.cancelling import finished
 from stoker.errors import FailedPrecondition, InvalidArgument, Unavailable
 from stoker.store.filetree import FileTree, parts_of
 from stoker.store.incoming import Incoming, disk_errors

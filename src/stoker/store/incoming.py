@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stoker.cancelling import finished
+from stoker.aio.cancelling import finished
 from stoker.errors import InvalidArgument, ResourceExhausted
 from stoker.integrity.blocks import Sums
 

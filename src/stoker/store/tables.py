@@ -336,14 +336,14 @@ tasks = sa.Table(
     sa.Column("enqueued_at", sa.Float, nullable=False),
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
-    sa.Column("exit", sa.String(16), nullable=False, default=""),  # see services/history.py
+    sa.Column("exit", sa.String(16), nullable=False, default=""),  # see services/watch/history.py
     sa.Column("detail", sa.Text, nullable=False, default=""),
 )
 
 logs = sa.Table(
     "logs",
     metadata,
-    # Microseconds since the epoch, or a little more: see services/logs.py. The variant makes it SQLite's own row number.
+    # Microseconds since the epoch, or a little more: see services/telemetry/logs.py. The variant makes it SQLite's own row number.
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     sa.Column("app_id", sa.String(32), nullable=False),
     sa.Column("function_id", sa.String(32), nullable=False, default=""),

@@ -1,0 +1,1 @@
+"""The agent of one machine: turns what the services ask of a node into containers of the runtime."""

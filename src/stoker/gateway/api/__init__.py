@@ -1,0 +1,1 @@
+"""JSON for our own commands and for programs that watch the server."""

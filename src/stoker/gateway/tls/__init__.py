@@ -1,0 +1,1 @@
+"""Certificates: read, asked for by ACME, and the port that uses them."""

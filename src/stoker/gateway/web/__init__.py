@@ -1,0 +1,1 @@
+"""HTTP for the users' web endpoints and servers, from the client's connection to the container's."""

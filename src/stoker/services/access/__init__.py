@@ -1,0 +1,1 @@
+"""Who may do what: tokens, failed attempts, and what belongs to whom."""

@@ -1,0 +1,1 @@
+"""Environments, and the names of things in them."""

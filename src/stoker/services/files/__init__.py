@@ -1,0 +1,1 @@
+"""Files that outlive containers: volumes, mounts, blobs, network file systems, buckets."""

@@ -1,0 +1,1 @@
+"""Functions: their definitions in versions, and what of them the server acts on."""

@@ -1,0 +1,1 @@
+"""Images: builds in a queue, and the names that people give them."""

@@ -1,0 +1,1 @@
+"""The containers and inputs of each function, and the containers that serve HTTP themselves."""

@@ -1,0 +1,1 @@
+"""What apps keep at the server by name: dicts, queues, secrets."""

@@ -1,0 +1,1 @@
+"""What happened: logs, metrics, and damages that were found."""

@@ -1,0 +1,1 @@
+"""What must be tidied up from time to time."""

@@ -1,0 +1,1 @@
+"""Looking back, and at what is now: history, traffic, figures for Prometheus."""

@@ -1,0 +1,85 @@
+"""What a container had is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from stoker.agent.containers import LocalNode
+from stoker.engine.base import Granted, ResourceRequest
+from stoker.engine.local import LocalEngine
+from stoker.runtime.checkpoint import layers_of
+from stoker.services.containers.bases import Bases
+from stoker.services.containers.checkpoints import Checkpoints
+from stoker.services.containers.identity import ContainerIdentity
+from stoker.services.containers.launcher import ContainerLauncher
+from stoker.services.containers.snapshots import SnapshotUse
+from stoker.services.containers.task import Task
+from stoker.services.telemetry.metrics import Metrics
+
+
+class Sockets:
+    async def listen_container(self, container: ContainerIdentity, path: Path) -> None: ...
+
+    async def close_container(self, task_id: str) -> None: ...
+
+
+def make_launcher(path: Path, engine: LocalEngine, **parts: Any) -> ContainerLauncher:
+    none: Any = None
+    node = LocalNode(none, none, path / "run" / "tasks")
+    names = ("database", "images", "mounts", "secrets", "volumes", "network_files", "logs", "wire")
+    more = ("environment_of", "surroundings", "snapshot_apps")
+    given: dict[str, Any] = {
+        **dict.fromkeys((*names, *more)),
+        "node": node,
+        "metrics": Metrics(),
+        "snapshots": SimpleNamespace(),
+        "prepared_sandboxes": 0,
+        "checkpoints": Checkpoints(none),
+        "bases": Bases(snapshots=none, node=node, enabled=False),
+    }
+    launcher = ContainerLauncher(engine=engine, reseed=True, data_dir=path, min_free_bytes=0, **given | parts)
+    launcher.sockets = Sockets()
+    return launcher
+
+
+def test_a_full_disk_does_not_keep_the_resources_of_a_container_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> None:
+        launcher = make_launcher(tmp_path, engine)
+        lease = await engine.reserve("ta-1", ResourceRequest())
+        launcher._leases["ta-1"] = cast(Granted, lease)
+        monkeypatch.setattr(Path, "mkdir", full)
+        await launcher.land(Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0))
+        await launcher.close()
+
+    asyncio.run(run())
+    assert engine.inventory()["leases"] == 0
+
+
+def test_a_snapshot_is_blamed_only_for_containers_that_were_tried_with_it(tmp_path: Path) -> None:
+    """What the machine lacks for a moment must not cost a function its snapshot until the next deployment."""
+    blamed: list[str] = []
+    snapshots = SimpleNamespace(not_started=lambda use, reason: blamed.append(reason))
+    logs = SimpleNamespace(write=lambda *_, **__: None)
+    launcher = make_launcher(tmp_path, LocalEngine(), snapshots=snapshots, logs=logs)
+    task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
+    task.snapshot = SnapshotUse("ch-1", tmp_path / "ch-1", restores=True)
+    assert launcher.blames_snapshot(task, "its files are gone")
+    (layer,) = layers_of(task.snapshot.directory)
+    layer.mkdir(parents=True)
+    assert not launcher.blames_snapshot(task, "too many open files")
+    task.container = cast(Any, object())
+    assert launcher.blames_snapshot(task, "gVisor crashed")
+    assert blamed == ["its files are gone", "gVisor crashed"]
