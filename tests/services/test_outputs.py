@@ -14,6 +14,7 @@ from stoker.aio import jobs
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.ids import content_id
 from stoker.services import calls as calls_module
+from stoker.services import output_storage
 from stoker.services.call_records import Call
 from stoker.store import tables
 from stoker.store.appender import Rows
@@ -162,7 +163,7 @@ def test_an_input_whose_delivery_met_a_broken_connection_is_delivered_again(tmp_
 def test_an_output_that_cannot_be_stored_is_stored_later_though_its_container_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "_TRY_AGAIN", 0.01)
+    monkeypatch.setattr(output_storage, "_TRY_AGAIN", 0.01)
 
     async def scenario() -> None:
         async with world(tmp_path) as it:
@@ -186,7 +187,7 @@ def test_an_output_that_cannot_be_stored_is_stored_later_though_its_container_ha
 def test_an_end_that_its_container_helped_to_store_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "_TRY_AGAIN", 0.01)
+    monkeypatch.setattr(output_storage, "_TRY_AGAIN", 0.01)
 
     async def scenario() -> None:
         async with world(tmp_path) as it:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from stoker.services import calls as calls_module
+from stoker.services import output_storage
 from stoker.store.appender import Rows
 from tests.services.world import run_for, world
 
@@ -35,7 +35,7 @@ def test_they_are_tried_ever_more_slowly_and_the_log_says_so_once(
                 pauses.append(seconds)
 
             monkeypatch.setattr(it.database, "append", wrong)
-            monkeypatch.setattr(calls_module, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+            monkeypatch.setattr(output_storage, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
             with pytest.raises(ValueError, match="no"):
                 await it.report(input_id)
             with capture_logs() as said:

@@ -25,17 +25,17 @@ from stoker.runtime import checkpoint, gpu, gpu_snapshot, init, overlay
 from stoker.runtime.addresses import GATEWAY
 from stoker.runtime.base import BindMount, ContainerSpec, OutputSink
 from stoker.runtime.bundle import make_bundle, system_files
-from stoker.runtime.cgroups import Cgroup, CgroupTree
+from stoker.runtime.cgroups import CgroupTree
 from stoker.runtime.checkpoint import Abilities
 from stoker.runtime.kernel import KernelSettings
 from stoker.runtime.launch import launching
-from stoker.runtime.memory import MemoryEvents, ceiling
+from stoker.runtime.memory import ceiling
+from stoker.runtime.memory_guard import MemoryGuard, Users
 from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.patrol import Patrol
 from stoker.runtime.pins import Pins
 from stoker.runtime.prepared import Prepared, Site, can_be_prepared
-from stoker.runtime.running_step import RunningStep
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox, errors_of
 from stoker.runtime.steps import Isolation, StepRunner
@@ -44,10 +44,6 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _HOSTNAME = "modal"
 _NOTHING = asyncio.subprocess.DEVNULL
 _CREATION = 60.0  # seconds
-_FREEING = 5.0
-"""Seconds in which the memory of a container that was killed should be free."""
-_LOOK_AGAIN = 0.1
-"""Seconds between looks at the memory, which files that are read and written cause without end."""
 _log = logging.getLogger(__name__)
 
 
@@ -85,8 +81,7 @@ class RunscRuntime:
         self._running: dict[str, Sandbox] = {}
         self._disk = disk
         self._patrol = Patrol(self._state, disk_reserve, lambda: [*self._running.values(), *self.steps.running])
-        self._memory_events: MemoryEvents | None = None
-        self._making_room: asyncio.Task[None] | None = None
+        self._memory_guard = MemoryGuard(self._memory_users)
         self._init = self._state / "init"
         self._huge_pages = huge_pages
         self._hurry = hurry
@@ -134,7 +129,7 @@ class RunscRuntime:
         await anyio.to_thread.run_sync(self._sweep)
         self._cgroups.open()
         self._cgroups.limit(self._memory)
-        self._memory_events = self._cgroups.watch_memory(self._look_at_memory)
+        self._memory_guard.open(self._cgroups)
         self._containers.mkdir()
         self._patrol.start()
         self._kernel.open()
@@ -159,10 +154,7 @@ class RunscRuntime:
         await self.steps.close()
         await self._network.close()
         self._patrol.stop()
-        if self._memory_events is not None:
-            self._memory_events.close()
-        if self._making_room is not None:
-            self._making_room.cancel()
+        self._memory_guard.close()
         await anyio.to_thread.run_sync(self._sweep)
         self._kernel.close()
         self._cgroups = None
@@ -421,48 +413,9 @@ class RunscRuntime:
             _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)
 
-    def _look_at_memory(self) -> None:
-        if self._making_room is None:
-            self._making_room = asyncio.get_running_loop().create_task(self._make_room())
-
-    async def _make_room(self) -> None:
-        """When the memory of all containers is used up, the one that has most above its request ends, or a step of a build that has more; the others
-        live on."""
-        again = False
-        try:
-            assert self._cgroups is not None
-            for sandbox in self._losers():
-                sandbox.end_for_memory()
-            ending = [asyncio.ensure_future(each.wait()) for each in self._running.values() if each.ending]
-            if ending:  # what they have is about to be free
-                await asyncio.wait(ending, timeout=_FREEING)
-            elif self._cgroups.is_full():
-                self._end_largest(self._cgroups)
-            await asyncio.sleep(_LOOK_AGAIN)  # what happens meanwhile is seen then
-            again = bool(self._losers()) or self._cgroups.is_full()
-        except OSError:
-            _log.exception("the memory of containers cannot be watched")
-        finally:
-            self._making_room = None
-        if again:
-            self._look_at_memory()
-
-    def _losers(self) -> list[Sandbox]:
-        """Those of which the kernel killed a part: the rest would wait for it for ever."""
-        return [sandbox for sandbox in self._running.values() if not sandbox.ending and sandbox.lost_a_process()]
-
-    def _end_largest(self, groups: CgroupTree) -> None:
-        """Unless the memory is that of containers that are gone, of which the kernel has some for a moment."""
-        used = sum(sandbox.memory_in_use() for sandbox in self._running.values())
-        spare = sum(_in_use(prepared.site.group) for prepared in self._prepared.values())
-        steps = [(step.memory_in_use(), step) for step in self.steps.running]
-        if not groups.is_full(used + spare + sum(has for has, _ in steps)):
-            return
-        excesses: list[tuple[int, Sandbox | RunningStep]] = [*steps]
-        excesses += [(sandbox.memory_excess(), sandbox) for sandbox in self._running.values()]
-        excess, largest = max(excesses, key=lambda found: found[0], default=(0, None))
-        if largest is not None and excess > 0:
-            largest.end_for_memory()
+    def _memory_users(self) -> Users:
+        prepared = [each.site.group for each in self._prepared.values()]
+        return Users(list(self._running.values()), self.steps.running, prepared)
 
     def _acquire(self) -> None:
         self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -480,11 +433,6 @@ class RunscRuntime:
         self._cgroups.sweep()
         self._pins.sweep()
         overlay.discard(self._containers)
-
-
-def _in_use(group: Cgroup) -> int:
-    usage = group.usage()
-    return usage.memory_bytes if usage is not None else 0
 
 
 def _globals(directory: Path) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from stoker.ids import content_id, new_id
 from stoker.services.call_graph import CallGraph, call_graph
-from stoker.services.call_records import WEB, Call, Input, Output, call_row, input_id_of, input_rows, output_row
+from stoker.services.call_records import WEB, Call, Input, Output, call_row, input_id_of, input_rows
+from stoker.services.output_storage import OutputStorage
 from stoker.services.scheduler import Scheduler
 from stoker.services.waiting import settled
 from stoker.services.wire import Wire
@@ -32,8 +33,6 @@ _ANSWER_BYTES = 32 << 20  # outputs are handed out in answers of about this size
 _GATHER_STEP, _GATHER_SECONDS, _FEW_OUTPUTS, _GATHER_OUTPUTS = 0.02, 0.1, 16, 200
 _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls are kept in the database only
 _FINISHED_AT_ONCE = 500
-# Seconds until outputs that could not be stored are tried again: while none can, doubled, up to the second.
-_TRY_AGAIN, _LONGEST_TRY_AGAIN = 1.0, 60.0
 _PATIENCE = 10.0  # seconds for which the end of the server waits for results that are being stored
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
 _log = structlog.get_logger(__name__)
@@ -66,10 +65,8 @@ class Calls:
         self._limits = limits
         self._calls: dict[str, Call] = {}
         self._inputs: dict[str, Input] = {}  # unfinished; those of a long queue of spawned calls stay in the database
-        self._saving: dict[str, asyncio.Future[None]] = {}  # inputs whose outputs are being stored
-        self._unsaved: dict[str, Output] = {}  # outputs whose storing failed
-        self._saver: asyncio.Task[None] | None = None  # stores those in the end
         self._jobs = Jobs("calls")
+        self._output_storage = OutputStorage(database, self._jobs, call_of=self._call, show=self._show)
         self.on_call_finished: Callable[[Call], None] = lambda call: None
         scheduler.on_finish = self._finish_later
 
@@ -248,11 +245,11 @@ class Calls:
         fresh: list[Output] = []
         repeated: set[asyncio.Future[None]] = set()
         for report in reports:
-            saving = self._saving.get(report.input_id)
+            saving = self._output_storage.saving(report.input_id)
             if saving is not None:
                 repeated.add(saving)
                 continue
-            known = self._unsaved.get(report.input_id)
+            known = self._output_storage.unsaved(report.input_id)
             if known is not None:
                 fresh.append(known)
                 continue
@@ -273,9 +270,9 @@ class Calls:
                     )
                 )
         try:
-            await self._save(fresh)
+            await self._output_storage.save(fresh)
         except Exception:
-            self._save_unsaved_later()
+            self._output_storage.save_later()
             raise
         for saving in repeated:
             await asyncio.shield(saving)
@@ -329,37 +326,8 @@ class Calls:
                 f"{total} inputs of this function are under way and the most is {self._limits.max_inputs}.", 0.25
             )
 
-    async def _save(self, outputs: list[Output]) -> None:
-        """Stores outputs, then shows them to the callers. When storing fails they are kept in `_unsaved`."""
-        if not outputs:
-            return
-        saved = asyncio.get_running_loop().create_future()
-        for output in outputs:
-            self._saving[output.input_id] = saved
-            call = self._call(output.call_id)
-            call.last_seq += 1  # a new number for each try, so that numbers only grow in the order of success
-            output.seq = call.last_seq
-        try:
-            rows = [output_row(o) for o in outputs if self._call(o.call_id).kind != WEB]
-            if rows:
-                await self._database.append((tables.outputs, rows))
-        except Exception as error:
-            self._unsaved.update((output.input_id, output) for output in outputs)
-            saved.set_exception(error)
-            saved.exception()  # a repeat of the report may await it, but nobody has to
-            raise
-        else:
-            saved.set_result(None)
-        finally:
-            saved.cancel()
-            for output in outputs:
-                del self._saving[output.input_id]
-        for output in outputs:
-            self._show(output)
-
     def _show(self, output: Output) -> None:
         """An output is stored: its caller may have it."""
-        self._unsaved.pop(output.input_id, None)
         call = self._call(output.call_id)
         call.open_inputs.pop(output.input_id, None)
         self._inputs.pop(output.input_id, None)
@@ -378,8 +346,8 @@ class Calls:
             for finish in batch:
                 if not finish.call_id:
                     continue  # a request to a server, which is no call
-                if finish.input_id in self._saving or finish.input_id in self._unsaved:
-                    continue  # it has an output
+                if self._output_storage.has(finish.input_id):
+                    continue
                 item = self.find_input(finish.input_id)
                 if item is None:
                     continue
@@ -387,29 +355,9 @@ class Calls:
                 now = time.time()
                 outputs.append(Output(item.id, item.call_id, item.idx, 0, result, 0, status, "", now, now))
             try:
-                await self._save(outputs)
+                await self._output_storage.save(outputs)
             except Exception:
-                await asyncio.shield(self._save_unsaved_later())
-
-    def _save_unsaved_later(self) -> asyncio.Task[None]:
-        """Outputs that could not be stored are tried until they are: the container that would report them again may end before."""
-        if self._saver is None or self._saver.done():
-            self._saver = self._jobs.start("store outputs", self._save_unsaved())
-        return self._saver
-
-    async def _save_unsaved(self) -> None:
-        pause, said = _TRY_AGAIN, ""
-        while self._unsaved:
-            await asyncio.sleep(pause)
-            due = [output for output in self._unsaved.values() if output.input_id not in self._saving]
-            # Each on its own, so that one that cannot be stored holds up no other; together they still are one commit.
-            results = await asyncio.gather(*(self._save([output]) for output in due), return_exceptions=True)
-            errors = [result for result in results if result is not None]
-            pause = min(2 * pause, _LONGEST_TRY_AGAIN) if errors and None not in results else _TRY_AGAIN
-            why = "; ".join(sorted({str(getattr(error, "orig", error)) for error in errors}))
-            if why and why != said:
-                _log.warning("outputs cannot be stored, and are tried again", outputs=len(errors), error=why)
-            said = why
+                await asyncio.shield(self._output_storage.save_later())
 
     def _over(self, call: Call) -> None:
         if call.over is not None and not call.over.done():
@@ -457,8 +405,8 @@ class Calls:
             self._accept(known, [i for i in stored.open_inputs.values() if i.idx not in known.indexes])
             return known
         call = self._call(call_id)
-        ended = self._saving.keys() | self._unsaved.keys()
-        lost = [i for i in call.open_inputs if i not in ended and not self._scheduler.knows(call.function_id, i)]
+        unknown = [i for i in call.open_inputs if not self._scheduler.knows(call.function_id, i)]
+        lost = [i for i in unknown if not self._output_storage.has(i)]
         if call.cancelled:
             self._finish_later([_cancelled(i, call.id) for i in lost], None)
         else:
