@@ -42,6 +42,7 @@ from stoker.services.image_storage import ImageStorage
 from stoker.services.images import Images
 from stoker.services.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
 from stoker.services.launcher import ContainerLauncher
+from stoker.services.layer_checks import LayerChecks
 from stoker.services.logs import Logs
 from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
@@ -113,6 +114,9 @@ class Services:
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
         self.metrics = Metrics()
+        self.metrics.watch(
+            "stoker_damaged", "Things on the disk that are known to be damaged.", lambda: len(self.damages)
+        )
         self.attempts = Attempts(self.metrics.authentication_failed)
         self.tokens = Tokens(self.database, self.attempts)
         if not self.tokens.works(*(data.read_token() or ("", ""))):
@@ -212,6 +216,11 @@ class Services:
         self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
+        self.layer_checks = LayerChecks(
+            self.data.images, builder=builder, damages=self.damages, running=lambda: self.images.running()
+        )
+        self.images.check_layers = self.layer_checks.check
+        self._cleanup.push_async_callback(self.layer_checks.close)
 
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
@@ -247,6 +256,7 @@ class Services:
             engine=self.engine,
             node=self.node,
             images=self.images,
+            layer_checks=self.layer_checks,
             mounts=self.mounts,
             secrets=self.secrets,
             volumes=self.volumes,
@@ -276,6 +286,7 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.scheduler.check_layers = self.layer_checks.check
         self.launcher.printing = self.scheduler.printing
         self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
         self._cleanup.push_async_callback(self.heartbeats.close)
@@ -352,6 +363,7 @@ class Services:
             self.volume_files.sweep,
             self.snapshots.sweep,
             self.snapshot_checks.chore,
+            self.layer_checks.chore,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
             partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),

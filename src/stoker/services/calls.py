@@ -116,12 +116,14 @@ class Calls:
     ) -> tuple[Call, list[Input]]:
         """A new call with its first inputs, given as (idx, payload). `repeated` with the `key` of an earlier request gives the call made then,
         also by an earlier server on the same data. task_id, caller_app_id: of the container that makes it, if one does. Raises NotFound,
-        FailedPrecondition, ResourceExhausted."""
+        FailedPrecondition, ResourceExhausted, Damaged."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
         known = (self._calls.get(call_id) or (self._taken_up(call_id) if repeated else None)) if key else None
         if known is not None:
             return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
+        if kind != WEB:
+            await self._scheduler.check_image(function)
         self._check_room(function_id, len(items), spawned)
         created_at = time.time()
         call = Call(call_id, function_id, function.app_id, kind, invocation, created_at, parent_input_id, caller_app_id)

@@ -28,6 +28,7 @@ from stoker.services.checkpoints import Checkpoints
 from stoker.services.functions import Definition, Function
 from stoker.services.identity import ContainerIdentity
 from stoker.services.images import Images
+from stoker.services.layer_checks import LayerChecks
 from stoker.services.logs import INFO, Logs
 from stoker.services.metrics import Metrics
 from stoker.services.mounts import Mounts
@@ -64,6 +65,7 @@ class ContainerLauncher:
         engine: Engine,
         node: Node,
         images: Images,
+        layer_checks: LayerChecks,
         mounts: Mounts,
         secrets: Secrets,
         volumes: Volumes,
@@ -90,6 +92,7 @@ class ContainerLauncher:
         self._engine = engine
         self._node = node
         self._images = images
+        self._layer_checks = layer_checks
         self._mounts = mounts
         self._secrets = secrets
         self._volumes = volumes
@@ -248,6 +251,7 @@ class ContainerLauncher:
     ) -> ContainerRequest:
         spec = definition.spec
         image = self._images.config(spec.image_id)
+        await self._layer_checks.use(spec.image_id)
         trees = []
         client_version = definition.client_version
         for mount_id in spec.mount_ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from stoker.services.apps import DEPLOYED, App, Apps
 from stoker.services.call_records import Call
 from stoker.services.functions import Function, Functions
 from stoker.services.launching import Launcher
+from stoker.services.layer_checks import no_check
 from stoker.services.runner import FinishSink, Runner
 from stoker.services.tasks import Delivery, Task
 
@@ -45,6 +46,8 @@ class Scheduler:
         """Gives the id of the function that is to run an input: another one during a canary."""
         self.outlives: Callable[[str], bool] = bool
         """Whether the inputs of a call go on after a restart. Those of no call ("") do not."""
+        self.check_layers: Callable[[str], Awaitable[None]] = no_check
+        """See `LayerChecks.check`."""
 
     def check(self, function_id: str) -> Function:
         """The function, which must be callable. Raises NotFound or FailedPrecondition with the reason."""
@@ -54,6 +57,11 @@ class Scheduler:
         if reason:
             raise FailedPrecondition(reason)
         return function
+
+    async def check_image(self, function: Function) -> None:
+        """Raises Damaged when a function has no container and none can be started, since its image is damaged."""
+        if not any(runner.tasks for runner in self._with_twins(function.id)):
+            await self.check_layers(function.active.spec.image_id)
 
     def add(self, function_id: str, inputs: Sequence[PooledInput]) -> None:
         try:
