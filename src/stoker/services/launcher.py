@@ -251,7 +251,7 @@ class ContainerLauncher:
     ) -> ContainerRequest:
         spec = definition.spec
         image = self._images.config(spec.image_id)
-        await self._layer_checks.use(spec.image_id)
+        layers = await self._layer_checks.use(spec.image_id)
         trees = []
         client_version = definition.client_version
         for mount_id in spec.mount_ids:
@@ -263,7 +263,7 @@ class ContainerLauncher:
         environment = self._environment_of(task.app_id)
         gpu = "" if lease.gpu_declared else lease.gpu_model
         saves_gpu = bool(gpu) and spec.gpu_snapshot and not self._node.gpu_snapshot_obstacle()
-        circumstances = client_version, environment, gpu, str(saves_gpu)
+        circumstances = client_version, environment, gpu, str(saves_gpu), "\0".join(layers)
         task.snapshot = await self._snapshot(function, definition, task, volumes, circumstances)
         checkpoint_id = task.snapshot.snapshot_id if task.snapshot else ""
         return ContainerRequest(
@@ -290,6 +290,7 @@ class ContainerLauncher:
             restore_from=task.snapshot.directory if task.snapshot and task.snapshot.restores else None,
             gpu_snapshot=task.snapshot is not None and saves_gpu,
             reseed=self._reseed,
+            layers=layers,
             keep=spec.builds_image,
         )
 
@@ -299,18 +300,19 @@ class ContainerLauncher:
         definition: Definition,
         task: Task,
         volumes: Sequence[VolumeDir],
-        circumstances: tuple[str, str, str, str],
+        circumstances: tuple[str, str, str, str, str],
     ) -> SnapshotUse | None:
-        """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved."""
+        """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved, layers."""
         if not definition.spec.memory_snapshot or not self._snapshot_apps(task.app_id):
             return None
-        client_version, environment, gpu, saves_gpu = circumstances
+        client_version, environment, gpu, saves_gpu, layers = circumstances
         machine = self._node.snapshot_identity(gpu)
         if not machine:
             return None
         # Everything the container is told but its own id: definition with image, mounts and volumes, parameters, layout of the app.
         told = self._wire.container_arguments(function, "", environment)
-        parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), told)
+        # The layers, too: of an image that was built again since one was damaged, what was saved before is as damaged.
+        parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), layers.encode(), told)
         key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         ready = self._snapshots.ready(key) if volumes else None
         changed = await self._node.changed_since(ready.directory, volumes) if ready is not None else ""

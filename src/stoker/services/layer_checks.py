@@ -45,14 +45,16 @@ class LayerChecks:
         self._jobs = Jobs("layer checks")
         self._reader = BackgroundReader(_BYTES_A_SECOND)
 
-    async def use(self, image_id: str) -> None:
-        """To be called before a container starts from an image: raises Damaged when a layer of it is known to be, and NotFound when it is not
-        there. What is due will be looked at."""
-        for layer in await self._noted(image_id):
+    async def use(self, image_id: str) -> tuple[str, ...]:
+        """To be called before a container starts from an image; the names of its layers, which are others when it is built again. Raises
+        Damaged when a layer is known to be, and NotFound when the image is not there. What is due will be looked at."""
+        names = tuple(name_of(self._images, layer) for layer in await self._noted(image_id))
+        for name in names:
             try:
-                self._damages.check(LAYER, name_of(self._images, layer))
+                self._damages.check(LAYER, name)
             except Damaged as error:
                 raise Damaged(f"The image {image_id} cannot be used. {error}") from None
+        return names
 
     async def check(self, image_id: str) -> None:
         """Raises Damaged when a layer of an image is known to be. Costs nothing while no layer is."""
