@@ -34,8 +34,14 @@ class Cluster:
     """One that listens on a unix socket only. `url` lacks the name of a database."""
 
     url: str
+    data: Path
     start: Callable[[], None]
     stop: Callable[[], None]
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def new_database(self) -> str:
         """The URL of an empty one."""
@@ -63,14 +69,14 @@ def running() -> Iterator[Cluster]:
         )
         assert done.returncode == 0, done.stdout
 
-    data = str(directory / "data")
-    run("initdb", "--auth=trust", "--username=stoker", "--no-sync", "-D", data)
+    data = directory / "data"
+    run("initdb", "--auth=trust", "--username=stoker", "--no-sync", "-D", str(data))
     options = f"-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off"
-    start = partial(run, "pg_ctl", "start", "-w", "-D", data, "-l", str(directory / "log"), "-o", options)
-    stop = partial(run, "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
+    start = partial(run, "pg_ctl", "start", "-w", "-D", str(data), "-l", str(directory / "log"), "-o", options)
+    stop = partial(run, "pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(data))
     start()
     try:
-        yield Cluster(f"postgresql+psycopg://stoker@/{{}}?host={directory}", start, stop)
+        yield Cluster(f"postgresql+psycopg://stoker@/{{}}?host={directory}", data, start, stop)
     finally:
         stop()
         shutil.rmtree(directory)

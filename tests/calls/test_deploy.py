@@ -95,10 +95,16 @@ try:
     at(7).remote()
 except modal.exception.NotFoundError as error:
     print(error)
+modal.App.lookup("never-deployed", create_if_missing=True)
+try:
+    modal.Function.from_name("never-deployed", "f", version=1).hydrate()
+except modal.exception.NotFoundError as error:
+    print(error)
 """
-    numbers, greeting, refusal = _python(shop, code)
+    numbers, greeting, refusal, never = _python(shop, code)
     assert (numbers, greeting) == ("1 2 2", "Ada at desk 1, version 1")
     assert "has no version v7; it has v1 to v2" in refusal
+    assert "has no version v1; it was never deployed" in never
 
 
 def test_a_deployment_that_fails_changes_nothing(shop: RunningServer, tmp_path: Path) -> None:

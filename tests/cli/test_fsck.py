@@ -102,7 +102,7 @@ def test_all_is_well_with_a_server_and_without(data: Path) -> None:
     checked = found["checked"]
     assert checked["blob"] == 2 and checked["volume file"] == 1 and checked["file"] > 1 and checked["mount"] >= 1
     assert (
-        checked["key"] == 2 and checked["secret"] == 1 and checked["database"] == 1 and found["read_bytes"] > 15_000_000
+        checked["key"] == 3 and checked["secret"] == 1 and checked["database"] == 1 and found["read_bytes"] > 15_000_000
     )
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
     words = subprocess.run([*STOKER, "fsck", "--data", str(data)], capture_output=True, text=True, timeout=120)
@@ -171,6 +171,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "secret.key is another": (lambda d: flip(d / "secret.key", 3), "key", "opens none of the 1 secrets", "all secrets"),
     "secret.key is gone": (lambda d: (d / "secret.key").unlink(), "key", "is gone", "all secrets"),
     "signing.key is empty": (lambda d: os.truncate(d / "signing.key", 0), "key", "must hold 32 bytes", "URLs"),
+    "identity.key is cut": (
+        lambda d: os.truncate(d / "identity.key", 100),
+        "key",
+        "must hold an RSA key",
+        "identity tokens",
+    ),
     "token.json is half": (lambda d: os.truncate(d / "token.json", 9), "record", "JSON", "stoker env"),
     "a record of an image is empty": (
         lambda d: os.truncate(next(d.glob("images/host/*.json")), 0),
@@ -223,6 +229,7 @@ HEALED = [
     "a file of the app is changed",
     "a file of a tree is another",
     "signing.key is empty",
+    "identity.key is cut",
     "token.json is half",
     "a record of an image is empty",
 ]

@@ -9,6 +9,11 @@ app = modal.App("storm")
 image = modal.Image.debian_slim(python_version="3.11")
 
 
+def lines_of(x: int) -> list[str]:
+    """What `chatty` prints: short lines, and a long one that no pipe takes at once."""
+    return [*(f"chatty {x} says {i} " + "." * (i % 97) for i in range(400)), f"chatty {x} shouts " + "!" * 200_000]
+
+
 def work(kind: str, x: int) -> tuple[str, int]:
     time.sleep(0.001 * (x % 3))
     return kind, x
@@ -40,3 +45,10 @@ def shaky(x: int) -> tuple[str, int]:
     if os.urandom(1)[0] < 20:
         raise RuntimeError(f"shaky on {x}")
     return work("shaky", x)
+
+
+@app.function(image=image, max_containers=2)
+def chatty(x: int) -> tuple[str, int]:
+    for line in lines_of(x):
+        print(line)
+    return work("chatty", x)

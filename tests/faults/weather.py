@@ -1,124 +1,103 @@
-"""What goes wrong in a storm: containers killed and frozen, connections cut, the server killed and started again."""
+"""A storm: one harm after another while a client maps inputs through functions."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import random
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-import psutil
+import pytest
 
-from tests.conftest import RunningServer, start_server
+from tests.conftest import RunningServer
 
-LOST_AFTER = 20.0
-"""Seconds of silence after which a server in a storm looks at a container (`container_lost_seconds`); they speak every 15."""
+LONG = os.environ.get("STOKER_FAULTS") == "long"
+SEED = int(os.environ.get("STOKER_SEED", "1"))
+HERE = Path(__file__).parent
 
+FUNCTIONS = ("plain", "concurrent", "batched", "chatty") if LONG else ("plain", "chatty")
+INPUTS = 400 if LONG else 30  # through each of them
+PACE, MOST = (5.0, None) if LONG else (0.7, 3)
+"""Of harms that need no new containers: seconds between two, on the average, and how many."""
 
-class FlakyProxy:
-    """A TCP proxy between client and server that can cut all connections at once."""
+only_long = pytest.mark.skipif(not LONG, reason="takes minutes: make faults")
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._pairs: list[socket.socket] = []
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> int:
-        """Ends every connection; returns how many there were."""
-        with self._lock:
-            pairs, self._pairs = self._pairs, []
-        for end in pairs:
-            _shut(end)
-        return len(pairs) // 2
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._join, args=(near,), daemon=True).start()
-
-    def _join(self, near: socket.socket) -> None:
-        """Connects a client; while the server is down it waits, as behind a socket that a supervisor keeps open."""
-        for _ in range(200):
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            return _shut(near)
-        far.settimeout(None)
-        with self._lock:
-            self._pairs += [near, far]
-        threading.Thread(target=_pump, args=(near, far), daemon=True).start()
-        _pump(far, near)
+Harm = Callable[[random.Random], bool]
+"""Harms something of its choice, and may take its time; False when nothing was there to be harmed."""
 
 
 class Storm(threading.Thread):
     """Does one random harm after another until `calm` is called. `seed` decides which and when."""
 
-    def __init__(self, server: RunningServer, proxy: FlakyProxy, port: int, seed: int, harms: tuple[str, ...]) -> None:
+    def __init__(
+        self, harms: Mapping[str, Harm], seed: int = SEED, *, pace: float | None = None, most: int | None = None
+    ) -> None:
+        """pace: seconds between two, on the average; None for as fast as containers can come back. most: how many are done; None for no end."""
         super().__init__(daemon=True)
-        self._server = server
-        self._proxy = proxy
-        self._port = port
         self._random = random.Random(seed)
         self._harms = harms
-        self._pace = max(1.0, _start_seconds() / 0.5)
+        self._pace = max(1.0, _start_seconds() / 0.5) if pace is None else pace
+        self._most = most
         self._calm = threading.Event()
-        self._no_frost_before = 0.0
+        self._error: BaseException | None = None
         self.done: list[str] = []
 
     def calm(self) -> None:
+        """Waits for the end of the harm that is being done."""
         self._calm.set()
         self.join()
+        if self._error is not None:
+            raise self._error
 
     def run(self) -> None:
-        while not self._calm.wait(self._pace * self._random.uniform(0.4, 1.6)):
-            harm = self._random.choice(self._harms)
-            if getattr(self, f"_{harm}")():
-                self.done.append(harm)
-
-    def _kill_container(self) -> bool:
-        containers = container_processes(self._server)
-        if not containers:
-            return False
+        rest: list[str] = []  # of a round in which each harm has its turn
         try:
-            self._random.choice(containers).send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            return False
-        return True
+            while len(self.done) != self._most and not self._calm.wait(self._pace * self._random.uniform(0.4, 1.6)):
+                rest = rest or self._random.sample(sorted(self._harms), len(self._harms))
+                name = rest.pop()
+                if self._harms[name](self._random):
+                    self.done.append(name)
+        except BaseException as error:
+            self._error = error
 
-    def _freeze_container(self) -> bool:
-        """One after the other: a frozen one is noticed after a while, and where all are frozen all the time nothing gets done."""
-        if time.monotonic() < self._no_frost_before:
-            return False
-        containers = container_processes(self._server)
-        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-            self._random.choice(containers).send_signal(signal.SIGSTOP)
-            self._no_frost_before = time.monotonic() + LOST_AFTER
-            return True
-        return False
 
-    def _cut_connections(self) -> bool:
-        return self._proxy.cut() > 0
+def weather(server: RunningServer, storm: Storm, inputs: int, *functions: str, url: str = "") -> None:
+    """Maps so many inputs through each of the functions of app.py in a storm; every result must arrive once and be right.
 
-    def _kill_server(self) -> bool:
-        restart(self._server, self._port)
-        return True
+    url: where the client finds the server, if not where everyone does."""
+    server.modal("deploy", str(HERE / "app.py"))
+    caller = subprocess.Popen(
+        [sys.executable, str(HERE / "caller.py"), str(inputs), *functions],
+        env=server.env | ({"MODAL_SERVER_URL": url} if url else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+    )
+    assert caller.stdout is not None
+    begun = caller.stdout.readline()
+    storm.start()
+    try:
+        said, _ = caller.communicate(timeout=1400 if LONG else 240)
+    finally:
+        caller.kill()
+        storm.calm()
+    output = (begun + said).decode()
+    print(f"seed {SEED}, harms {Counter(storm.done)}\n{output}")
+    assert caller.returncode == 0, f"seed {SEED}, harms {storm.done}\n{output}\n{server.log_tail()}"
+    assert storm.done, "nothing went wrong, so nothing was tested"
+
+
+def wait_for(what: Callable[[], object], wanted: object, seconds: float = 60) -> None:
+    """Fails with what there is when it does not become what is wanted."""
+    deadline = time.monotonic() + seconds
+    while (found := what()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found == wanted
 
 
 def _start_seconds() -> float:
@@ -127,44 +106,3 @@ def _start_seconds() -> float:
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", "import modal"], check=True)
     return time.monotonic() - start
-
-
-def restart(server: RunningServer, port: int) -> None:
-    """Kills a server without warning and starts another on the same data and port."""
-    process = psutil.Process(server.pid)
-    process.kill()
-    process.wait(10)
-    for attempt in range(5):
-        try:
-            start_server(server.data, server.runtime, port=port, container_lost_seconds=str(LOST_AFTER))
-            return
-        except BaseException:
-            if attempt == 4:
-                raise
-            time.sleep(0.5)
-
-
-def container_processes(server: RunningServer) -> list[psutil.Process]:
-    """The Python processes of a server's containers."""
-    found = []
-    for process in psutil.Process(server.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "modal._container_entrypoint" in process.cmdline():
-                found.append(process)
-    return found
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    except OSError:
-        pass
-    _shut(source)
-    _shut(sink)
-
-
-def _shut(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-    end.close()

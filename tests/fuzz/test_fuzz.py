@@ -7,6 +7,7 @@ that its event loop stood still, in processor time as well: what other programs 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -86,7 +87,9 @@ class Range:
             return self.target.address
         deadline = time.monotonic() + 60
         while True:
-            sockets = [path for path in (self.server.data / "run").rglob("modal.sock") if _is_served(path)]
+            # Not by Path.rglob, which fails when a directory goes while it looks.
+            found = glob.glob(str(self.server.data / "run" / "**" / "modal.sock"), recursive=True)
+            sockets = [path for path in map(Path, found) if _is_served(path)]
             if sockets:
                 return sockets[0]
             assert time.monotonic() < deadline, "there is no container any more"

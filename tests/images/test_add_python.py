@@ -86,9 +86,9 @@ def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(pythons: Stand
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     place = tmp_path_factory.mktemp("standalone")
-    _, version = PYTHON_STANDALONE_VERSIONS[BUILDER_VERSION][standalone.SERIES]
+    versions = {PYTHON_STANDALONE_VERSIONS[builder][standalone.SERIES][1] for builder in (BUILDER_VERSION, "2025.06")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UV_PYTHON_DOWNLOADS_JSON_URL", standalone.offer(place, version))
+        patch.setenv("UV_PYTHON_DOWNLOADS_JSON_URL", standalone.offer(place, *versions))
         running = start_server(place / "data", "runsc")
     yield running
     stop_server(running)

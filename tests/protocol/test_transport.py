@@ -135,7 +135,7 @@ def test_errors_carry_their_sentence_and_hint() -> None:
         assert defect.value.status is Status.FAILED_PRECONDITION  # never one that the client repeats
         with pytest.raises(GRPCError) as unknown:
             await stub.EndpointList(api_pb2.EndpointListRequest(), metadata=TOKEN)
-        assert unknown.value.status is Status.UNIMPLEMENTED and "EndpointList" in str(unknown.value.message)
+        assert unknown.value.status is Status.UNIMPLEMENTED and "modal endpoint" in str(unknown.value.message)
 
     serve(test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from stoker.errors import FailedPrecondition, InvalidArgument
 from stoker.runtime.base import BindMount, ExitKind
 from stoker.runtime.process import ProcessRuntime
 from stoker.runtime.targets import MountTargets
+from tests.disks import small_disk
 from tests.runtime.conftest import PYTHON, Bench
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +176,30 @@ async def test_missing_program_and_missing_source(processes: Bench) -> None:
         await processes.run("/no/such/program")
     with pytest.raises(InvalidArgument, match="/no/such/source"):
         await processes.run(PYTHON, mounts=[BindMount(Path("/no/such/source"), "/data")])
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is made by mount, as root on Linux"
+)
+async def test_a_disk_that_is_full_for_a_moment_is_not_told_as_a_wrong_program(tmp_path: Path) -> None:
+    """That would be the end of the call; another try may succeed."""
+    layer = tmp_path / "layer" / ("long" * 50)  # a link to it needs room on the disk
+    (layer / "root").mkdir(parents=True)
+    (layer / "root" / "app.py").touch()
+    with small_disk(tmp_path / "small", 1) as disk:
+        runtime = ProcessRuntime(disk / "state")
+        await runtime.open()
+        bench = Bench(runtime, (layer,))
+        with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+        with pytest.raises(OSError, match="No space left"):
+            await bench.run(PYTHON, "-c", "", workdir="/root")
+        (disk / "ballast").unlink()
+        end, _ = await bench.run(PYTHON, "-c", "import app", workdir="/root")
+        assert end.code == 0
+        assert not list((disk / "state" / "scratch").iterdir())
+        await runtime.close()
 
 
 async def test_next_server_removes_what_a_killed_one_left(tmp_path: Path) -> None:

@@ -17,6 +17,19 @@ from stoker.store import tables
 from stoker.store.database import Database
 
 
+async def hold_up(database: Database) -> tuple[asyncio.Future[None], threading.Event]:
+    """The database stores nothing more before the event is set; the first is done then."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(connection: sa.Connection) -> None:
+        held.set()
+        assert go_on.wait(10)
+
+    holding = asyncio.ensure_future(database.write(hold))
+    await asyncio.to_thread(held.wait, 10)
+    return holding, go_on
+
+
 def test_the_log_of_an_app_that_is_over_is_forgotten_and_still_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,14 +81,7 @@ def test_entries_that_are_being_stored_are_found(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
         logs = Logs(database)
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold(connection: sa.Connection) -> None:
-            held.set()
-            assert go_on.wait(10)
-
-        holding = asyncio.ensure_future(database.write(hold))
-        await asyncio.to_thread(held.wait, 10)
+        holding, go_on = await hold_up(database)
         logs.write("ap-1", 1, "first\n")
         storing = asyncio.ensure_future(logs._save())
         await asyncio.sleep(0)
@@ -95,14 +101,7 @@ def test_who_prints_faster_than_the_database_stores_is_held_up(tmp_path: Path) -
     async def scenario() -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
         logs = Logs(database)
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold(connection: sa.Connection) -> None:
-            held.set()
-            assert go_on.wait(10)
-
-        holding = asyncio.ensure_future(database.write(hold))
-        await asyncio.to_thread(held.wait, 10)
+        holding, go_on = await hold_up(database)
         written = 0
         while (room := logs.room()) is None:
             logs.write("ap-1", 1, "x" * 65_536)

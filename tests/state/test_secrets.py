@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import modal
 import pytest
 from modal.client import Client
 
-from stoker.errors import FailedPrecondition, NotFound
+from stoker.errors import AlreadyExists, FailedPrecondition, NotFound
 from stoker.services.environments import Environment, Environments
 from stoker.services.secrets import Secrets
 from stoker.store import tables
@@ -149,6 +150,21 @@ async def test_an_earlier_workspace_keeps_the_newest_builder_and_its_suffixes(tm
         assert [e.web_suffix for e in environments.all()] == ["", ""]
         assert (await environments.create("new")).web_suffix == "new"
         assert (await environments.update("dev", image_builder_version="2024.10")).web_suffix == ""
+    finally:
+        await database.close()
+
+
+@pytest.mark.anyio
+async def test_environments_made_at_once_have_suffixes_of_their_own(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'db'}")
+    try:
+        environments = Environments(database=database, default="main")
+        await environments.load()
+        made = await asyncio.gather(*(environments.create(name) for name in ("a-b", "a_b", "a--b")))
+        assert {environment.web_suffix for environment in made} == {"a-b", "a-b-2", "a-b-3"}
+        changes = [environments.update(environment.name, web_suffix="taken") for environment in made]
+        changed = await asyncio.gather(*changes, return_exceptions=True)
+        assert sum(isinstance(one, AlreadyExists) for one in changed) == 2
     finally:
         await database.close()
 

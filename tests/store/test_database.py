@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import sqlite3
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 
-from stoker.errors import Damaged, FailedPrecondition
+from stoker.errors import Damaged, FailedPrecondition, ResourceExhausted, Unavailable
 from stoker.services.logs import LogFilter, Logs
 from stoker.store import database as database_module
 from stoker.store import tables
 from stoker.store.database import Database
+from tests.disks import small_disk
 
 
 def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
@@ -212,6 +217,86 @@ def test_a_page_that_turns_out_damaged_later_is_told_as_such(tmp_path: Path) -> 
         await database.close()
 
     asyncio.run(scenario())
+
+
+def test_a_database_that_is_locked_for_long_is_told_as_such_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who wait are told at the same time, and not one after the other."""
+    monkeypatch.setattr(database_module, "_BUSY", 300)
+    tries: list[str] = []
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        event.listen(database.engine, "begin", lambda _: tries.append("begin"))
+        with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writes = [database.insert(tables.settings, [setting(str(n))]) for n in range(50)]
+            appends = [database.append((tables.calls, [call(str(n))])) for n in range(50)]
+            results = await asyncio.gather(*writes, *appends, return_exceptions=True)
+            assert {type(result) for result in results} == {Unavailable}
+            assert "does not answer (database is locked)" in str(results[0])
+            assert len(tries) < 5
+        await database.insert(tables.settings, [setting("after")])
+        await database.append((tables.calls, [call("after")]))
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python says the reason since 3.11")
+def test_a_file_that_may_not_grow_is_no_damage(tmp_path: Path) -> None:
+    """A quota and a limit for files make writes short, then refuse them."""
+
+    async def scenario() -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/db")
+        with largest_file(200_000):
+            with pytest.raises(ResourceExhausted, match="disk does not take what is written") as told:
+                await database.insert(tables.settings, [{"key": "large", "value": bytes(1 << 20)}])
+            assert told.value.retry_after > 0
+            with pytest.raises(ResourceExhausted, match="disk does not take what is written"):
+                await database.append(
+                    *[(tables.inputs, [(f"in-{n}", "fc-1", n, bytes(100_000), 1.0)]) for n in range(9)]
+                )
+        await database.insert(tables.settings, [{"key": "large", "value": bytes(1 << 20)}])
+        with database.read() as connection:
+            assert connection.execute(sa.text("PRAGMA integrity_check")).scalar() == "ok"
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """This process can write no file beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is made by mount, as root on Linux"
+)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python says the reason since 3.11")
+def test_a_database_opened_on_a_full_disk_is_not_damaged(tmp_path: Path) -> None:
+    """SQLite's index of the log finds no room, before anything is written."""
+    with small_disk(tmp_path / "small", 4) as disk:
+        url = f"sqlite:///{disk}/db"
+        asyncio.run(Database.open(url).close())
+        with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        with pytest.raises(FailedPrecondition, match=r"cannot be opened: .* is full"):
+            Database.open(url)
+        (disk / "ballast").unlink()
+        asyncio.run(Database.open(url).close())
+
+
+def call(id: str) -> tuple[object, ...]:
+    return (id, "fu-1", "ap-1", "", "map", 4, False, 1.0, "")
 
 
 def test_a_database_of_a_newer_version_is_told_as_such(tmp_path: Path) -> None:

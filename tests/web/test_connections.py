@@ -43,7 +43,7 @@ class Slots:
         self.warm = asyncio.Event()
         self.warm.set()
 
-    def take(self, function_id: str, server: ServerSpec) -> Slot | None:
+    def take(self, function_id: str, server: ServerSpec, affinity: bytes = b"") -> Slot | None:
         return self._slot() if self.warm.is_set() else None
 
     async def wait(self, function_id: str, server: ServerSpec) -> Slot:

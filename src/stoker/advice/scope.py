@@ -67,11 +67,6 @@ class Scope:
         binding = self._bindings.of(node) if isinstance(node, ast.Name) else None
         return binding.defines if binding is not None else None
 
-    def is_imported(self, node: ast.Name) -> bool:
-        """Whether the name comes from another module, or from nowhere that can be seen."""
-        binding = self._bindings.of(node)
-        return binding is None or bool(binding.imports)
-
     def is_assigned(self, name: str) -> bool:
         """Whether the module sets a global variable of that name."""
         return any(not binding.imports and binding.defines is None for binding in self._bindings.module.get(name, ()))

@@ -14,32 +14,41 @@ from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.errors import StokerError
 from stoker.fsck.report import Report
-from stoker.services.keys import load_key, secrets_key
+from stoker.services.keys import load_key, load_rsa_key, secrets_key
 from stoker.store import tables
 
 _NONCE_BYTES = 12
 
 
 def check(data: DataDir, report: Report) -> None:
-    """secret.key, signing.key, token.json, server.json."""
-    for path, depends, remedy, heals in (
+    """secret.key, signing.key, identity.key, token.json, server.json."""
+    for path, load, depends, remedy, heals in (
         (
             data.path / "secret.key",
+            load_key,
             ["the values of all secrets"],
             "Restore it from a backup; without it they must be created again.",
             False,
         ),
         (
             data.signing_key,
+            load_key,
             ["URLs that the server gave out, and tokens of @app.server"],
             "Remove it: the server makes another, and what it has given out is good no more.",
+            True,
+        ),
+        (
+            data.identity_key,
+            load_rsa_key,
+            ["identity tokens of containers (MODAL_IDENTITY_TOKEN)"],
+            "Remove it: the server makes another, and tokens of the old one are worth nothing.",
             True,
         ),
     ):
         if path.exists():
             report.checked["key"] += 1
             try:
-                load_key(path)
+                load(path)
             except StokerError as error:
                 heal = partial(path.unlink, missing_ok=True) if heals else None
                 report.found("key", path.name, str(error), depends=depends, remedy=remedy, heal=heal)

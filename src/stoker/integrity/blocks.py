@@ -24,10 +24,6 @@ def block_bytes(size: int) -> int:
     return block
 
 
-def block_count(size: int) -> int:
-    return -(-size // block_bytes(size))
-
-
 class Sums(Protocol):
     """Digests that are made as bytes pass."""
 
@@ -49,7 +45,7 @@ class BlockSums:
         view = memoryview(data)
         while view:
             part, view = view[: self._left], view[self._left :]
-            self._hash.update(part)
+            self._add(part)
             self._left -= len(part)
             if not self._left:
                 self._end_block()
@@ -59,6 +55,10 @@ class BlockSums:
         if self._left < self._block:
             self._end_block()
         return bytes(self._done)
+
+    def _add(self, part: memoryview) -> None:
+        """Of one block."""
+        self._hash.update(part)
 
     def _end_block(self) -> None:
         self._done += self._hash.digest()
@@ -103,37 +103,23 @@ async def verified(
         raise damaged(f"it ends after {position} of its {size} bytes")
 
 
-class TrimmedSums:
+class TrimmedSums(BlockSums):
     """The digests of the blocks of a stream, each without its trailing zeros: those by which clients name the blocks of a file."""
 
     def __init__(self, block: int) -> None:
-        self._block = block
-        self._left = block
+        super().__init__(block)
         self._zeros = 0  # at the end of what came of this block
-        self._hash = hashlib.sha256()
-        self._done = bytearray()
 
-    def update(self, data: bytes) -> None:
-        while data:
-            part, data = data[: self._left], data[self._left :]
-            self._left -= len(part)
-            content = part.rstrip(b"\0")
-            if content:
-                while self._zeros:
-                    some = min(self._zeros, len(_ZEROS))
-                    self._hash.update(_ZEROS[:some])
-                    self._zeros -= some
-                self._hash.update(content)
-            self._zeros += len(part) - len(content)
-            if not self._left:
-                self._end_block()
-
-    def digests(self) -> bytes:
-        """As `BlockSums.digests`."""
-        if self._left < self._block:
-            self._end_block()
-        return bytes(self._done)
+    def _add(self, part: memoryview) -> None:
+        content = bytes(part).rstrip(b"\0")
+        if content:
+            while self._zeros:
+                some = min(self._zeros, len(_ZEROS))
+                self._hash.update(_ZEROS[:some])
+                self._zeros -= some
+            self._hash.update(content)
+        self._zeros += len(part) - len(content)
 
     def _end_block(self) -> None:
-        self._done += self._hash.digest()
-        self._hash, self._left, self._zeros = hashlib.sha256(), self._block, 0
+        super()._end_block()
+        self._zeros = 0

@@ -30,7 +30,7 @@ _RESULT = api_pb2.GenericResult
 _LONGEST_POLL = 55.0
 _NEWEST = 10  # inputs of each kind that are named one by one
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
-_SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
+_SUCCESS = _RESULT.GENERIC_STATUS_SUCCESS
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
 _SPAWNED = (
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -277,7 +277,7 @@ def _info(call: Call) -> Any:
     started = [output.started_at for output in call.outputs if output.started_at]
     info.scheduled_at = min(started, default=0.0)
     kinds = {
-        _RESULT.GENERIC_STATUS_SUCCESS: info.succeeded_inputs,
+        _SUCCESS: info.succeeded_inputs,
         _RESULT.GENERIC_STATUS_TIMEOUT: info.timeout_inputs,
         _RESULT.GENERIC_STATUS_TERMINATED: info.cancelled_inputs,
     }

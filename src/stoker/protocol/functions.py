@@ -17,7 +17,7 @@ from stoker.protocol.metadata import Metadata
 from stoker.protocol.rpc import Caller, rpc
 from stoker.protocol.values import check_entries
 from stoker.services.apps import App, Apps
-from stoker.services.deployments import Deployments
+from stoker.services.deployments import Deployments, unknown_version
 from stoker.services.endpoints import Audience, Endpoints, targets
 from stoker.services.environments import Environments
 from stoker.services.functions import Function, Functions
@@ -209,7 +209,7 @@ class FunctionServicer:
         known = {d.version: d for d in self._deployments.history(app.id)}
         deployment = known.get(version)
         if deployment is None:
-            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+            raise unknown_version(app, version, known)
         function_id = deployment.function_ids.get(tag, "")
         if function_id not in deployment.definition_ids:
             name = tag.removesuffix(".*")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from modal_proto import api_pb2
 
+from stoker.protocol import finite
 from stoker.protocol.rights import Rights, Scope
 from stoker.services.endpoints import Audience
 from stoker.services.identity import ContainerIdentity
@@ -74,6 +75,8 @@ class Method:
     name: str
     handler: Callable[[Any, Caller], Any]
     request_type: type[Any]
+    numbers: finite.Check | None
+    """Raises InvalidArgument for a request with a number that is not finite; None for requests without such fields."""
     streams: bool
     once: bool
     waits: bool
@@ -137,6 +140,7 @@ def methods_of(servicers: Iterable[object]) -> dict[str, Method]:
                 name=name,
                 handler=getattr(servicer, attribute),
                 request_type=message_class(descriptor.input_type.full_name),
+                numbers=finite.check_of(descriptor.input_type),
                 streams=descriptor.server_streaming,
                 once=declared.once,
                 waits=declared.waits,

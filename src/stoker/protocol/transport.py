@@ -268,7 +268,10 @@ class _Rpcs:
             self._end(request)
 
     def _check(self, request: Request, message: Any) -> None:
-        """Raises PermissionDenied when a container asks for what is not its own, NotFound when that does not exist."""
+        """Raises InvalidArgument for numbers that are not finite, PermissionDenied when a container asks for what is not its own, NotFound when
+        that does not exist."""
+        if request.method.numbers is not None:
+            request.method.numbers(message)
         if request.scope is not None and request.caller.container is not None:
             assert self._ownership is not None
             request.scope.check(message, request.caller.container, self._ownership)

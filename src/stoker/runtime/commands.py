@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stoker.cancelling import finished
+
+T = TypeVar("T")
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DYING = 5.0  # seconds
@@ -34,17 +36,10 @@ async def ask(command: Sequence[str], seconds: float, env: Mapping[str, str] | N
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": _PATH} if env is None else dict(env),
     )
-    saying = asyncio.ensure_future(process.communicate())
-    try:
-        await asyncio.wait([saying], timeout=seconds)
-        if not saying.done():
-            return Answer(-errno.ETIMEDOUT, late=True)
-        return Answer(process.returncode or 0, saying.result()[1].decode(errors="replace").strip())
-    finally:
-        if not saying.done():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await finished(_end_of(saying))
+    said = await _within(seconds, process, process.communicate())
+    if said is None:
+        return Answer(-errno.ETIMEDOUT, late=True)
+    return Answer(process.returncode or 0, said[1].decode(errors="replace").strip())
 
 
 async def hear(command: Sequence[str], seconds: float, most_bytes: int) -> bytes:
@@ -56,15 +51,7 @@ async def hear(command: Sequence[str], seconds: float, most_bytes: int) -> bytes
         stderr=asyncio.subprocess.DEVNULL,
         env={"PATH": _PATH},
     )
-    listening = asyncio.ensure_future(_all_of(process, most_bytes))
-    try:
-        await asyncio.wait([listening], timeout=seconds)
-        return listening.result() if listening.done() else b""
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await finished(_end_of(listening))
+    return await _within(seconds, process, _all_of(process, most_bytes)) or b""
 
 
 def stopped_among(pids: Iterable[int]) -> str:
@@ -75,6 +62,19 @@ def stopped_among(pids: Iterable[int]) -> str:
             if status[2].split()[0] == "T":
                 return f"its process {status[0].partition('(')[2] or pid} is stopped"
     return ""
+
+
+async def _within(seconds: float, process: asyncio.subprocess.Process, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` with a process gives; None when it takes longer. The process ends with it, and when the caller is cancelled."""
+    job = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([job], timeout=seconds)
+        return job.result() if job.done() else None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await finished(_end_of(job))
 
 
 async def _all_of(process: asyncio.subprocess.Process, most_bytes: int) -> bytes:
@@ -92,7 +92,7 @@ async def _all_of(process: asyncio.subprocess.Process, most_bytes: int) -> bytes
     return bytes(said) if await process.wait() == 0 else b""
 
 
-async def _end_of(saying: asyncio.Future[Any]) -> None:
-    await asyncio.wait([saying], timeout=_DYING)
-    if not saying.done():
-        saying.cancel()
+async def _end_of(job: asyncio.Future[Any]) -> None:
+    await asyncio.wait([job], timeout=_DYING)
+    if not job.done():
+        job.cancel()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.runtime.commands import hear
+from stoker.runtime.open_files import is_below
 
 _SECONDS = 20.0
 _MOST_BYTES = 8 << 20
@@ -59,7 +60,7 @@ class OpenFile:
         return shown_path(self.path)
 
     def is_below(self, places: Iterable[str]) -> bool:
-        return any(self.path == place or self.path.startswith(f"{place}/") for place in places)
+        return is_below(self.path, places)
 
 
 @dataclass(frozen=True)

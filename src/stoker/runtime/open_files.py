@@ -14,8 +14,13 @@ def open_by(processes: Iterable[psutil.Process], places: Sequence[str]) -> list[
     found: set[str] = set()
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            found.update(path for path in _paths(process) if _below(path, places))
+            found.update(path for path in _paths(process) if is_below(path, places))
     return sorted(found)
+
+
+def is_below(path: str, places: Iterable[str]) -> bool:
+    """Whether a path is one of `places`, or in one of them."""
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def _paths(process: psutil.Process) -> list[str]:
@@ -28,7 +33,3 @@ def _paths(process: psutil.Process) -> list[str]:
         with contextlib.suppress(OSError):
             paths.append(os.readlink(f"{base}/{name}"))
     return paths
-
-
-def _below(path: str, places: Sequence[str]) -> bool:
-    return any(path == place or path.startswith(f"{place}/") for place in places)

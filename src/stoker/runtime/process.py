@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -34,6 +35,8 @@ _INHERITED = re.compile(
     r"|(?i:https?_proxy|all_proxy|no_proxy)|CUDA_.*|NVIDIA_.*)$"
 )
 _TRIES = 5  # seconds in which to find what is left of a container
+# What the machine lacks for a moment; anything else another try would meet again.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _NO_SNAPSHOTS = 'Memory snapshots need gVisor sandboxes: start the server with runtime = "runsc".'
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
@@ -93,7 +96,7 @@ class ProcessRuntime:
             )
         except BaseException as error:
             self._forget(spec.id)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno not in _PASSING:
                 raise FailedPrecondition(
                     f"{spec.argv[0]} could not be started on this machine: {error.strerror}. The process runtime uses the programs of the host."
                 ) from error

@@ -37,27 +37,27 @@ class WebParts:
 
     def __init__(self, services: Services, cleanup: AsyncExitStack, is_stopping: Callable[[], bool]) -> None:
         s = services
-        self.endpoints = s.endpoints
+        self._endpoints = s.endpoints
         self.log = AccessLog(s.metrics, enabled=s.settings.log_level in ("debug", "info"), pretty=s.settings.pretty_log)
         cleanup.callback(self.log.flush)
-        self.admission = Admission(
+        self._admission = Admission(
             s.servers,
             lambda key, secret, app_id, peer: s.proxy_tokens.check(
                 key, secret, s.apps.get(app_id).environment_id, peer
             ),
             s.attempts,
         )
-        self.servers = ServerGateway(
+        self._servers = ServerGateway(
             endpoints=s.endpoints,
             servers=s.servers,
-            admission=self.admission,
+            admission=self._admission,
             log=self.log,
             is_stopping=is_stopping,
             body_silence=s.settings.web_silence_seconds,
         )
-        cleanup.push_async_callback(self.servers.close)
+        cleanup.push_async_callback(self._servers.close)
         self._silence = s.settings.web_silence_seconds
-        self.functions = FunctionGateway(
+        self._functions = FunctionGateway(
             s.web_calls,
             redirect_after=s.settings.web_redirect_seconds,
             is_stopping=is_stopping,
@@ -67,9 +67,9 @@ class WebParts:
     def before(self, other: Starlette, *, name: str, most: int, per_address: int) -> HttpServer:
         """A server of all web endpoints, and of what `other` answers. For the others see HttpServer."""
         web = WebGateway(
-            other, endpoints=self.endpoints, functions=self.functions, admission=self.admission, log=self.log
+            other, endpoints=self._endpoints, functions=self._functions, admission=self._admission, log=self.log
         )
-        return HttpServer(web, self.servers, name=name, most=most, per_address=per_address, stall=self._silence)
+        return HttpServer(web, self._servers, name=name, most=most, per_address=per_address, stall=self._silence)
 
 
 async def serve_web(

@@ -174,10 +174,7 @@ class Calls:
                 return found, len(call.open_inputs)
             if call.outputs and not call.open_inputs and call.kind == "unary":
                 return [], 0
-            if task_id:
-                with self._scheduler.blocked(task_id, call.parent_input_id or call.id, call):
-                    await call.news.wait(left)
-            else:
+            with self._scheduler.blocked(task_id, call.parent_input_id or call.id, call):
                 await call.news.wait(left)
 
     async def _gather(self, call: Call, found: list[Output]) -> bool:

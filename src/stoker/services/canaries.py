@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from stoker.aio.jobs import Jobs
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.services.apps import DEPLOYED, App, Apps
-from stoker.services.deployments import STAGED, Deployments
+from stoker.services.deployments import STAGED, Deployments, unknown_version
 from stoker.services.functions import Definition, Function, Functions
 from stoker.store import tables
 from stoker.store.database import Change, Database
@@ -131,7 +131,7 @@ class Canaries:
         known = {d.version: d for d in self._deployments.history(app_id)}
         target = known.get(version)
         if target is None:
-            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+            raise unknown_version(app, version, known)
         if version == current.version:
             raise FailedPrecondition(f"v{version} is what is deployed; a canary is another version beside it.")
         definitions = {

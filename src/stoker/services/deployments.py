@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class Deployments:
         known = {d.version: d for d in self.history(app_id)}
         target = known.get(version)
         if target is None:
-            raise NotFound(f"The app {app.name!r} has no version v{version}; it has v{min(known)} to v{max(known)}.")
+            raise unknown_version(app, version, known)
         if target.kind != STAGED:
             raise FailedPrecondition(
                 f"v{version} was deployed, not staged (`modal deploy --staged`). `modal app rollback` goes back to a version."
@@ -95,11 +96,11 @@ class Deployments:
             )
         target = known.get(wanted)
         if target is None:
-            raise NotFound(
-                f"The app {app.name!r} has no version v{wanted}; it has v{min(known)} to v{newest}."
-                if version >= 0
-                else f"The app {app.name!r} has only {len(known)} version(s), so there is none to go back to."
-            )
+            if version < 0:
+                raise NotFound(
+                    f"The app {app.name!r} has only {len(known)} version(s), so there is none to go back to."
+                )
+            raise unknown_version(app, wanted, known)
         return await self._publish(app, target, {"kind": ROLLBACK, "from_version": wanted}, request)
 
     async def roll_over(self, app_id: str, *, request: str = "") -> App:
@@ -141,3 +142,9 @@ class Deployments:
         if app.state != DEPLOYED or self.current(app_id) is None:
             raise FailedPrecondition(f"The app {app.description or app.id} is not deployed, so it has no versions.")
         return app
+
+
+def unknown_version(app: App, version: int, known: Collection[int]) -> NotFound:
+    """What to raise for a version that is none of the `known` ones of an app."""
+    it_has = f"it has v{min(known)} to v{max(known)}" if known else "it was never deployed"
+    return NotFound(f"The app {app.name or app.id!r} has no version v{version}; {it_has}.")

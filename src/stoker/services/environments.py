@@ -137,14 +137,14 @@ class Environments:
     async def create(self, name: str) -> Environment:
         """Raises InvalidArgument or AlreadyExists. Its web suffix is its name, and the first one has none."""
         _check_name(name)
-        environment = Environment(new_id("en"), name, self._free_suffix(name), "", time.time())
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> Environment:
             _check_free(connection, name)
+            environment = Environment(new_id("en"), name, _free_suffix(connection, name), "", time.time())
             connection.execute(sa.insert(tables.environments), [asdict(environment)])
+            return environment
 
-        await self._database.write(Change(work, lambda _: self._know(environment)))
-        return environment
+        return await self._database.write(Change(work, self._know))
 
     async def update(
         self,
@@ -167,12 +167,6 @@ class Environments:
         if web_suffix is not None:
             if not _WEB_SUFFIX.match(web_suffix):
                 raise InvalidArgument(f"{web_suffix!r} cannot be a web suffix: use lower-case letters, digits and '-'.")
-            other = self._with_suffix(web_suffix)
-            if other not in (None, old) and slug(web_suffix) != slug(old.web_suffix):
-                raise AlreadyExists(
-                    f"The environment {other.name!r} has the web suffix {web_suffix!r}, so their web apps could not be told apart. "
-                    "Choose another one."
-                )
             values["web_suffix"] = web_suffix
         if image_builder_version is not None:
             _check_builder_version(image_builder_version)
@@ -181,6 +175,8 @@ class Environments:
         def work(connection: sa.Connection) -> None:
             if "name" in values:
                 _check_free(connection, values["name"])
+            if "web_suffix" in values:
+                _check_suffix(connection, values["web_suffix"], old)
             chosen = sa.update(tables.environments).where(tables.environments.c.id == old.id)
             connection.execute(chosen.values(**values))
 
@@ -245,17 +241,6 @@ class Environments:
     def _find(self, name: str) -> Environment | None:
         return next((e for e in self._by_id.values() if e.name == name), None)
 
-    def _with_suffix(self, web_suffix: str) -> Environment | None:
-        """The environment whose web apps have this suffix in their labels, where only its letters and digits count."""
-        return next((e for e in self._by_id.values() if slug(e.web_suffix) == slug(web_suffix)), None)
-
-    def _free_suffix(self, name: str) -> str:
-        if not self._by_id:
-            return ""
-        made = slug(name)[:_LONGEST_MADE_SUFFIX].strip("-")
-        tries = (made if number == 1 else f"{made}-{number}" for number in itertools.count(1))
-        return next(suffix for suffix in tries if self._with_suffix(suffix) is None)
-
 
 def slug(text: str) -> str:
     """As a part of a label, and so of a host name: lower-case letters, digits, and "-" for all between them."""
@@ -277,6 +262,31 @@ def _check_free(connection: sa.Connection, name: str) -> None:
     named = sa.select(tables.environments.c.id).where(tables.environments.c.name == name)
     if connection.execute(named).first() is not None:
         raise AlreadyExists(f"The environment {name!r} exists already.")
+
+
+def _suffixes(connection: sa.Connection) -> dict[str, Any]:
+    """All environments by their suffixes, as these are in labels, where only letters and digits count."""
+    columns = tables.environments.c
+    rows = connection.execute(sa.select(columns.id, columns.name, columns.web_suffix))
+    return {slug(row.web_suffix): row for row in rows}
+
+
+def _free_suffix(connection: sa.Connection, name: str) -> str:
+    taken = _suffixes(connection)
+    if not taken:
+        return ""
+    made = slug(name)[:_LONGEST_MADE_SUFFIX].strip("-")
+    tries = (made if number == 1 else f"{made}-{number}" for number in itertools.count(1))
+    return next(suffix for suffix in tries if slug(suffix) not in taken)
+
+
+def _check_suffix(connection: sa.Connection, web_suffix: str, environment: Environment) -> None:
+    other = _suffixes(connection).get(slug(web_suffix))
+    if other is not None and other.id != environment.id and slug(web_suffix) != slug(environment.web_suffix):
+        raise AlreadyExists(
+            f"The environment {other.name!r} has the web suffix {web_suffix!r}, so their web apps could not be told apart. "
+            "Choose another one."
+        )
 
 
 def _check_name(name: str) -> None:

@@ -7,6 +7,7 @@ import time
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.services.launching import Launcher
 from stoker.services.scheduler import Scheduler
 from stoker.services.tasks import Task
@@ -28,16 +29,14 @@ class Heartbeats:
         self._launcher = launcher
         self._lost_after = lost_after
         self._heard: dict[str, float] = {}
-        self._watches: set[asyncio.Task[None]] = set()
+        self._watches = Jobs("heartbeats")
 
     def beat(self, task_id: str) -> None:
         """Event: a container gives a sign of life. From its first one on it is expected to."""
         new = task_id not in self._heard
         self._heard[task_id] = time.monotonic()
         if new:
-            watch = asyncio.get_running_loop().create_task(self._watch(task_id))
-            self._watches.add(watch)
-            watch.add_done_callback(self._watches.discard)
+            self._watches.start(f"watch {task_id}", self._watch(task_id))
 
     async def close(self) -> None:
         for watch in self._watches:
@@ -59,8 +58,6 @@ class Heartbeats:
                     told = True
                     self._say_silent(task)
                 await asyncio.sleep(self._lost_after)
-        except Exception:
-            _log.exception("a container cannot be watched any more", task=task_id)
         finally:
             del self._heard[task_id]
 

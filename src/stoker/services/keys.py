@@ -59,6 +59,11 @@ def load_or_create_rsa_key(path: Path) -> rsa.RSAPrivateKey:
     if not path.exists():
         made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return load_rsa_key(path)
+
+
+def load_rsa_key(path: Path) -> rsa.RSAPrivateKey:
+    """The RSA key in `path` (PEM). Blocks. Raises FailedPrecondition for a damaged file."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError):

@@ -136,7 +136,7 @@ class Scheduler:
 
     @contextmanager
     def blocked(self, task_id: str, waiter: str, call: Call) -> Iterator[None]:
-        """While it lasts, something in a container waits for the result of a call; waiter: see `Pool.block`."""
+        """While it lasts, something in a container waits for the result of a call. waiter: see `Pool.block`. Nothing when `task_id` is of no container."""
         runner = self._of_task(task_id)
         if runner is None:
             yield

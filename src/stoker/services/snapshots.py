@@ -100,11 +100,11 @@ class Snapshots:
             rows = connection.execute(sa.select(tables.snapshots)).mappings().all()
         for row in rows:
             snapshot = Snapshot(**row)
-            if snapshot.state == CREATING or (snapshot.state == READY and not self._path(snapshot).is_dir()):
+            if snapshot.state == CREATING or (snapshot.state == READY and not self.directory(snapshot.id).is_dir()):
                 self._store(snapshot)
             else:
                 self._by_id[snapshot.id] = self._by_key[snapshot.key] = snapshot
-        known = {self._path(s) for s in self._by_id.values() if s.state == READY}
+        known = {self.directory(s.id) for s in self._by_id.values() if s.state == READY}
         for path in self._directory.iterdir():
             if path not in known:
                 self._delete(path)
@@ -145,7 +145,7 @@ class Snapshots:
         if changed or not restores:
             self._store(snapshot)
             self._drop_outdated(function_id, definition_id)
-        return SnapshotUse(snapshot.id, self._path(snapshot), restores, base=not app_id)
+        return SnapshotUse(snapshot.id, self.directory(snapshot.id), restores, base=not app_id)
 
     def is_ready(self, key: str) -> bool:
         return self.ready(key) is not None
@@ -155,7 +155,7 @@ class Snapshots:
         snapshot = self._by_key.get(key)
         if snapshot is None or snapshot.state != READY:
             return None
-        return SnapshotUse(snapshot.id, self._path(snapshot), restores=True, base=not snapshot.app_id)
+        return SnapshotUse(snapshot.id, self.directory(snapshot.id), restores=True, base=not snapshot.app_id)
 
     def outdated(self, use: SnapshotUse, reason: str) -> None:
         """What it was made of has changed: the next container makes another one in its place, unless that happens without an end."""
@@ -331,12 +331,9 @@ class Snapshots:
         """Deletes the files, or leaves that to the last container that runs on them."""
         self.on_release(snapshot.id)
         if not snapshot.users:
-            self._delete(self._path(snapshot))
+            self._delete(self.directory(snapshot.id))
         elif snapshot.id not in self._by_id:
             self._doomed[snapshot.id] = snapshot
-
-    def _path(self, snapshot: Snapshot) -> Path:
-        return self.directory(snapshot.id)
 
     def _delete(self, path: Path) -> None:
         # Out of the way at once: the next attempt may want the same name.

@@ -9,6 +9,7 @@ import asyncio
 
 import structlog
 
+from stoker.aio.jobs import Jobs
 from stoker.errors import ResourceExhausted, Unavailable
 from stoker.services.call_records import Call, web_rows
 from stoker.store.database import Database
@@ -25,6 +26,7 @@ class WebHistory:
         self._database = database
         self._waiting: list[Call] = []
         self._lost = 0
+        self._jobs = Jobs("web history")
         self._writer: asyncio.Task[None] | None = None
 
     def add(self, call: Call) -> None:
@@ -33,24 +35,18 @@ class WebHistory:
             self._lost += 1
             return
         self._waiting.append(call)
-        if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+        if self._writer is None or self._writer.done():
+            self._writer = self._jobs.start("write", self._write())
 
     async def close(self) -> None:
-        writer = self._writer
-        if writer is not None:
-            await asyncio.wait([writer], timeout=_LONGEST_END)
-            writer.cancel()
+        await self._jobs.close(patience=_LONGEST_END)
 
     async def _write(self) -> None:
-        try:
-            while self._waiting:
-                await self._write_some(self._waiting[:_AT_ONCE])
-                if self._lost:
-                    _log.warning("web requests are missing in the history: the database was away", requests=self._lost)
-                    self._lost = 0
-        finally:
-            self._writer = None
+        while self._waiting:
+            await self._write_some(self._waiting[:_AT_ONCE])
+            if self._lost:
+                _log.warning("web requests are missing in the history: the database was away", requests=self._lost)
+                self._lost = 0
 
     async def _write_some(self, calls: list[Call]) -> None:
         try:

@@ -25,7 +25,7 @@ from alembic.util import CommandError
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, Unavailable
+from stoker.errors import Damaged, FailedPrecondition, InvalidArgument, StokerError, Unavailable
 from stoker.integrity import wal
 from stoker.store.appender import Appender, Rows, append
 from stoker.store.changes import Change, Doubts, Job
@@ -39,6 +39,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "writes"  # marks the writer's connection
 # Of PostgreSQL's client: a machine that vanished is given up soon. Seconds, and milliseconds.
 _PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_BUSY = 30_000  # milliseconds for which SQLite waits for another program that has locked the database
 _LARGEST_LOG_LOOKED_AT = 16 << 20  # bytes; a second or so
 _ASK_AGAIN = 1.0  # seconds between questions what became of a commit that was not answered
 _log = structlog.get_logger(__name__)
@@ -166,6 +167,7 @@ class Database:
                     self._checkpoint_due = False
                     _checkpoint(connection)
                     self._appender.resume()
+                del jobs  # payloads that are stored need not wait in memory for the next group
 
     def _next_group(self) -> tuple[list[Job], bool]:
         """Waits for changes, while there are doubts not for long; and whether they are the last."""
@@ -292,7 +294,8 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
                 "the data directory from a backup, as docs/operate.md says under Backup. `stoker fsck` shows what else is damaged."
             ) from None
         if engine.dialect.name == "sqlite":
-            raise FailedPrecondition(f"The database {engine.url.database} cannot be opened: {error.orig}.") from None
+            why = explained if isinstance(explained, StokerError) else f"{error.orig}."
+            raise FailedPrecondition(f"The database {engine.url.database} cannot be opened: {why}") from None
         if isinstance(error, sa.exc.OperationalError):
             raise FailedPrecondition(
                 f"The database of the setting database_url does not answer: {error.orig}"
@@ -354,7 +357,7 @@ def _tune_sqlite(engine: sa.Engine, synchronous: str) -> None:
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy emits BEGIN itself, below, so that savepoints work
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", f"busy_timeout={_BUSY}"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
