@@ -160,6 +160,8 @@ class Patrol:
         writer = max(self._notes, key=lambda sandbox: self._notes[sandbox].lately, default=None)
         if writer is not None and self._notes[writer].lately >= _WRITING:
             writer.end_for_disk(self._notes[writer].written, free=free)
+            for notes in self._notes.values():
+                notes.lately = 0  # whoever goes on writing shows it in the next looks; the others are not to blame
 
     def _look_at_disk(self) -> tuple[int, int]:
         """Bytes that are free, and bytes for the files that there can still be."""
