@@ -55,7 +55,7 @@ def pieces(path: Path, pace: Pace) -> Iterator[memoryview]:
     file = _open(path, pace.direct)
     try:
         size = os.fstat(file).st_size
-        with mmap.mmap(-1, _PIECE) as buffer, memoryview(buffer) as view:
+        with mmap.mmap(-1, _room(size)) as buffer, memoryview(buffer) as view:
             while size > 0 and (count := _read(file, view)):
                 size -= count
                 pace.count(count)
@@ -71,6 +71,11 @@ def sha256(path: Path, pace: Pace) -> str:
     for piece in pieces(path, pace):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _room(size: int) -> int:
+    """Bytes for the pieces of a file of so many: whole pages. A direct read makes all of them ready first, however little it is to read."""
+    return min(_PIECE, size // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE)
 
 
 def _open(path: Path, direct: bool) -> int:
