@@ -178,6 +178,8 @@ def _input(record: InputRecord) -> Any:
         status = api_pb2.FUNCTION_CALL_INPUT_STATUS_PENDING
     info = api_pb2.FunctionCallInputInfo(function_call_id=record.call_id, status=status)
     info.enqueued_at.FromNanoseconds(int(record.enqueued_at * 1e9))
+    if record.method:
+        info.service_method_name = record.method
     if record.task_id:
         info.container_id = record.task_id
     if record.started_at is not None:

@@ -71,6 +71,7 @@ apps = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("deployed_at", sa.Float),
     sa.Column("stopped_at", sa.Float),
+    sa.Column("stopped_by", sa.String(64), nullable=False, default=""),  # "" for one that ended by itself
     sa.Index("apps_by_name", "environment_id", "name"),
 )
 
@@ -310,6 +311,7 @@ inputs = sa.Table(
     sa.Column("idx", sa.Integer, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("method", sa.String(256), nullable=False, default=""),  # of a class; "" for one that is no method
 )
 
 outputs = sa.Table(
