@@ -108,7 +108,7 @@ def output_row(output: Output) -> tuple[object, ...]:
     )
 
 
-def web_rows(calls: Iterable[Call]) -> tuple[Rows, Rows, Rows]:
+def web_rows(calls: Sequence[Call]) -> tuple[Rows, Rows, Rows]:
     """Of web requests that have ended: their times, status and container, without anything that they carried."""
     ended = [(call, call.outputs[-1]) for call in calls if call.outputs]
     return (

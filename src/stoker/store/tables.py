@@ -329,6 +329,22 @@ outputs = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
+server_requests = sa.Table(
+    "server_requests",  # to @app.server, when they are over; the newest of them
+    metadata,
+    # Microseconds since the epoch of the end, or a little more: see services/server_requests.py.
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("function_id", sa.String(32), nullable=False),
+    sa.Column("task_id", sa.String(32), nullable=False),  # "" for one that no container got
+    sa.Column("route", sa.String(256), nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("arrived_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),  # when a container got it
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Index("server_requests_by_function", "function_id", "seq"),
+)
+
 tasks = sa.Table(
     "tasks",  # containers, for history; a row without finished_at after a restart was lost with the server
     metadata,
