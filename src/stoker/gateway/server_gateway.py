@@ -15,6 +15,7 @@ from stoker.gateway.session_passage import SessionPassage
 from stoker.gateway.upstream import Upstreams
 from stoker.services.endpoints import Endpoints
 from stoker.services.functions import ServerSpec
+from stoker.services.server_requests import Remember, remember_nothing
 from stoker.services.server_sessions import ServerSessions
 from stoker.services.servers import Servers
 
@@ -32,10 +33,12 @@ class ServerGateway:
         log: AccessLog,
         is_stopping: Callable[[], bool] = lambda: False,
         body_silence: float = BODY_SILENCE,
+        remember: Remember = remember_nothing,
     ) -> None:
         """is_stopping: whether containers take nothing new, so that a request would wait until the server is gone. body_silence: seconds
-        for which a client may send nothing of an unfinished body."""
+        for which a client may send nothing of an unfinished body. remember: is told of every request that was let in, when it is over."""
         self.body_silence = body_silence
+        self.remember = remember
         self._is_stopping = is_stopping
         self.servers = servers
         self.sessions = ServerSessions(servers)

@@ -53,6 +53,7 @@ from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
 from stoker.services.schedules import Schedules
 from stoker.services.secrets import Secrets
+from stoker.services.server_requests import ServerRequests
 from stoker.services.servers import Servers
 from stoker.services.snapshot_checks import SnapshotChecks
 from stoker.services.snapshots import Snapshots
@@ -343,6 +344,8 @@ class Services:
             },
         )
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs), web_history)
+        self.server_requests = ServerRequests(self.database)
+        self._cleanup.push_async_callback(self.server_requests.close)
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )
@@ -357,6 +360,7 @@ class Services:
             self.dicts.sweep,
             self.queues.sweep,
             self.tokens.save_uses,
+            partial(self.server_requests.forget_old, days),
         )
         rare = (
             self.blobs.sweep,
