@@ -117,18 +117,8 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "time series of a function or server (`modal function metrics`, `modal server metrics`)",
-        "The server has metrics in Prometheus' format at /metrics, and `modal function stats` counts calls.",
+        "The server has metrics in Prometheus' format at /metrics, and `modal function stats` and `modal server stats` count calls and requests.",
         rpcs="FunctionGetMetrics|ServerGetMetrics|MetricsGetInfo",
-    ),
-    Feature(
-        "the requests of an @app.server one by one (`modal server requests`, `modal server stats`)",
-        "Each is a line of the server's log, and /metrics counts them.",
-        rpcs="ServerCountRequests|ServerRequestFetch|ServerGetTimeRangeStats",
-    ),
-    Feature(
-        "the log of a single call as it grows (FunctionCall.logs.stream)",
-        "`modal app logs` follows the whole app.",
-        rpcs="FunctionCallGetInfo",
     ),
     Feature(
         "tokens of `modal curl`",

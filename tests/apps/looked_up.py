@@ -53,6 +53,10 @@ class Speaker:
     def say(self, word: str) -> str:
         return word
 
+    @modal.fastapi_endpoint()
+    def web(self) -> str:
+        return "answered"
+
 
 @app.function(image=image)
 @modal.fastapi_endpoint()

@@ -68,6 +68,61 @@ show([sorted(by_name.stats().functions) == sorted(found.functions), list(by_name
     assert stats == [True, ["Sleeper"]]
 
 
+def test_an_app_names_whoever_stopped_it(looked: RunningServer) -> None:
+    code = """
+app = modal.App.lookup("to-be-stopped", create_if_missing=True)
+show([app.app_id, app.info(refresh=True).lifecycle.stopped_by])
+with modal.App("ends-by-itself").run() as other:
+    pass
+show([other.app_id])
+"""
+    [stopped, before], [finished] = ask(looked, code)  # type: ignore[misc]
+    looked.modal("app", "stop", "--yes", "to-be-stopped")
+    code = f"""
+from modal.experimental import get_app_lifecycle
+for app_id in ({stopped!r}, {finished!r}):
+    while not (life := get_app_lifecycle(app_id)).stopped_at:
+        time.sleep(0.1)
+    show([life.created_by, life.stopped_by])
+"""
+    assert before is None and ask(looked, code) == [["local", "local"], ["local", None]]
+    again = looked.modal("app", "stop", "--yes", stopped, check=False)
+    assert "already stopped" in again.stderr and "by 'local'" in again.stderr
+
+
+def test_calls_of_a_class_name_their_method(looked: RunningServer) -> None:
+    code = """
+import urllib.request
+speaker = modal.Cls.from_name(A, "Speaker")()
+speaker.say.remote("one")
+list(speaker.say.map(["two", "three"]))
+urllib.request.urlopen(speaker.web.get_web_url()).read()
+F("say").remote("no method")
+"""
+    ask(looked, code)
+
+    def methods(function: str, count: int) -> list[str | None]:
+        while len(lines := json.loads(looked.modal("function", "calls", function, "--json").stdout)) < count:
+            pass
+        return [line["service_method_name"] for line in lines]
+
+    assert sorted(methods("looked-up/Speaker.*", 4)) == ["say", "say", "say", "web"]  # type: ignore[type-var]
+    assert set(methods("looked-up/say", 1)) == {None}
+
+
+def test_the_newest_calls_come_first(looked: RunningServer) -> None:
+    code = """
+ids = [call.object_id for call in (F("about_volume").spawn(), F("about_volume").spawn())]
+modal.FunctionCall.gather(*map(modal.FunctionCall.from_id, ids))
+show(ids)
+"""
+    [[first, second]] = ask(looked, code)  # type: ignore[misc]
+    for options, expected in (((), [second, first]), (("--since", "1h"), [first, second])):
+        lines = json.loads(looked.modal("function", "calls", "looked-up/about_volume", "--json", *options).stdout)
+        ids = [line["function_call_id"] for line in lines]
+        assert [id for id in ids if id in expected] == expected
+
+
 def test_lists_are_of_one_environment(looked: RunningServer) -> None:
     code = """
 modal.Environment.objects.create("elsewhere")

@@ -110,10 +110,37 @@ def test_get_with_a_timeout_gives_up_and_the_call_goes_on(function: Any) -> None
     assert call_id == call.object_id and input_id.startswith("in-")
 
 
-def test_gather_and_spawn_map(function: Any, client: modal.Client) -> None:
+def test_gather(function: Any) -> None:
     calls = [function("child").spawn(n) for n in range(5)]
     assert modal.FunctionCall.gather(*calls) == [1, 2, 3, 4, 5]
-    function("child").spawn_map(range(20))
+
+
+def test_maps_of_every_form(function: Any) -> None:
+    child, flaky = function("child"), function("flaky")
+    assert list(child.map([])) == list(child.starmap([])) == []
+    assert list(child.starmap([(1,), (2,)])) == [2, 3]
+    assert list(child.starmap([(), ()], kwargs={"x": 1})) == [2, 2]
+    assert sorted(child.map(range(50), order_outputs=False)) == list(range(1, 51))
+    with pytest.raises(ZeroDivisionError):
+        list(child.map(1 // (2 - n) for n in range(4)))
+    assert child.for_each([1, 2]) is None
+    with pytest.raises(RuntimeError, match="attempt 4 fails"):
+        flaky.for_each(["for-each"], kwargs={"good_attempt": 99})
+    flaky.for_each(["ignored"], kwargs={"good_attempt": 99}, ignore_exceptions=True)
+
+
+def test_spawned_maps_run_and_keep_their_results(function: Any, client: modal.Client, notes: Path) -> None:
+    keys = [f"spawned-{n}" for n in range(20)]
+    function("flaky").spawn_map(keys, kwargs={"good_attempt": 1})
+    deadline = time.monotonic() + 60
+    while [attempts(notes, key) for key in keys] != [1] * 20:
+        assert time.monotonic() < deadline, "not all inputs ran"
+        time.sleep(0.1)
+    call_id = function("child").experimental_spawn_map([1, 2, 3]).object_id
+    call = modal.FunctionCall.from_id(call_id, client=client)
+    assert (call.num_inputs(), list(call.iter()), list(call.iter(start=1, end=3))) == (3, [2, 3, 4], [3, 4])
+    assert [call.get(index=n) for n in range(3)] == [2, 3, 4]
+    assert [item.status.name for item in call.get_call_graph()] == ["SUCCESS"] * 3
 
 
 def test_functions_call_functions(function: Any) -> None:

@@ -57,12 +57,12 @@ def data(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def fsck(data: Path, *flags: str, code: int, cwd: Path | None = None) -> Any:
+def fsck(data: Path, *flags: str, code: int, cwd: Path | None = None, timeout: float = 120) -> Any:
     done = subprocess.run(
         [*STOKER, "fsck", "--data", str(data), "--json", *flags],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         cwd=cwd or data.parent,
     )
     assert done.returncode == code and "Traceback" not in done.stderr, (

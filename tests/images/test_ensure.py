@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stoker.core import build_queue
-from stoker.errors import FailedPrecondition, NotFound
+from stoker.errors import Damaged, FailedPrecondition, NotFound
 from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
 from stoker.services.images.images import FAILED, READY, Image, Images
 from stoker.store.database import Database
@@ -233,5 +233,26 @@ def test_a_build_is_cancelled(run: Callable[[Body], None]) -> None:
         await house.images.delete(image.id)
         with pytest.raises(NotFound):
             house.images.get(image.id)
+
+    run(body)
+
+
+def test_a_damaged_image_is_refused_and_nothing_is_built_on_it(run: Callable[[Body], None]) -> None:
+    async def body(house: House) -> None:
+        damaged = set[str]()
+
+        async def check(image_id: str) -> None:
+            if image_id in damaged:
+                raise Damaged("It is damaged.")
+
+        house.images.check_layers = check
+        image = await house.built()
+        assert await house.ask() is image
+        damaged.add(image.id)
+        with pytest.raises(Damaged):
+            await house.ask()
+        with pytest.raises(Damaged):
+            await house.images.ensure(replace(SPEC, bases={"base": image.id}), house.context)
+        assert house.builder.builds == 1
 
     run(body)

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.protocol.calls import _payloads
+from stoker.protocol.calls import _methods, _payloads
 from stoker.protocol.definitions import parse_definition
 from stoker.protocol.scopes import known_blobs
 from stoker.protocol.values import at_most, check_entries, cursor, in_turns, seconds
@@ -60,6 +60,16 @@ def test_inputs_of_a_call_are_bounded_and_each_has_an_index_of_its_own() -> None
         _payloads([item, item])
     with pytest.raises(InvalidArgument, match="too many"):
         _payloads([item] * 20_000)
+
+
+def test_a_method_has_the_name_of_one() -> None:
+    def methods(name: str) -> dict[int, str]:
+        return _methods([api_pb2.FunctionPutInputsItem(idx=1, input=api_pb2.FunctionInput(method_name=name))])
+
+    assert (methods("say"), methods("")) == ({1: "say"}, {})
+    for name in ("a" * 257, "no name", "nul\0"):
+        with pytest.raises(InvalidArgument, match="cannot name a method"):
+            methods(name)
 
 
 def test_a_function_has_so_many_parts() -> None:

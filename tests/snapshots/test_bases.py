@@ -145,5 +145,5 @@ def test_who_may_start_from_a_base(tmp_path: Path) -> None:
     ):
         assert not _fits(request(**changes)), changes
     assert _key(request(task_id="ta-2"), "m") == _key(request(), "m")
-    others = [{"image_id": "im-2"}, {"client_version": "1.2.0"}, {"network": False}]
-    assert len({_key(request(**changes), machine) for changes in [{}, *others] for machine in "mn"}) == 8
+    others = [{"image_id": "im-2"}, {"layers": ("la-2",)}, {"client_version": "1.2.0"}, {"network": False}]
+    assert len({_key(request(**changes), machine) for changes in [{}, *others] for machine in "mn"}) == 10

@@ -171,7 +171,7 @@ def test_one_of_an_earlier_version_is_unknown_and_stays(run: Callable[[Body], No
 
 def test_a_server_goes_on_where_the_last_one_was_interrupted(run: Callable[[Body], None]) -> None:
     async def body(house: CheckedHouse) -> None:
-        house.checks._stop.set()  # it ends at once
+        house.checks._reader.stop()  # it ends at once
         use = await house.save()
         await house.again()
         await house.checked()
@@ -184,7 +184,7 @@ def test_what_a_power_cut_may_have_left_half_is_not_started_from(
     run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def body(house: CheckedHouse) -> None:
-        house.checks._stop.set()
+        house.checks._reader.stop()
         use = await house.save()
         assert (use.directory / UNSETTLED).exists()
         (tmp_path / "boot").write_text("the next one")

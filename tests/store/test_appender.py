@@ -21,7 +21,7 @@ def call(id: str) -> Rows:
 
 
 def inputs(call_id: str, count: int, payload: bytes = b"x") -> Rows:
-    return tables.inputs, [(f"{call_id}-{n}", call_id, n, payload, 1.0) for n in range(count)]
+    return tables.inputs, [(f"{call_id}-{n}", call_id, n, payload, 1.0, "") for n in range(count)]
 
 
 def count(database: Database, table: sa.Table) -> int:

@@ -256,7 +256,7 @@ def test_a_file_that_may_not_grow_is_no_damage(tmp_path: Path) -> None:
             assert told.value.retry_after > 0
             with pytest.raises(ResourceExhausted, match="disk does not take what is written"):
                 await database.append(
-                    *[(tables.inputs, [(f"in-{n}", "fc-1", n, bytes(100_000), 1.0)]) for n in range(9)]
+                    *[(tables.inputs, [(f"in-{n}", "fc-1", n, bytes(100_000), 1.0, "")]) for n in range(9)]
                 )
         await database.insert(tables.settings, [{"key": "large", "value": bytes(1 << 20)}])
         with database.read() as connection:

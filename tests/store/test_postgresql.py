@@ -167,7 +167,7 @@ def test_rows_whose_commit_was_lost_on_its_way_back_can_be_appended_again(url: s
 
     async def scenario() -> None:
         database = Database.open(url)
-        first, second = (tables.calls, [call]), (tables.inputs, [("in-1", "fc-1", 0, b"x", 1.0)])
+        first, second = (tables.calls, [call]), (tables.inputs, [("in-1", "fc-1", 0, b"x", 1.0, "")])
         await database.append(first)
         await database.append(first, second)
         with database.read() as connection:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from stoker.fsck.dependents import Dependents
 from stoker.fsck.report import Report
-from stoker.images.layer_sums import sums_of
+from stoker.images.layer_sums import name_of, sums_of
 from stoker.images.leftovers import discard
 from stoker.images.records import Records
 from stoker.integrity import trees
 from stoker.integrity.reading import Pace
+from stoker.services.telemetry.damages import LAYER
 
 _REMEDY = "Let it be built again: deploy the apps that use it."
 
@@ -53,12 +54,12 @@ def check(
             users.setdefault(layer, []).append(image_id)
     for number, (layer, image_ids) in enumerate(users.items()):
         progress("layers of images", number, len(users))
-        report.checked["layer"] += 1
+        report.checked[LAYER] += 1
         what = _look(directory, layer, report, pace)
         if what:
             report.found(
-                "layer",
-                str(layer),
+                LAYER,
+                name_of(directory, layer),
                 f"The layer {layer} is damaged: {what}.",
                 depends=[*(f"the image {image_id}" for image_id in image_ids), *_of(image_ids, dependents)],
                 remedy=_REMEDY,
@@ -72,10 +73,10 @@ def _look(directory: Path, layer: Path, report: Report, pace: Pace) -> str:
     try:
         return "; ".join(trees.check(layer, sums_of(directory, layer), pace))
     except FileNotFoundError:
-        report.unknown["layer"] += 1
+        report.unknown[LAYER] += 1
         return ""
     except ValueError as error:
-        report.unknown["layer"] += 1
+        report.unknown[LAYER] += 1
         report.notes.append(f"The layer {layer} was not compared: {error}.")
         return ""
 

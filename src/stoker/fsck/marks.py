@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.fsck.report import Report
-from stoker.services.telemetry.damages import BLOB, VOLUME_FILE, Damage, damage_id
+from stoker.services.telemetry.damages import BLOB, LAYER, VOLUME_FILE, Damage, damage_id
 from stoker.services.telemetry.damages import store as store_damage
 from stoker.store import tables
 
-_ANSWERED_FOR = (BLOB, VOLUME_FILE)
+_ANSWERED_FOR = (BLOB, VOLUME_FILE, LAYER)
 
 
 def store(settings: Settings, data: DataDir, report: Report) -> None:

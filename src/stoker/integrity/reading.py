@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _PIECE = 4 << 20
+_ENTRY = 64 << 10  # bytes that could be read in the time that a file or a directory takes beside its content
 
 
 class CalledOff(Exception):
@@ -29,12 +30,22 @@ class Pace:
     direct: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     read: int = 0
+    _entries: int = 0
     _began: float = field(default_factory=time.monotonic)
 
     def count(self, size: int) -> None:
         """So many bytes were read: waits a little. Blocks. Raises CalledOff."""
         self.read += size
-        wait = self._began + self.read / self.bytes_a_second - time.monotonic() if self.bytes_a_second else 0.0
+        self._wait()
+
+    def entry(self) -> None:
+        """A file or a directory was come to: as `count`."""
+        self._entries += 1
+        self._wait()
+
+    def _wait(self) -> None:
+        done = self.read + self._entries * _ENTRY
+        wait = self._began + done / self.bytes_a_second - time.monotonic() if self.bytes_a_second else 0.0
         if self.stop.wait(max(0.0, wait)) if wait > 0 else self.stop.is_set():
             raise CalledOff
 
@@ -44,7 +55,7 @@ def pieces(path: Path, pace: Pace) -> Iterator[memoryview]:
     file = _open(path, pace.direct)
     try:
         size = os.fstat(file).st_size
-        with mmap.mmap(-1, _PIECE) as buffer, memoryview(buffer) as view:
+        with mmap.mmap(-1, _room(size)) as buffer, memoryview(buffer) as view:
             while size > 0 and (count := _read(file, view)):
                 size -= count
                 pace.count(count)
@@ -60,6 +71,11 @@ def sha256(path: Path, pace: Pace) -> str:
     for piece in pieces(path, pace):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _room(size: int) -> int:
+    """Bytes for the pieces of a file of so many: whole pages. A direct read makes all of them ready first, however little it is to read."""
+    return min(_PIECE, size // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE)
 
 
 def _open(path: Path, direct: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from stoker.integrity.reading import Pace, sha256
 
 _VERSION = 1
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, and no damage
 _MOST_TOLD = 20  # things that are wrong with one tree
 
 
@@ -33,6 +35,7 @@ def write(root: Path, target: Path, pace: Pace, *, leave_out: Collection[str] = 
         count = 0
         file.write(json.dumps({"version": _VERSION}) + "\n")
         for path, status in _entries(root):
+            pace.entry()
             if path not in left_out:
                 file.write(json.dumps([path, *_described(root / path, status, pace)]) + "\n")
                 count += 1
@@ -43,19 +46,27 @@ def write(root: Path, target: Path, pace: Pace, *, leave_out: Collection[str] = 
 
 def check(root: Path, target: Path, pace: Pace, *, leave_out: Collection[str] = ()) -> Iterator[str]:
     """What is in `root` and is not as it was when `target` was written, as parts of sentences; nothing when all is well. leave_out: as for
-    `write`. Blocks. Raises FileNotFoundError when there are no digests, ValueError when they are damaged themselves, CalledOff."""
+    `write`. Blocks. Raises FileNotFoundError when there are no digests, ValueError when they are damaged themselves, OSError when it cannot be
+    looked at just now, CalledOff."""
     known = _read(target)
     left_out = {*leave_out, *(os.path.relpath(path, root) for path in (target, target.with_name(f"{target.name}.new")))}
     told = 0
-    for path, status in _entries(root):
-        if path in left_out:
-            continue
-        wanted = known.pop(path, None)
-        wrong = _difference(root / path, status, wanted, pace)
-        if wrong:
-            told += 1
-            if told <= _MOST_TOLD:
-                yield f"{path} {wrong}"
+    try:
+        for path, status in _entries(root):
+            pace.entry()
+            if path in left_out:
+                continue
+            wanted = known.pop(path, None)
+            wrong = _difference(root / path, status, wanted, pace)
+            if wrong:
+                told += 1
+                if told <= _MOST_TOLD:
+                    yield f"{path} {wrong}"
+    except OSError as error:
+        if error.errno == errno.ENOENT or error.errno in _LACKS:
+            raise
+        yield f"{os.path.relpath(error.filename or root, root)} cannot be read ({error.strerror})"
+        return
     missing = sorted(known)
     for path in missing[: max(0, _MOST_TOLD - told)]:
         yield f"{path} is gone"
@@ -72,6 +83,8 @@ def _difference(path: Path, status: os.stat_result, wanted: list[Any] | None, pa
     try:
         found = _described(path, status, pace)
     except OSError as error:
+        if error.errno in _LACKS:
+            raise
         return f"cannot be read ({error.strerror})"
     if found == wanted:
         return ""

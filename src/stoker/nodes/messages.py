@@ -49,4 +49,5 @@ class ContainerRequest:
     gpu_snapshot: bool = False
     reseed: bool = True
     base: Path | None = None  # the snapshot with nothing but the client that it comes from
+    layers: tuple[str, ...] = ()  # the names of the image's, which are others when it was built again
     keep: bool = False  # what it wrote is kept after its end, in `Node.kept`

@@ -32,7 +32,7 @@ class AppMetadata:
         self._deployments = deployments
         self._functions = functions
         self._environments = environments
-        self._user = user
+        self.user = user
 
     def lifecycle(self, app: App) -> Any:
         """AppLifecycle. Times of what did not happen are 0."""
@@ -40,11 +40,12 @@ class AppMetadata:
         return api_pb2.AppLifecycle(
             app_state=WIRE_STATES[app.state],
             created_at=app.created_at,
-            created_by=self._user,
+            created_by=self.user,
             deployed_at=newest.deployed_at if newest else 0.0,
-            deployed_by=self._user if newest else "",
+            deployed_by=self.user if newest else "",
             version=newest.version if newest else 0,
             stopped_at=app.stopped_at or 0.0,
+            stopped_by=app.stopped_by if app.stopped_at else "",
         )
 
     def handle(self, app: App, *, members: bool = True) -> Any:

@@ -140,7 +140,7 @@ class AppServicer:
 
     @rpc("AppStop", containers=scopes.OWN_APP)
     async def stop(self, request: api_pb2.AppStopRequest, caller: Caller) -> Empty:
-        await self._apps.stop(request.app_id)
+        await self._apps.stop(request.app_id, by=self._app_metadata.user)
         return Empty()
 
     @rpc("AppList", containers=scopes.OWN_ENVIRONMENT)

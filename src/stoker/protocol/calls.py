@@ -31,6 +31,7 @@ _LONGEST_POLL = 55.0
 _NEWEST = 10  # inputs of each kind that are named one by one
 _KEEP_STREAMS = 300.0  # seconds after the end of the call
 _SUCCESS = _RESULT.GENERIC_STATUS_SUCCESS
+_LONGEST_METHOD, _SHOWN = 256, 60  # characters
 _OUTSTANDING = 1000  # inputs of one map under way, the client's own default
 _SPAWNED = (
     api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
@@ -76,6 +77,7 @@ class CallServicer:
             repeated=caller.repeats,
             task_id=caller.task_id,
             caller_app_id=caller.container.app_id if caller.container is not None else "",
+            methods=_methods(request.pipelined_inputs),
         )
         policy = self._functions.get(request.function_id).active.spec.pool.retry
         return api_pb2.FunctionMapResponse(
@@ -99,7 +101,12 @@ class CallServicer:
     )
     async def put(self, request: api_pb2.FunctionPutInputsRequest, caller: Caller) -> api_pb2.FunctionPutInputsResponse:
         call = self._calls.get(request.function_call_id)
-        inputs = await self._calls.put(call.id, _payloads(request.inputs), spawned=call.invocation in _SPAWNED)
+        inputs = await self._calls.put(
+            call.id,
+            _payloads(request.inputs),
+            spawned=call.invocation in _SPAWNED,
+            methods=_methods(request.inputs),
+        )
         return api_pb2.FunctionPutInputsResponse(inputs=_accepted(inputs))
 
     @rpc("FunctionFinishInputs", containers=scopes.MADE_CALL)
@@ -245,6 +252,19 @@ def _payloads(items: Sequence[Any]) -> list[tuple[int, bytes]]:
     if len({index for index, _ in payloads}) < len(payloads):
         raise InvalidArgument("Two inputs came with the same index.")
     return payloads
+
+
+def _methods(items: Sequence[Any]) -> dict[int, str]:
+    """The methods of a class that inputs are for, by index."""
+    return {item.idx: _method(item.input.method_name) for item in items if item.input.method_name}
+
+
+def _method(name: str) -> str:
+    if not name.isidentifier() or len(name) > _LONGEST_METHOD:
+        raise InvalidArgument(
+            f"{name[:_SHOWN]!r} cannot name a method: an identifier of up to {_LONGEST_METHOD} characters can."
+        )
+    return name
 
 
 def _accepted(inputs: Iterable[Input]) -> list[Any]:

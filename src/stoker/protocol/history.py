@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from modal_proto import api_pb2
@@ -17,6 +19,7 @@ from stoker.services.apps.deployments import Deployments
 from stoker.services.containers.endings import Ending
 from stoker.services.functions.functions import Functions
 from stoker.services.watch.history import History, InputRecord, Totals
+from stoker.services.watch.server_requests import ServerRequests
 
 _RESULT = api_pb2.GenericResult
 _INPUT_STATUS = {
@@ -41,9 +44,17 @@ _ENDINGS = {
 
 class HistoryServicer:
     def __init__(
-        self, *, history: History, functions: Functions, apps: Apps, deployments: Deployments, metadata: AppMetadata
+        self,
+        *,
+        history: History,
+        requests: ServerRequests,
+        functions: Functions,
+        apps: Apps,
+        deployments: Deployments,
+        metadata: AppMetadata,
     ) -> None:
         self._history = history
+        self._requests = requests
         self._functions = functions
         self._apps = apps
         self._deployments = deployments
@@ -69,7 +80,7 @@ class HistoryServicer:
     ) -> api_pb2.FunctionCallFetchResponse:
         ids = self._ids(request.function_id, request.all_variants)
         if request.HasField("range"):
-            since, until = _span(request.range)
+            since, until = span(request.range)
             found = await self._history.between(ids, since, until, min(request.range.limit or _MOST, _MOST))
         else:
             found = await self._history.newest(ids, min(request.tail.count or 100, _MOST))
@@ -79,7 +90,7 @@ class HistoryServicer:
     async def count_calls(
         self, request: api_pb2.FunctionCallCountRequest, caller: Caller
     ) -> api_pb2.FunctionCallCountResponse:
-        since, until = _span(request)
+        since, until = span(request)
         ids = self._ids(request.function_id, request.all_variants)
         response = api_pb2.FunctionCallCountResponse()
         for start, count in (await self._history.counts(ids, since, until, request.bucket_secs or 60)).items():
@@ -91,7 +102,7 @@ class HistoryServicer:
     async def function_totals(
         self, request: api_pb2.FunctionGetTimeRangeStatsRequest, caller: Caller
     ) -> api_pb2.FunctionGetTimeRangeStatsResponse:
-        since, until = _span(request)
+        since, until = span(request)
         variants = self._history.variants(request.function_id)
         ids = [request.function_id, *variants] if request.rollup else [request.function_id]
         totals = await self._history.totals(ids, since, until, request.container_id)
@@ -109,9 +120,9 @@ class HistoryServicer:
         )
         response.since.FromNanoseconds(int(since * 1e9))
         response.until.FromNanoseconds(int(until * 1e9))
-        _fill(response.input_percentile_stats, "Execution time (s)", totals.run_times)
-        _fill(response.input_percentile_stats, "Queueing time (s)", totals.wait_times)
-        _fill(response.container_percentile_stats, "Startup time (s)", totals.start_times)
+        fill_percentiles(response.input_percentile_stats, "Execution time (s)", totals.run_times)
+        fill_percentiles(response.input_percentile_stats, "Queueing time (s)", totals.wait_times)
+        fill_percentiles(response.container_percentile_stats, "Startup time (s)", totals.start_times)
         return response
 
     @rpc("AppGetTimeRangeStats", containers=scopes.OWN_APP)
@@ -119,7 +130,7 @@ class HistoryServicer:
         self, request: api_pb2.AppGetTimeRangeStatsRequest, caller: Caller
     ) -> api_pb2.AppGetTimeRangeStatsResponse:
         app = self._apps.get(request.app_id)
-        since, until = _span(request)
+        since, until = span(request)
         versions = self._deployments.history(app.id)
         response = api_pb2.AppGetTimeRangeStatsResponse(
             deployment_count=sum(since <= d.deployed_at < until for d in versions),
@@ -132,11 +143,15 @@ class HistoryServicer:
             definition = self._functions.get(function_id).latest
             group: Any = response.functions
             if definition is not None and definition.spec.server is not None:
-                group = response.servers  # of whose requests no history is kept
+                group = response.servers
             entry = group.by_name[name]
             entry.object_id = function_id
             for counts in (entry.counts, group.total):
                 _count(counts, totals)
+            if group is response.servers:
+                answered = (await self._requests.totals(function_id, since, until)).statuses
+                for counts in (entry.counts, group.total):
+                    _count_requests(counts.requests, answered)
         return response
 
     @rpc("FunctionListVariants", containers=scopes.FUNCTION_OF_OWN_APP)
@@ -162,7 +177,7 @@ class HistoryServicer:
         return [function_id, *variants] if all_variants else [function_id]
 
 
-def _span(request: Any) -> tuple[float, float]:
+def span(request: Any) -> tuple[float, float]:
     """[since, until) of a request, in seconds since the epoch."""
     until = seconds(request.until) if request.HasField("until") else time.time()
     since = seconds(request.since) if request.HasField("since") else until - _DEFAULT_SPAN
@@ -178,6 +193,8 @@ def _input(record: InputRecord) -> Any:
         status = api_pb2.FUNCTION_CALL_INPUT_STATUS_PENDING
     info = api_pb2.FunctionCallInputInfo(function_call_id=record.call_id, status=status)
     info.enqueued_at.FromNanoseconds(int(record.enqueued_at * 1e9))
+    if record.method:
+        info.service_method_name = record.method
     if record.task_id:
         info.container_id = record.task_id
     if record.started_at is not None:
@@ -200,12 +217,20 @@ def _count(counts: Any, totals: Totals) -> None:
     counts.containers.container_errors += totals.containers_failed
     if isinstance(counts, api_pb2.AppFunctionCounts):
         success, timeout, failure = _sums(totals)
-        counts.calls.total += success + timeout + failure + totals.unfinished
+        counts.calls.total += success + timeout + failure  # of those that ended, as the client has it
         counts.calls.succeeded += success
         counts.calls.failed += timeout + failure
 
 
-def _fill(target: Any, name: str, values: dict[float, float]) -> None:
+def _count_requests(counts: api_pb2.AppRequestCounts, statuses: Counter[int]) -> None:
+    """statuses: of HTTP. The client takes 4xx for failures, too."""
+    ok = sum(times for status, times in statuses.items() if status < HTTPStatus.BAD_REQUEST)
+    counts.total += statuses.total()
+    counts.ok += ok
+    counts.failed += statuses.total() - ok
+
+
+def fill_percentiles(target: Any, name: str, values: dict[float, float]) -> None:
     if not values:
         return
     target[name].unit = "seconds"

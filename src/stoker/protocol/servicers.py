@@ -17,6 +17,7 @@ from stoker.protocol.mounts import MountServicer
 from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.server_history import ServerHistoryServicer
 from stoker.protocol.servers import ServerServicer
 from stoker.protocol.suggestions import SuggestionServicer
 from stoker.protocol.tokens import TokenServicer
@@ -43,5 +44,6 @@ SERVICERS: tuple[type, ...] = (
     TokenServicer,
     DeploymentServicer,
     HistoryServicer,
+    ServerHistoryServicer,
     SuggestionServicer,
 )

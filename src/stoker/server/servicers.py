@@ -19,6 +19,7 @@ from stoker.protocol.mounts import MountServicer
 from stoker.protocol.network_files import NetworkFileServicer
 from stoker.protocol.queues import QueueServicer
 from stoker.protocol.secrets import SecretServicer
+from stoker.protocol.server_history import ServerHistoryServicer
 from stoker.protocol.servers import ServerServicer
 from stoker.protocol.suggestions import SuggestionServicer
 from stoker.protocol.tokens import TokenServicer
@@ -107,8 +108,14 @@ def make_servicers(services: Services, call_servicer: CallServicer, page_url: st
             page_url=lambda app: f"{page_url}/apps/{app.id}",
         ),
         HistoryServicer(
-            history=s.history, functions=s.functions, apps=s.apps, deployments=s.deployments, metadata=app_metadata
+            history=s.history,
+            requests=s.server_requests,
+            functions=s.functions,
+            apps=s.apps,
+            deployments=s.deployments,
+            metadata=app_metadata,
         ),
+        ServerHistoryServicer(requests=s.server_requests, history=s.history, functions=s.functions),
         SuggestionServicer(apps=s.apps, functions=s.functions, environments=s.environments),
         TokenServicer(
             workspace=workspace,

@@ -51,6 +51,7 @@ from stoker.services.files.volumes import Volumes
 from stoker.services.functions.functions import Functions
 from stoker.services.images.image_names import ImageNames
 from stoker.services.images.images import Images
+from stoker.services.images.layer_checks import LayerChecks
 from stoker.services.pools.heartbeats import Heartbeats
 from stoker.services.pools.scheduler import Scheduler
 from stoker.services.pools.servers import Servers
@@ -64,6 +65,7 @@ from stoker.services.upkeep.forget import Housekeeping, forget_old_calls, forget
 from stoker.services.upkeep.image_storage import ImageStorage
 from stoker.services.watch.history import History
 from stoker.services.watch.present import Present
+from stoker.services.watch.server_requests import ServerRequests
 from stoker.services.watch.traffic import Traffic
 from stoker.store.blobs import BlobStore
 from stoker.store.contents import Contents
@@ -114,6 +116,9 @@ class Services:
     async def _who_may_call(self) -> None:
         settings, data = self.settings, self.data
         self.metrics = Metrics()
+        self.metrics.watch(
+            "stoker_damaged", "Things on the disk that are known to be damaged.", lambda: len(self.damages)
+        )
         self.attempts = Attempts(self.metrics.authentication_failed)
         self.tokens = Tokens(self.database, self.attempts)
         if not self.tokens.works(*(data.read_token() or ("", ""))):
@@ -213,6 +218,11 @@ class Services:
         self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
+        self.layer_checks = LayerChecks(
+            self.data.images, builder=builder, damages=self.damages, running=lambda: self.images.running()
+        )
+        self.images.check_layers = self.layer_checks.check
+        self._cleanup.push_async_callback(self.layer_checks.close)
 
     async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
         settings, data, database = self.settings, self.data, self.database
@@ -248,6 +258,7 @@ class Services:
             engine=self.engine,
             node=self.node,
             images=self.images,
+            layer_checks=self.layer_checks,
             mounts=self.mounts,
             secrets=self.secrets,
             volumes=self.volumes,
@@ -277,6 +288,7 @@ class Services:
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
         )
+        self.scheduler.check_layers = self.layer_checks.check
         self.launcher.printing = self.scheduler.printing
         self.heartbeats = Heartbeats(self.scheduler, self.launcher, lost_after=settings.container_lost_seconds)
         self._cleanup.push_async_callback(self.heartbeats.close)
@@ -333,6 +345,8 @@ class Services:
             },
         )
         self.web_calls = WebCalls(self.calls, self.scheduler, AsgiWire(self.blobs), web_history)
+        self.server_requests = ServerRequests(self.database)
+        self._cleanup.push_async_callback(self.server_requests.close)
         self.servers = Servers(
             self.scheduler, key=load_or_create_key(self.data.signing_key), max_pending=settings.max_pending_inputs
         )
@@ -347,12 +361,14 @@ class Services:
             self.dicts.sweep,
             self.queues.sweep,
             self.tokens.save_uses,
+            partial(self.server_requests.forget_old, days),
         )
         rare = (
             self.blobs.sweep,
             self.volume_files.sweep,
             self.snapshots.sweep,
             self.snapshot_checks.chore,
+            self.layer_checks.chore,
             partial(forget_old_calls, self.database, self.blobs, days),
             partial(forget_old_logs, self.database, days),
             partial(forget_old_tasks, self.database, lambda: [task.id for task in self.scheduler.tasks()], days),

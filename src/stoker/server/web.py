@@ -54,6 +54,7 @@ class WebParts:
             log=self.log,
             is_stopping=is_stopping,
             body_silence=s.settings.web_silence_seconds,
+            remember=s.server_requests.add,
         )
         cleanup.push_async_callback(self._servers.close)
         self._silence = s.settings.web_silence_seconds

@@ -71,6 +71,7 @@ apps = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("deployed_at", sa.Float),
     sa.Column("stopped_at", sa.Float),
+    sa.Column("stopped_by", sa.String(64), nullable=False, default=""),  # "" for one that ended by itself
     sa.Index("apps_by_name", "environment_id", "name"),
 )
 
@@ -310,6 +311,7 @@ inputs = sa.Table(
     sa.Column("idx", sa.Integer, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("method", sa.String(256), nullable=False, default=""),  # of a class; "" for one that is no method
 )
 
 outputs = sa.Table(
@@ -325,6 +327,22 @@ outputs = sa.Table(
     sa.Column("task_id", sa.String(32), nullable=False, default=""),
     sa.Column("started_at", sa.Float, nullable=False, default=0.0),
     sa.Column("created_at", sa.Float, nullable=False),
+)
+
+server_requests = sa.Table(
+    "server_requests",  # to @app.server, when they are over; the newest of them
+    metadata,
+    # Microseconds since the epoch of the end, or a little more: see services/server_requests.py.
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("function_id", sa.String(32), nullable=False),
+    sa.Column("task_id", sa.String(32), nullable=False),  # "" for one that no container got
+    sa.Column("route", sa.String(256), nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("arrived_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),  # when a container got it
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Index("server_requests_by_function", "function_id", "seq"),
 )
 
 tasks = sa.Table(

@@ -32,6 +32,7 @@ from stoker.gateway.web.upstream import Upstream
 from stoker.services.apps.endpoints import Place
 from stoker.services.functions.spec import ServerSpec
 from stoker.services.pools.servers import Slot
+from stoker.services.watch.server_requests import CLIENT_LEFT
 
 _ATTEMPTS = 3  # to find a container that takes connections
 _HELD = 64 << 10  # bytes of a body that are held until there is a container
@@ -90,6 +91,9 @@ class Passage:
         self._status = 0
         self._sent = 0
         self._begun = time.perf_counter()
+        self._was_let_in = False  # and leaves a line in the history
+        self._task_id = ""  # of the container that got it last
+        self._waited: float | None = None  # seconds, until it did
         self._heard = 0.0  # when the last of the body came, or could come again
         self._silence: asyncio.TimerHandle | None = None
 
@@ -247,6 +251,7 @@ class Passage:
     def _find_place(self) -> None:
         """Raises StokerError when the request cannot be passed on."""
         if self._is_admitted():
+            self._was_let_in = True
             self._gate.check_open()
             affinity = next(filter(None, map(self._named.get, _AFFINITY)), b"")
             self._go(self._gate.servers.take(self._place.endpoint.function_id, self._target, affinity))
@@ -310,6 +315,7 @@ class Passage:
 
     def _pass_on(self, slot: Slot, upstream: Upstream) -> None:
         self._slot, self._upstream = slot, upstream
+        self._task_id, self._waited = slot.task_id, time.perf_counter() - self._begun
         upstream.carry(self)
         if self._front.flow.write_paused:
             upstream.pause(True)
@@ -423,16 +429,24 @@ class Passage:
         self._forget_held()
 
     def _log(self, **more: Any) -> None:
+        path = self._path.partition(b"?")[0][:_MOST_PATH].decode("latin-1")
+        request_id, took = self._request_id.decode(), time.perf_counter() - self._begun
+        if self._was_let_in:
+            place, status = self._place, self._status or CLIENT_LEFT
+            route = path[len(place.prefix) :] or "/"
+            self._gate.remember(
+                place.endpoint.function_id, self._task_id, request_id, route, status, self._waited, took
+            )
         self._gate.log.add(
             {
                 "label": self._place.endpoint.label,
                 "method": "WEBSOCKET" if self.upgrade else self._method.decode(),
-                "path": self._path.partition(b"?")[0][:_MOST_PATH].decode("latin-1"),
+                "path": path,
                 "status": self._status or None,
-                "ms": round((time.perf_counter() - self._begun) * 1000, 1),
+                "ms": round(took * 1000, 1),
                 "bytes": self._sent,
                 "client": self._front.client[0] if self._front.client else None,
-                "request_id": self._request_id.decode(),
+                "request_id": request_id,
                 **more,
             }
         )

@@ -17,6 +17,7 @@ from stoker.services.apps.endpoints import Endpoints
 from stoker.services.functions.spec import ServerSpec
 from stoker.services.pools.server_sessions import ServerSessions
 from stoker.services.pools.servers import Servers
+from stoker.services.watch.server_requests import Remember, remember_nothing
 
 
 class ServerGateway:
@@ -29,10 +30,12 @@ class ServerGateway:
         log: AccessLog,
         is_stopping: Callable[[], bool] = lambda: False,
         body_silence: float = BODY_SILENCE,
+        remember: Remember = remember_nothing,
     ) -> None:
         """is_stopping: whether containers take nothing new, so that a request would wait until the server is gone. body_silence: seconds
-        for which a client may send nothing of an unfinished body."""
+        for which a client may send nothing of an unfinished body. remember: is told of every request that was let in, when it is over."""
         self.body_silence = body_silence
+        self.remember = remember
         self._is_stopping = is_stopping
         self.servers = servers
         self.sessions = ServerSessions(servers)

@@ -41,7 +41,7 @@ class SessionPassage(Passage):
         if session is None:
             self._refuse(401, _NO_SESSION, [(b"www-authenticate", b"Modal-Authorization")])
             return
-        self._session = session
+        self._session, self._was_let_in = session, True
         self._gate.sessions.enter(session)
         self._go(session.slot)
 

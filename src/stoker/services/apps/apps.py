@@ -44,6 +44,7 @@ class App:
     class_ids: dict[str, str] = field(default_factory=dict)
     deployed_at: float | None = None
     stopped_at: float | None = None
+    stopped_by: str = ""  # who asked for its end; "" when it lives, or ended by itself or with its client
     heartbeat: asyncio.TimerHandle | None = None
 
     @property
@@ -261,14 +262,15 @@ class Apps:
             _log.info("app disconnected", app=app.id, reason=reason)
             await self.stop(app_id)
 
-    async def stop(self, app_id: str, *, drain: bool = False) -> None:
-        """Begins to stop an app; returns when that is stored. Its log ends when its last container has.
+    async def stop(self, app_id: str, *, drain: bool = False, by: str = "") -> None:
+        """Begins to stop an app; returns when that is stored. Its log ends when its last container has. by: who asks for it.
 
         When it cannot be stored the caller sees why, and the app stops all the same: nobody could tell its containers to, else."""
         app = self.get(app_id)
         if app.state == STOPPED:
             return
         if not app.is_over:
+            app.stopped_by = by
             self._begin_to_end(app, drain)
         await self._note_stopping(app)
 
@@ -342,17 +344,15 @@ class Apps:
     async def _end(self, app: App, drain: bool) -> None:
         if self.on_stop is not None:
             await self._stopping.insist(f"end the containers of {app.id}", partial(self.on_stop, app, drain))
-        stopped_at = time.time()
-        await self._stopping.insist(
-            f"note the end of {app.id}", partial(self._set, app, {"state": STOPPED, "stopped_at": stopped_at})
-        )
+        end = {"state": STOPPED, "stopped_at": time.time(), "stopped_by": app.stopped_by}
+        await self._stopping.insist(f"note the end of {app.id}", partial(self._set, app, end))
         self._apps.pop(app.id, None)
         self._functions.forget_app(app.id)
         self._logs.finish(app.id)
 
     async def _note_stopping(self, app: App) -> None:
         statement = sa.update(tables.apps).where(tables.apps.c.id == app.id, tables.apps.c.state != STOPPED)
-        note = partial(sa.Connection.execute, statement=statement.values(state=STOPPING))
+        note = partial(sa.Connection.execute, statement=statement.values(state=STOPPING, stopped_by=app.stopped_by))
         await self._stopping.see_to(f"note that {app.id} stops", lambda: self._database.write(note))
 
     async def _set(self, app: App, values: Mapping[str, object]) -> None:
@@ -444,6 +444,7 @@ def _row(app: App) -> dict[str, object]:
         "created_at": app.created_at,
         "deployed_at": app.deployed_at,
         "stopped_at": app.stopped_at,
+        "stopped_by": app.stopped_by,
     }
 
 

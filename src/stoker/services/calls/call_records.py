@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stoker.aio.bell import Bell
@@ -38,6 +38,7 @@ class Input:
     call_id: str
     idx: int
     payload: bytes
+    method: str = ""  # of a class, which the input is for
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Call:
     created_at: float
     parent_input_id: str = ""
     caller_app_id: str = ""  # of the container that made it, "" for a client
+    web_method: str = ""  # of a class, which a web request is for
     callers: frozenset[str] = frozenset()  # functions that called it, directly or through others; not after a restart
     open_inputs: dict[str, Input] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -62,6 +64,11 @@ class Call:
     news: Bell = field(default_factory=Bell)  # rings when there is an output
     answered_at: float = 0.0  # by the loop's clock
     over: asyncio.Future[None] | None = None  # resolved when no input is open any more
+
+
+def new_inputs(call_id: str, items: Sequence[tuple[int, bytes]], methods: Mapping[int, str]) -> list[Input]:
+    """From (idx, payload), and the methods of a class by idx."""
+    return [Input(input_id_of(call_id, idx), call_id, idx, payload, methods.get(idx, "")) for idx, payload in items]
 
 
 # Rows, in the order of the tables' columns.
@@ -83,7 +90,7 @@ def call_row(call: Call) -> tuple[object, ...]:
 
 def input_rows(inputs: Iterable[Input]) -> Rows:
     now = time.time()
-    return tables.inputs, [(i.id, i.call_id, i.idx, i.payload, now) for i in inputs]
+    return tables.inputs, [(i.id, i.call_id, i.idx, i.payload, now, i.method) for i in inputs]
 
 
 def output_row(output: Output) -> tuple[object, ...]:
@@ -101,12 +108,15 @@ def output_row(output: Output) -> tuple[object, ...]:
     )
 
 
-def web_rows(calls: Iterable[Call]) -> tuple[Rows, Rows, Rows]:
+def web_rows(calls: Sequence[Call]) -> tuple[Rows, Rows, Rows]:
     """Of web requests that have ended: their times, status and container, without anything that they carried."""
     ended = [(call, call.outputs[-1]) for call in calls if call.outputs]
     return (
         (tables.calls, [call_row(call) for call, _ in ended]),
-        (tables.inputs, [(output.input_id, call.id, output.idx, b"", call.created_at) for call, output in ended]),
+        (
+            tables.inputs,
+            [(output.input_id, call.id, output.idx, b"", call.created_at, call.web_method) for call, output in ended],
+        ),
         (tables.outputs, [output_row(replace(output, result=b"")) for _, output in ended]),
     )
 

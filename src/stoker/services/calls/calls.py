@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from stoker.core.pool import Finish, Outcome, PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from stoker.ids import content_id, new_id
 from stoker.services.calls.call_graph import CallGraph, call_graph
-from stoker.services.calls.call_records import WEB, Call, Input, Output, call_row, input_id_of, input_rows
+from stoker.services.calls.call_records import WEB, Call, Input, Output, call_row, input_rows, new_inputs
 from stoker.services.calls.output_storage import OutputStorage
 from stoker.services.functions.wire import Wire
 from stoker.services.pools.scheduler import Scheduler
@@ -35,6 +35,7 @@ _MOST_IN_MEMORY = 1000  # waiting inputs of a function after which spawned calls
 _FINISHED_AT_ONCE = 500
 _PATIENCE = 10.0  # seconds for which the end of the server waits for results that are being stored
 _FORGET_AFTER = 120.0  # seconds a finished call stays in memory
+_NO_METHODS: Mapping[int, str] = {}
 _log = structlog.get_logger(__name__)
 
 
@@ -113,20 +114,24 @@ class Calls:
         repeated: bool = False,
         task_id: str = "",
         caller_app_id: str = "",
+        methods: Mapping[int, str] = _NO_METHODS,
     ) -> tuple[Call, list[Input]]:
-        """A new call with its first inputs, given as (idx, payload). `repeated` with the `key` of an earlier request gives the call made then,
-        also by an earlier server on the same data. task_id, caller_app_id: of the container that makes it, if one does. Raises NotFound,
-        FailedPrecondition, ResourceExhausted."""
+        """A new call with its first inputs, given as (idx, payload). methods: of a class, by idx of the inputs that are for one.
+
+        `repeated` with the `key` of an earlier request gives the call made then, also by an earlier server on the same data. task_id,
+        caller_app_id: of the container that makes it, if one does. Raises NotFound, FailedPrecondition, ResourceExhausted, Damaged."""
         function = self._scheduler.check(function_id)
         call_id = content_id("fc", key.encode()) if key else new_id("fc")
         known = (self._calls.get(call_id) or (self._taken_up(call_id) if repeated else None)) if key else None
         if known is not None:
-            return known, [Input(input_id_of(call_id, idx), call_id, idx, payload) for idx, payload in items]
+            return known, new_inputs(call_id, items, methods)
+        if kind != WEB:
+            await self._scheduler.check_image(function)
         self._check_room(function_id, len(items), spawned)
         created_at = time.time()
         call = Call(call_id, function_id, function.app_id, kind, invocation, created_at, parent_input_id, caller_app_id)
         call.callers = self._callers(parent_input_id, task_id)
-        inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
+        inputs = new_inputs(call.id, items, methods)
         if kind != WEB:
             with self._unanswered(call.id):
                 await self._database.append((tables.calls, [call_row(call)]), input_rows(inputs))
@@ -134,13 +139,20 @@ class Calls:
         self._accept(call, inputs, may_park=spawned and kind == "unary")
         return call, inputs
 
-    async def put(self, call_id: str, items: Sequence[tuple[int, bytes]], *, spawned: bool = False) -> list[Input]:
-        """More inputs for a call."""
+    async def put(
+        self,
+        call_id: str,
+        items: Sequence[tuple[int, bytes]],
+        *,
+        spawned: bool = False,
+        methods: Mapping[int, str] = _NO_METHODS,
+    ) -> list[Input]:
+        """More inputs for a call, as `start` takes them."""
         call = self._call(call_id)
         if call.cancelled:
             raise InvalidArgument(f"The call {call_id} was cancelled; it takes no more inputs.")
         self._scheduler.check(call.function_id)
-        inputs = [Input(input_id_of(call.id, idx), call.id, idx, payload) for idx, payload in items]
+        inputs = new_inputs(call.id, items, methods)
         new = [i for i in inputs if i.idx not in call.indexes]  # a request repeated over a restart brings known ones
         self._check_room(call.function_id, len(new), spawned)
         with self._unanswered(call.id):
@@ -437,7 +449,7 @@ class Calls:
         call.indexes = {i.idx for i in all_inputs}
         for i in all_inputs:
             if i.id not in finished:
-                item = Input(i.id, i.call_id, i.idx, i.payload)
+                item = Input(i.id, i.call_id, i.idx, i.payload, i.method)
                 call.open_inputs[item.id] = self._inputs.setdefault(item.id, item)
         return call
 

@@ -157,6 +157,7 @@ class WebCalls:
         which the app would not begin. Raises NotFound, FailedPrecondition, ResourceExhausted."""
         payload = self.wire.web_input(scope, method)
         call, _ = await self._calls.start(function_id, WEB, 0, "", [(0, payload)], spawned=False)
+        call.web_method = method
         web = self._by_call[call.id] = WebCall(call, endpoint, self)
         await web.send(first)
         return web

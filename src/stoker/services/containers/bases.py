@@ -106,5 +106,5 @@ def _fits(request: ContainerRequest) -> bool:
 def _key(request: ContainerRequest, identity: str) -> str:
     """Everything in which containers from one base are alike."""
     mounts = sorted((volume.volume_id, volume.mount_path, volume.read_only) for volume in request.volumes)
-    parts = [identity, request.image_id, request.client_version, request.network, mounts]
+    parts = [identity, request.image_id, request.layers, request.client_version, request.network, mounts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

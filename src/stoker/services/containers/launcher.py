@@ -36,6 +36,7 @@ from stoker.services.files.volumes import Volumes
 from stoker.services.functions.spec import Definition, Function
 from stoker.services.functions.wire import Wire
 from stoker.services.images.images import Images
+from stoker.services.images.layer_checks import LayerChecks
 from stoker.services.state.secrets import Secrets
 from stoker.services.telemetry.logs import INFO, Logs
 from stoker.services.telemetry.metrics import Metrics
@@ -61,6 +62,7 @@ class ContainerLauncher:
         engine: Engine,
         node: Node,
         images: Images,
+        layer_checks: LayerChecks,
         mounts: Mounts,
         secrets: Secrets,
         volumes: Volumes,
@@ -86,6 +88,7 @@ class ContainerLauncher:
         self._engine = engine
         self._node = node
         self._images = images
+        self._layer_checks = layer_checks
         self._mounts = mounts
         self._secrets = secrets
         self._volumes = volumes
@@ -241,6 +244,7 @@ class ContainerLauncher:
     ) -> ContainerRequest:
         spec = definition.spec
         image = self._images.config(spec.image_id)
+        layers = await self._layer_checks.use(spec.image_id)
         trees = []
         client_version = definition.client_version
         for mount_id in spec.mount_ids:
@@ -252,7 +256,7 @@ class ContainerLauncher:
         environment = self._environment_of(task.app_id)
         gpu = "" if lease.gpu_declared else lease.gpu_model
         saves_gpu = bool(gpu) and spec.gpu_snapshot and not self._node.gpu_snapshot_obstacle()
-        circumstances = client_version, environment, gpu, str(saves_gpu)
+        circumstances = client_version, environment, gpu, str(saves_gpu), "\0".join(layers)
         task.snapshot = await self._snapshot(function, definition, task, volumes, circumstances)
         checkpoint_id = task.snapshot.snapshot_id if task.snapshot else ""
         return ContainerRequest(
@@ -279,6 +283,7 @@ class ContainerLauncher:
             restore_from=task.snapshot.directory if task.snapshot and task.snapshot.restores else None,
             gpu_snapshot=task.snapshot is not None and saves_gpu,
             reseed=self._reseed,
+            layers=layers,
             keep=spec.builds_image,
         )
 
@@ -288,18 +293,19 @@ class ContainerLauncher:
         definition: Definition,
         task: Task,
         volumes: Sequence[VolumeDir],
-        circumstances: tuple[str, str, str, str],
+        circumstances: tuple[str, str, str, str, str],
     ) -> SnapshotUse | None:
-        """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved."""
+        """The snapshot for a new container. circumstances: client version, environment, GPU model, whether GPU memory is saved, layers."""
         if not definition.spec.memory_snapshot or not self._snapshot_apps(task.app_id):
             return None
-        client_version, environment, gpu, saves_gpu = circumstances
+        client_version, environment, gpu, saves_gpu, layers = circumstances
         machine = self._node.snapshot_identity(gpu)
         if not machine:
             return None
         # Everything the container is told but its own id: definition with image, mounts and volumes, parameters, layout of the app.
         told = self._wire.container_arguments(function, "", environment)
-        parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), told)
+        # The layers, too: of an image that was built again since one was damaged, what was saved before is as damaged.
+        parts = (machine.encode(), client_version.encode(), saves_gpu.encode(), layers.encode(), told)
         key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         ready = self._snapshots.ready(key) if volumes else None
         changed = await self._node.changed_since(ready.directory, volumes) if ready is not None else ""

@@ -5,18 +5,17 @@ makes another."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import structlog
 
 from stoker.aio.jobs import Jobs
 from stoker.errors import NotFound
 from stoker.integrity import trees
+from stoker.integrity.background import BackgroundReader
 from stoker.integrity.reading import CalledOff, Pace
 from stoker.services.containers.snapshots import READY, SUMS, UNSETTLED, Snapshot, Snapshots
 from stoker.services.telemetry.damages import SNAPSHOT, Damages
@@ -35,8 +34,7 @@ class SnapshotChecks:
         self._replace = replace
         self._checked: dict[str, float] = {}  # by snapshot: when, by the monotonic clock
         self._jobs = Jobs("snapshot checks")
-        self._stop = Event()
-        self._one_at_a_time = asyncio.Lock()
+        self._reader = BackgroundReader(_BYTES_A_SECOND)
         snapshots.on_created = self._created
 
     def begin(self) -> None:
@@ -58,7 +56,7 @@ class SnapshotChecks:
             self._jobs.start(f"check {due.id}", self._check(due))
 
     async def close(self) -> None:
-        self._stop.set()
+        self._reader.stop()
         await self._jobs.close(patience=10.0)
 
     def _created(self, snapshot: Snapshot) -> None:
@@ -103,16 +101,14 @@ class SnapshotChecks:
 
     async def _read(self, directory: Path, work: Callable[[Pace], None], *, direct: bool) -> bool:
         """Whether it could be done: not when the snapshot has no digests or is gone meanwhile, nor when the server stops."""
-        async with self._one_at_a_time:
-            pace = Pace(_BYTES_A_SECOND, direct=direct, stop=self._stop)
-            try:
-                await asyncio.to_thread(work, pace)
-            except (FileNotFoundError, CalledOff):
-                return False
-            except OSError as error:
-                _log.warning("a snapshot cannot be checked", snapshot=directory.name, error=str(error))
-                return False
-            return True
+        try:
+            await self._reader.read(work, direct=direct)
+        except (FileNotFoundError, CalledOff):
+            return False
+        except OSError as error:
+            _log.warning("a snapshot cannot be checked", snapshot=directory.name, error=str(error))
+            return False
+        return True
 
 
 def _wrong(directory: Path, pace: Pace) -> list[str]:

@@ -22,6 +22,7 @@ from stoker.core.build_queue import Action, BuildQueue, End
 from stoker.errors import FailedPrecondition, NotFound, StokerError
 from stoker.ids import content_id, new_id
 from stoker.nodes.builds import BuildContext, ImageBuilder, ImageConfig, ImageSpec
+from stoker.services.images.layer_checks import no_check
 from stoker.store import tables
 from stoker.store.database import Change, Database
 
@@ -104,6 +105,8 @@ class Images:
         self._builder = builder
         self.running: Callable[[], Collection[str]] = tuple
         """The images from which containers run now."""
+        self.check_layers: Callable[[str], Awaitable[None]] = no_check
+        """See `LayerChecks.check`."""
         self.function_builds: FunctionRunner
         """Runs functions that make layers; set when calls can be made."""
         self._images: dict[str, Image] = {}
@@ -123,14 +126,16 @@ class Images:
         """The image for a layer: known at once when it was built before, else being built when this returns.
 
         A failed build is tried again when it is asked for again. confined: whether a container asks for it. function: what makes the
-        layer, when that is no command."""
-        self._check_bases(spec)
+        layer, when that is no command. Raises Damaged when the image, or one that it is built on, is."""
+        await self._check_bases(spec)
         if force:
             spec = _renewed(spec)
         image_id = content_id("im", spec.fingerprint())
         image = self._find(image_id)
-        if image is not None and image.state == READY and not await self._is_there(image_id):
-            image.state = FAILED
+        if image is not None and image.state == READY:
+            await self.check_layers(image_id)
+            if not await self._is_there(image_id):
+                image.state = FAILED
             image = self._find(image_id)  # another caller may have begun to build it meanwhile
         if image is None or image.state == FAILED:
             # Nothing is awaited in between: who asks for it next must find this build and not begin a second one.
@@ -362,13 +367,14 @@ class Images:
             return False
         return True
 
-    def _check_bases(self, spec: ImageSpec) -> None:
+    async def _check_bases(self, spec: ImageSpec) -> None:
         for tag, image_id in spec.bases.items():
             base = self._find(image_id)
             if base is None or base.state != READY:
                 raise FailedPrecondition(
                     f"The layer is based on {tag!r}, the image {image_id}, which is not built on this server."
                 )
+            await self.check_layers(image_id)
 
     def _find(self, image_id: str) -> Image | None:
         image = self._images.get(image_id)

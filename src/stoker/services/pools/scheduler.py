@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -18,6 +18,7 @@ from stoker.services.containers.launching import Launcher
 from stoker.services.containers.task import Delivery, Task
 from stoker.services.functions.functions import Functions
 from stoker.services.functions.spec import Function
+from stoker.services.images.layer_checks import no_check
 from stoker.services.pools.runner import FinishSink, Runner
 
 _STOPS = "The server stops."
@@ -63,6 +64,8 @@ class Scheduler:
         """Gives the id of the function that is to run an input: another one during a canary."""
         self.outlives: Callable[[str], bool] = bool
         """Whether the inputs of a call go on after a restart. Those of no call ("") do not."""
+        self.check_layers: Callable[[str], Awaitable[None]] = no_check
+        """See `LayerChecks.check`."""
 
     def check(self, function_id: str) -> Function:
         """The function, which must be callable. Raises NotFound or FailedPrecondition with the reason."""
@@ -72,6 +75,11 @@ class Scheduler:
         if reason:
             raise FailedPrecondition(reason)
         return function
+
+    async def check_image(self, function: Function) -> None:
+        """Raises Damaged when a function has no container and none can be started, since its image is damaged."""
+        if not any(runner.tasks for runner in self._with_twins(function.id)):
+            await self.check_layers(function.active.spec.image_id)
 
     def add(self, function_id: str, inputs: Sequence[PooledInput]) -> None:
         try:

@@ -18,7 +18,7 @@ from stoker.errors import Damaged
 from stoker.store import tables
 from stoker.store.database import Database
 
-BLOB, FILE, VOLUME_FILE, SNAPSHOT = "blob", "file", "volume file", "snapshot"
+BLOB, FILE, VOLUME_FILE, SNAPSHOT, LAYER = "blob", "file", "volume file", "snapshot", "layer"
 _log = structlog.get_logger(__name__)
 
 

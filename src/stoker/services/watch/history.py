@@ -31,6 +31,7 @@ class InputRecord:
     task_id: str
     status: int
     running: bool = False
+    method: str = ""  # of a class, which the input is for
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class History:
             return list(connection.execute(query.order_by(functions.c.created_at.desc(), functions.c.id)).scalars())
 
     async def newest(self, function_ids: Sequence[str], count: int) -> list[InputRecord]:
-        """The last `count` inputs, oldest first."""
+        """The last `count` inputs, newest first, as `modal function calls` shows them."""
         query = _inputs(function_ids).order_by(tables.inputs.c.created_at.desc(), tables.inputs.c.idx.desc())
-        return (await self._records(function_ids, query.limit(count)))[::-1]
+        return await self._records(function_ids, query.limit(count))
 
     async def between(self, function_ids: Sequence[str], since: float, until: float, limit: int) -> list[InputRecord]:
         """The first `limit` inputs that came in [since, until), oldest first; 0 for no limit."""
@@ -139,6 +140,7 @@ class History:
                         task_id=row.task_id or running.get(row.id, ""),
                         status=row.status or 0,
                         running=row.id in running,
+                        method=row.method,
                     )
                     for row in connection.execute(query)
                 ]
@@ -217,6 +219,7 @@ def _inputs(function_ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:
             inputs.c.id,
             inputs.c.call_id,
             inputs.c.created_at.label("enqueued_at"),
+            inputs.c.method,
             outputs.c.started_at,
             outputs.c.created_at.label("finished_at"),
             outputs.c.task_id,
