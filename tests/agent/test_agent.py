@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from stoker.agent.containers import LocalNode, NodeContainer
+from stoker.agent.containers import RunningContainer
+from stoker.agent.node import LocalNode
+from stoker.agent.places import VolumePlace
 from stoker.errors import FailedPrecondition, Unavailable
 from stoker.nodes.builds import ImageConfig
 from stoker.nodes.endings import Exit, ExitKind
-from stoker.nodes.messages import ContainerRequest
+from stoker.nodes.messages import ContainerRequest, VolumeUse
 from stoker.runtime.base import ContainerSpec
 from stoker.runtime.inspection import Inspection
 from stoker.services.containers.checkpoints import Checkpoints
@@ -44,11 +46,9 @@ class Program:
         self._during()
 
 
-def contained(program: Program, run: Path) -> NodeContainer:
-    async def nothing(task_id: str) -> None: ...
-
+def contained(program: Program, run: Path) -> RunningContainer:
     (run / "ta-1").mkdir(parents=True)
-    return NodeContainer(cast(Any, program), {}, run / "ta-1", {"WORD": "secret"}, "fu-1", (), nothing)
+    return RunningContainer(cast(Any, program), {}, run / "ta-1", {"WORD": "secret"}, "fu-1", ())
 
 
 def full(*_: object, **__: object) -> None:
@@ -91,34 +91,64 @@ def test_a_container_that_cannot_be_let_go_is_ended(
     """It would wait until its start-up timeout. Told to stop anyway, it is no failure of the snapshot."""
     program = Program(lambda: None)
     task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0, told_to_stop=told_to_stop)
-    task.container = cast(Any, contained(program, tmp_path))
-    task.snapshot = SnapshotUse("ch-1", tmp_path / "ch-1", restores=False)
+    task.snapshot = SnapshotUse("ch-1", restores=False)
     failed: list[str] = []
 
     class Snapshots:
-        def scratch(self, use: SnapshotUse) -> Path:
-            return use.directory
-
         def not_created(self, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
             failed.append("not created")
 
         def abandoned(self, use: SnapshotUse) -> None:
             failed.append("abandoned")
 
-    class Connections:
-        async def quiet(self, task_id: str, timeout: float) -> bool:
-            return True
-
     async def run() -> None:
+        node = make_node(tmp_path)
+        node.containers._running["ta-1"] = contained(program, tmp_path)
+        task.node = node
         service = Checkpoints(cast(Any, Snapshots()))
-        service.connections = cast(Any, Connections())
         service.request(task, "ch-1")
         await service.settle(task)
+        await node.containers._jobs.close()
 
     monkeypatch.setattr(Path, "write_text", full)
     asyncio.run(run())
     assert program.killed
     assert failed == ["abandoned" if told_to_stop else "not created"]
+
+
+class Places:
+    """Directories of a test."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def mount(self, mount_id: str) -> Path:
+        return self._path / mount_id
+
+    def volume(self, use: VolumeUse) -> VolumePlace:
+        return VolumePlace(use, self._path / use.volume_id)
+
+    def snapshot(self, snapshot_id: str) -> Path:
+        return self._path / snapshot_id
+
+    def unfinished_snapshot(self, snapshot_id: str) -> Path:
+        return self._path / f"{snapshot_id}.partial"
+
+
+class Uplink:
+    """No container calls."""
+
+    def connection(self, task_id: str) -> asyncio.Protocol:
+        return asyncio.Protocol()
+
+    async def quiet(self, task_id: str, timeout: float) -> bool:
+        return True
+
+    def close(self, task_id: str) -> None: ...
+
+
+def make_node(path: Path, runtime: object = None) -> LocalNode:
+    return LocalNode(cast(Any, runtime), cast(Any, Builder()), Places(path), Uplink(), path / "run", path / "images")
 
 
 class Runtime:
@@ -162,14 +192,14 @@ def test_a_base_that_the_end_of_the_server_interrupts_has_not_failed(tmp_path: P
 
     async def run() -> None:
         runtime = Runtime()
-        node = LocalNode(cast(Any, runtime), cast(Any, Builder()), tmp_path / "run" / "tasks")
+        node = make_node(tmp_path, runtime)
         await node.open()
         runtime.fails = True
         with pytest.raises(FailedPrecondition, match="could not be mounted"):
-            await node.make_base(request, tmp_path / "base")
+            await node.containers.make_base(request, "ch-base")
         assert list((tmp_path / "run" / "tasks").iterdir()) == [], "what was made for it is gone"
         runtime.fails = False
-        making = asyncio.ensure_future(node.make_base(request, tmp_path / "base"))
+        making = asyncio.ensure_future(node.containers.make_base(request, "ch-base"))
         await runtime.started.wait()
         await node.close()
         with pytest.raises(Unavailable):

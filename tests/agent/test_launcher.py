@@ -10,41 +10,49 @@ from typing import Any, cast
 
 import pytest
 
-from stoker.agent.containers import LocalNode
 from stoker.engine.base import Granted, ResourceRequest
 from stoker.engine.local import LocalEngine
 from stoker.runtime.checkpoint import layers_of
 from stoker.services.containers.bases import Bases
 from stoker.services.containers.checkpoints import Checkpoints
 from stoker.services.containers.identity import ContainerIdentity
-from stoker.services.containers.launcher import ContainerLauncher
+from stoker.services.containers.launcher import ContainerLauncher, Starts
 from stoker.services.containers.snapshots import SnapshotUse
+from stoker.services.containers.spares import Spares
 from stoker.services.containers.task import Task
 from stoker.services.telemetry.metrics import Metrics
+from stoker.services.telemetry.telemetry import Telemetry
+from tests.agent.test_agent import make_node
 
 
-class Sockets:
-    async def listen_container(self, container: ContainerIdentity, path: Path) -> None: ...
+class Doors:
+    def expect(self, container: ContainerIdentity) -> None: ...
 
-    async def close_container(self, task_id: str) -> None: ...
+    def forget(self, task_id: str) -> None: ...
 
 
-def make_launcher(path: Path, engine: LocalEngine, **parts: Any) -> ContainerLauncher:
+def make_launcher(path: Path, engine: LocalEngine, snapshots: Any = None, logs: Any = None) -> ContainerLauncher:
     none: Any = None
-    node = LocalNode(none, none, path / "run" / "tasks")
-    names = ("database", "images", "mounts", "secrets", "volumes", "network_files", "logs", "wire")
-    more = ("environment_of", "surroundings", "snapshot_apps")
-    given: dict[str, Any] = {
-        **dict.fromkeys((*names, *more)),
-        "node": node,
-        "metrics": Metrics(),
-        "snapshots": SimpleNamespace(),
-        "prepared_sandboxes": 0,
-        "checkpoints": Checkpoints(none),
-        "bases": Bases(snapshots=none, node=node, enabled=False),
-    }
-    launcher = ContainerLauncher(engine=engine, reseed=True, data_dir=path, min_free_bytes=0, **given | parts)
-    launcher.sockets = Sockets()
+    node = make_node(path)
+    starts = Starts(
+        snapshots=snapshots or SimpleNamespace(),
+        checkpoints=Checkpoints(none),
+        bases=Bases(snapshots=none, node=node, mounts=none, enabled=False),
+        spares=Spares(snapshots=snapshots or SimpleNamespace(), node=node, most=0, is_idle=lambda: True),
+        snapshot_apps=lambda app_id: True,
+    )
+    launcher = ContainerLauncher(
+        database=none,
+        engine=engine,
+        node=node,
+        materials=none,
+        starts=starts,
+        surroundings=none,
+        wire=none,
+        telemetry=Telemetry(logs, Metrics()),
+        min_free_bytes=0,
+    )
+    launcher.doors = Doors()
     return launcher
 
 
@@ -75,11 +83,19 @@ def test_a_snapshot_is_blamed_only_for_containers_that_were_tried_with_it(tmp_pa
     logs = SimpleNamespace(write=lambda *_, **__: None)
     launcher = make_launcher(tmp_path, LocalEngine(), snapshots=snapshots, logs=logs)
     task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
-    task.snapshot = SnapshotUse("ch-1", tmp_path / "ch-1", restores=True)
+    task.snapshot = SnapshotUse("ch-1", restores=True)
+    task.lacks_snapshot = True
     assert launcher.blames_snapshot(task, "its files are gone")
-    (layer,) = layers_of(task.snapshot.directory)
-    layer.mkdir(parents=True)
+    task.lacks_snapshot = False
     assert not launcher.blames_snapshot(task, "too many open files")
-    task.container = cast(Any, object())
+    task.node = cast(Any, object())
     assert launcher.blames_snapshot(task, "gVisor crashed")
     assert blamed == ["its files are gone", "gVisor crashed"]
+
+
+def test_whether_the_files_of_a_snapshot_are_there_is_asked_of_the_node(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    assert not asyncio.run(node.containers.can_restore("ch-1"))
+    (layer,) = layers_of(tmp_path / "ch-1")
+    layer.mkdir(parents=True)
+    assert asyncio.run(node.containers.can_restore("ch-1"))

@@ -6,14 +6,15 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from stoker.images.base import BuildContext
 from stoker.images.builder import LayeredImageBuilder
-from stoker.nodes.builds import BuildContext, ImageConfig, ImageSpec
+from stoker.nodes.builds import ImageConfig, ImageSpec, Leftover
 from stoker.runtime.runsc import RunscRuntime
 from stoker.runtime.runsc_binary import find_runsc
 from stoker.runtime.steps import Isolation, Step
@@ -76,6 +77,13 @@ class Workshop:
         self.log.clear()
         whole = ImageSpec(tuple(commands), {"base": base} if base else {}, builder_version=BUILDER_VERSION, **spec)
         return await self.builder.build(image_id, whole, context or BuildContext(), self.log.append)
+
+    async def free(self, keep: Collection[str], before: float) -> list[Leftover]:
+        """Frees what nobody used; what is gone."""
+        found = await self.builder.leftovers(keep, before)
+        gone = [item for item in found if await self.builder.free(item)]
+        await self.builder.tidy()
+        return gone
 
     def inside(self, image_id: str, *argv: str, **env: str) -> str:
         """What `argv` prints inside the image."""

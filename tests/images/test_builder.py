@@ -20,8 +20,9 @@ from tests.images.registry import serving
 
 from stoker.errors import ImageBuildFailed, NotFound
 from stoker.images import client, hostconfig, ocilayout
+from stoker.images.base import BuildContext
 from stoker.images.builder import LayeredImageBuilder
-from stoker.nodes.builds import BuildContext, ImageConfig, ImageSpec, RegistryAuth
+from stoker.nodes.builds import ImageConfig, ImageSpec, RegistryAuth
 
 pytestmark = needs_buildah
 

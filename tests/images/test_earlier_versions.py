@@ -60,9 +60,6 @@ def test_its_images_are_used_and_go_when_nobody_needs_them(shop: Workshop) -> No
     shop.run(shop.builder.remove(above))
     assert not own.exists(), "the storage was not freed"
 
-    async def forget(image_id: str) -> bool:
-        return True
-
-    shop.run(shop.builder.collect((), time.time() + 60, forget))
+    shop.run(shop.free((), time.time() + 60))
     assert not list((shop.data / "images/storage/overlay").glob("[0-9a-f]*"))
     assert not list((shop.data / "images/layers").iterdir())

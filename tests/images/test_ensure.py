@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core import build_queue
 from stoker.errors import Damaged, FailedPrecondition, NotFound
-from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
+from stoker.nodes.builds import ContextRef, ImageConfig, ImageSpec
 from stoker.services.images.images import FAILED, READY, Image, Images
 from stoker.store.database import Database
 
@@ -20,7 +20,7 @@ SPEC = ImageSpec(("FROM base",), {})
 Body = Callable[["House"], Awaitable[None]]
 
 
-class Builder:
+class Builds:
     def __init__(self) -> None:
         self.builds = 0
         self.lost = False
@@ -28,26 +28,18 @@ class Builder:
         self.began, self.may_end = asyncio.Event(), asyncio.Event()
         self.may_end.set()
 
-    async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
+    async def build(self, image_id: str, spec: ImageSpec, context: ContextRef) -> ImageConfig:
         self.builds += 1
         self.began.set()
         self.lost = False
         await self.may_end.wait()
         return ImageConfig()
 
-    async def layers(self, image_id: str) -> tuple[Path, ...]:
-        if self.lost:
-            raise NotFound("its files are gone; build it again by deploying")
-        return ()
-
-    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
-        return ()
+    async def has(self, image_id: str) -> bool:
+        return not self.lost
 
     async def remove(self, image_id: str) -> None:
         self.removed.append(image_id)
-
-    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
-        return ()
 
     async def close(self) -> None: ...
 
@@ -56,15 +48,15 @@ class House:
     def __init__(self, path: Path) -> None:
         """Within a running loop."""
         self.database = Database.open(f"sqlite:///{path}/db")
-        self.builder = Builder()
-        self.images = Images(self.database, self.builder)
+        self.builds: Any = Builds()
+        self.images = Images(self.database, self.builds)
 
     async def ask(self, name: str = "") -> Image:
         """Another name is another image."""
         return await self.images.ensure(replace(SPEC, builder_version=name), self.context)
 
-    async def context(self, spec: ImageSpec) -> BuildContext:
-        return BuildContext()
+    async def context(self, spec: ImageSpec) -> ContextRef:
+        return ContextRef()
 
     async def built(self) -> Image:
         """Asks, and waits for the build."""
@@ -95,7 +87,7 @@ def test_two_who_ask_at_once_get_one_build(run: Callable[[Body], None]) -> None:
         first, second = await asyncio.gather(house.ask(), house.ask())
         assert first is second
         assert (await house.built()).state == READY
-        assert house.builder.builds == 1
+        assert house.builds.builds == 1
 
     run(body)
 
@@ -104,11 +96,11 @@ def test_an_image_whose_files_are_gone_is_built_again(run: Callable[[Body], None
     async def body(house: House) -> None:
         assert (await house.built()).state == READY
         await house.built()
-        assert house.builder.builds == 1
-        house.builder.lost = True
+        assert house.builds.builds == 1
+        house.builds.lost = True
         await asyncio.gather(house.ask(), house.ask())
         assert (await house.built()).state == READY
-        assert house.builder.builds == 2
+        assert house.builds.builds == 2
 
     run(body)
 
@@ -131,13 +123,13 @@ def test_a_build_that_cannot_be_noted_down_fails_and_is_tried_again(
 
 def test_a_build_that_a_restart_interrupted_says_so(run: Callable[[Body], None]) -> None:
     async def body(house: House) -> None:
-        house.builder.may_end.clear()
+        house.builds.may_end.clear()
         image = await house.ask()
-        await house.builder.began.wait()
-        house.images = Images(house.database, house.builder)  # as the next server would be
+        await house.builds.began.wait()
+        house.images = Images(house.database, house.builds)  # as the next server would be
         after = house.images.get(image.id)
         assert after.state == FAILED and "server stopped" in after.error
-        house.builder.may_end.set()
+        house.builds.may_end.set()
         assert (await house.built()).state == READY
 
     run(body)
@@ -149,10 +141,10 @@ def test_deleting_frees_the_layers_unless_containers_run_from_them(run: Callable
         house.images.running = lambda: {image.id}
         with pytest.raises(FailedPrecondition, match="Containers run from"):
             await house.images.delete(image.id)
-        assert house.builder.removed == [] and house.images.config(image.id)
+        assert house.builds.removed == [] and house.images.config(image.id)
         house.images.running = tuple
         await house.images.delete(image.id)
-        assert house.builder.removed == [image.id]
+        assert house.builds.removed == [image.id]
         with pytest.raises(NotFound):
             house.images.get(image.id)
 
@@ -166,10 +158,10 @@ async def _watch(house: House, image: Image) -> str:
 
 def test_who_waits_for_a_slot_is_told_what_holds_them(run: Callable[[Body], None]) -> None:
     async def body(house: House) -> None:
-        house.builder.may_end.clear()
+        house.builds.may_end.clear()
         running = [await house.ask(name) for name in ("a", "b")]
         watching = [asyncio.ensure_future(_watch(house, image)) for image in running]
-        await house.builder.began.wait()
+        await house.builds.began.wait()
         running[0].write("Step 2/3: RUN pip install torch\n")
         third, fourth = await house.ask("c"), await house.ask("d")
         watching += [asyncio.ensure_future(_watch(house, image)) for image in (third, fourth)]
@@ -178,7 +170,7 @@ def test_who_waits_for_a_slot_is_told_what_holds_them(run: Callable[[Body], None
         assert "1 more waits for their turn before it" in "".join(fourth.log)
         states = [(view.image_id, view.running, view.watched) for view in house.images.builds()]
         assert [state[1] for state in states] == [True, True, False, False]
-        house.builder.may_end.set()
+        house.builds.may_end.set()
         logs = await asyncio.gather(*watching)
         assert "Its turn has come." in logs[2] and "Its turn has come." in logs[3]
         assert all(image.state == READY for image in (*running, third, fourth))
@@ -193,7 +185,7 @@ def test_a_build_whose_clients_are_gone_gives_its_slot_to_one_that_is_wanted(
     monkeypatch.setattr(build_queue, "GRACE", 0.2)
 
     async def body(house: House) -> None:
-        house.builder.may_end.clear()
+        house.builds.may_end.clear()
         left = [await house.ask(name) for name in ("a", "b")]
         for image in left:
             client = asyncio.ensure_future(_watch(house, image))
@@ -206,7 +198,7 @@ def test_a_build_whose_clients_are_gone_gives_its_slot_to_one_that_is_wanted(
         assert wanted.turn is not None
         await asyncio.wait([wanted.turn], timeout=60)
         assert left[0].state == FAILED and "needed its slot" in left[0].error
-        house.builder.may_end.set()
+        house.builds.may_end.set()
         await watching
         assert wanted.state == READY
         # It begins anew when somebody asks again.
@@ -217,12 +209,12 @@ def test_a_build_whose_clients_are_gone_gives_its_slot_to_one_that_is_wanted(
 
 def test_a_build_is_cancelled(run: Callable[[Body], None]) -> None:
     async def body(house: House) -> None:
-        house.builder.may_end.clear()
+        house.builds.may_end.clear()
         for begun in (True, False):
             image = await house.ask(str(begun))
             watching = asyncio.ensure_future(_watch(house, image))
             if begun:
-                await house.builder.began.wait()
+                await house.builds.began.wait()
             await house.images.cancel(image.id)
             await watching
             assert (image.state, image.error) == (FAILED, "The build was cancelled.")
@@ -253,6 +245,6 @@ def test_a_damaged_image_is_refused_and_nothing_is_built_on_it(run: Callable[[Bo
             await house.ask()
         with pytest.raises(Damaged):
             await house.images.ensure(replace(SPEC, bases={"base": image.id}), house.context)
-        assert house.builder.builds == 1
+        assert house.builds.builds == 1
 
     run(body)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import FailedPrecondition, NotFound
+from stoker.images.base import BuildContext
 from stoker.images.host import HostImages
-from stoker.nodes.builds import BuildContext, ImageConfig, ImageSpec
+from stoker.nodes.builds import ImageConfig, ImageSpec
 
 
 def build(images: HostImages, image_id: str, commands: list[str], base: str = "") -> tuple[ImageConfig, str]:

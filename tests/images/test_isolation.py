@@ -19,7 +19,7 @@ import pytest
 from tests.images.conftest import PYTHON_BASE, Workshop, needs_buildah
 
 from stoker.errors import ImageBuildFailed
-from stoker.nodes.builds import BuildContext
+from stoker.images.base import BuildContext
 from stoker.runtime.addresses import GATEWAY
 
 pytestmark = needs_buildah

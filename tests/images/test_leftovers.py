@@ -24,10 +24,6 @@ def shop(tmp_path: Path) -> Iterator[Workshop]:
     own.close()
 
 
-async def _forget(image_id: str) -> bool:
-    return True
-
-
 def _layers(shop: Workshop) -> set[str]:
     kept = (shop.data / "images/storage/overlay").glob("[0-9a-f]*")
     return {path.name for path in (*kept, *(shop.data / "images/layers").iterdir())}
@@ -42,32 +38,22 @@ def test_what_nobody_uses_is_freed_and_nothing_else(shop: Workshop) -> None:
     (python / "python").mkdir(parents=True)
     os.utime(python, (1, 1))
     later = time.time() + 60
-    found = shop.run(shop.builder.collect({lower, upper}, later, None))
+    found = shop.run(shop.builder.leftovers({lower, upper}, later))
     assert {(item.kind, item.name) for item in found} == {("image", unused), ("python", python.name)}
     assert next(item.size for item in found if item.kind == "image") > 3_000_000
     assert own.exists() and python.exists(), "it was only to look"
-    assert shop.run(shop.builder.collect({lower, upper, unused}, time.time() - 3600, None)) == [found[-1]]
+    assert shop.run(shop.builder.leftovers({lower, upper, unused}, time.time() - 3600)) == [found[-1]]
 
-    gone = shop.run(shop.builder.collect({lower, upper}, later, _forget))
+    gone = shop.run(shop.free({lower, upper}, later))
     assert gone == found and not own.exists() and not python.exists()
     with pytest.raises(NotFound):
         shop.run(shop.builder.layers(unused))
     assert shop.text(upper, "/lower") == "lower\n" and shop.text(upper, "/upper") == "upper\n"
 
-    shop.run(shop.builder.collect((), later, _forget))
+    shop.run(shop.free((), later))
     assert _layers(shop) == set()
     again, _ = shop.build([FROM, "RUN echo again > /again"])
     assert shop.text(again, "/again") == "again\n"
-
-
-def test_what_begins_to_be_used_meanwhile_stays(shop: Workshop) -> None:
-    image, _ = shop.build([FROM, "RUN echo used > /used"])
-
-    async def refuses(image_id: str) -> bool:
-        return False
-
-    assert image not in [item.name for item in shop.run(shop.builder.collect((), time.time() + 60, refuses))]
-    assert shop.text(image, "/used") == "used\n"
 
 
 def test_nothing_is_freed_during_a_build(shop: Workshop) -> None:
@@ -85,7 +71,7 @@ def test_nothing_is_freed_during_a_build(shop: Workshop) -> None:
         try:
             await asyncio.wait_for(said.wait(), 60)
             with pytest.raises(FailedPrecondition, match="being built"):
-                await shop.builder.collect((), time.time() + 60, _forget)
+                await shop.free((), time.time() + 60)
         finally:
             build.cancel()
             await asyncio.gather(build, return_exceptions=True)

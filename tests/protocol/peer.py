@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ class Served:
         assert self._directory is not None
         path = self._directory / task_id
         if not path.exists():
-            await self.transport.listen_container(ContainerIdentity(task_id, "fu-1", "ap-1"), path)
+            self.transport.expect(ContainerIdentity(task_id, "fu-1", "ap-1"))
+            loop, make = asyncio.get_running_loop(), partial(self.transport.container_connection, task_id)
+            await loop.create_unix_server(make, str(path))
         return Peer(*await asyncio.open_unix_connection(str(path)))
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stoker.nodes.builds import Forget, Leftover
+from stoker.nodes.builds import Leftover
 from stoker.services.images.images import Images
 from stoker.services.upkeep.image_storage import ImageStorage
 from stoker.store import tables
@@ -21,17 +21,23 @@ from stoker.store.database import Database
 DAY = 86_400.0
 
 
-class Builder:
+class Builds:
+    """A node's, which would free three images whatever it was told to keep."""
+
     def __init__(self) -> None:
         self.kept: set[str] = set()
         self.before = 0.0
-        self.may_go: dict[str, bool] = {}
+        self.freed: list[str] = []
 
-    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
+    async def leftovers(self, keep: Collection[str], before: float) -> Sequence[Leftover]:
         self.kept, self.before = set(keep), before
-        if forget is not None:
-            self.may_go = {name: await forget(name) for name in ("im-deployed", "im-unused", "im-stale-base")}
-        return []
+        return [Leftover("image", name, 1) for name in ("im-deployed", "im-unused", "im-stale-base")]
+
+    async def free(self, item: Leftover) -> bool:
+        self.freed.append(item.name)
+        return True
+
+    async def tidy(self) -> None: ...
 
 
 def test_images_in_use_stay_with_all_they_are_built_on(tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_images_in_use_stay_with_all_they_are_built_on(tmp_path: Path) -> None:
         database = Database.open(f"sqlite:///{tmp_path}/db")
         try:
             await database.write(_fill)
-            builder: Any = Builder()
+            builds: Any = Builds()
             removed: list[str] = []
             now = time.time()
             snapshots = [
@@ -47,13 +53,13 @@ def test_images_in_use_stay_with_all_they_are_built_on(tmp_path: Path) -> None:
                 _snapshot("ch-2", "", "im-fresh-base", "base", now),
                 _snapshot("ch-3", "", "im-stale-base", "base", now - 90 * DAY),
             ]
-            images = Images(database, builder)
+            images = Images(database, builds)
             apps: Any = SimpleNamespace(
                 all=lambda: [SimpleNamespace(id="ap-1", is_over=False), SimpleNamespace(id="ap-dead", is_over=True)]
             )
             storage = ImageStorage(
                 database=database,
-                builder=builder,
+                builds=builds,
                 images=images,
                 apps=apps,
                 functions=SimpleNamespace(of_app=lambda _: []),  # type: ignore[arg-type]
@@ -62,13 +68,14 @@ def test_images_in_use_stay_with_all_they_are_built_on(tmp_path: Path) -> None:
                 wire=SimpleNamespace(parse_definition=lambda text, _: SimpleNamespace(image_id=text.decode())),  # type: ignore[arg-type]
             )
             await storage.free(30 * DAY, dry_run=True)
-            assert builder.kept == {
+            assert builds.kept == {
                 *("im-deployed", "im-below", "im-rollback", "im-running", "im-snapshot", "im-fresh-base", "im-named")
             }
-            assert abs(builder.before - (now - 30 * DAY)) < 60
+            assert abs(builds.before - (now - 30 * DAY)) < 60
+            assert not builds.freed, "it was only to look"
             await storage.free(0, dry_run=False)
-            assert builder.before < now - 3000, "the next layer of what was just built may be under way"
-            assert builder.may_go == {"im-deployed": False, "im-unused": True, "im-stale-base": True}
+            assert builds.before < now - 3000, "the next layer of what was just built may be under way"
+            assert builds.freed == ["im-unused", "im-stale-base"]
             assert removed == ["ch-3"]
             assert images.running() == {"im-running"}
             with database.read() as connection:

@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
+from stoker.agent import layers as layers_module
+from stoker.agent.layers import LayerReader
 from stoker.errors import Damaged, NotFound
 from stoker.images.layer_sums import LayerSums, checked_of, sums_of
 from stoker.images.records import Record, Records
 from stoker.integrity import reading
 from stoker.nodes.builds import ImageConfig
-from stoker.services.images import layer_checks
 from stoker.services.images.layer_checks import LayerChecks
 from stoker.services.telemetry.damages import LAYER, Damages
 from stoker.store.database import Database
@@ -57,12 +60,11 @@ class House:
     async def open(self) -> None:
         """Also the next server."""
         self.damages = Damages(self.database)
-        self.checks = LayerChecks(
-            self.images,
-            builder=Storage(self.records),  # type: ignore[arg-type]
-            damages=self.damages,
-            running=lambda: self.running,
+        self.reader = LayerReader(
+            self.images, cast(Any, Storage(self.records)), lambda *told: self.checks.compared(*told)
         )
+        builds: Any = SimpleNamespace(layers=self.reader.use, has_layer=self.reader.has)
+        self.checks = LayerChecks(builds=builds, damages=self.damages, running=lambda: self.running)
 
     async def digest(self) -> None:
         sums = LayerSums(self.images)
@@ -72,7 +74,7 @@ class House:
         await sums.close()
 
     async def close(self) -> None:
-        await self.checks.close()
+        await self.reader.close()
         await self.damages.close()
 
     async def again(self) -> None:
@@ -80,8 +82,8 @@ class House:
         await self.open()
 
     async def looked(self) -> None:
-        while self.checks._jobs:
-            await asyncio.wait(self.checks._jobs)
+        while self.reader._jobs:
+            await asyncio.wait(self.reader._jobs)
 
     def known(self) -> list[str]:
         return [damage.name for damage in self.damages.all() if damage.kind == LAYER]
@@ -111,8 +113,8 @@ def run(tmp_path: Path) -> Callable[[Body], None]:
 
 def test_whole_layers_are_looked_at_once_a_day(run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    real = layer_checks._wrong
-    monkeypatch.setattr(layer_checks, "_wrong", lambda layer, *rest: looked.append(layer.name) or real(layer, *rest))
+    real = layers_module._wrong
+    monkeypatch.setattr(layers_module, "_wrong", lambda layer, *rest: looked.append(layer.name) or real(layer, *rest))
 
     async def body(house: House) -> None:
         await house.checks.chore()
@@ -149,7 +151,7 @@ def test_what_runs_for_long_is_looked_at_every_day(
         await house.looked()
         assert house.known() == []
         now = time.time()
-        monkeypatch.setattr(layer_checks.time, "time", lambda: now + DAY + 1)
+        monkeypatch.setattr(layers_module.time, "time", lambda: now + DAY + 1)
         await house.checks.chore()
         await house.looked()
         assert house.known() == ["layers/la-lower"]
@@ -238,7 +240,7 @@ def test_one_that_is_removed_while_it_is_read_is_not_damaged(
             path.unlink()
             return real(path, pace)
 
-        monkeypatch.setattr(layer_checks.trees, "sha256", remove_first)
+        monkeypatch.setattr(layers_module.trees, "sha256", remove_first)
         await house.checks.use("im-upper")
         await house.looked()
         assert house.known() == []
@@ -272,7 +274,7 @@ def test_what_the_machine_lacks_is_no_damage(
         raise OSError(lacks, os.strerror(lacks))
 
     async def body(house: House) -> None:
-        monkeypatch.setattr(layer_checks.trees, "sha256", lacking)
+        monkeypatch.setattr(layers_module.trees, "sha256", lacking)
         with capture_logs() as said:
             await house.checks.use("im-upper")
             await house.looked()
@@ -293,10 +295,10 @@ def test_what_the_disk_cannot_read_is_damaged(
         return real(path)
 
     async def body(house: House) -> None:
-        monkeypatch.setattr(layer_checks.trees, "sha256" if of == "file" else "os", failing)
+        monkeypatch.setattr(layers_module.trees, "sha256" if of == "file" else "os", failing)
         if of == "directory":
             fake = type("os", (), {name: getattr(os, name) for name in ("path", "readlink")} | {"scandir": failing})
-            monkeypatch.setattr(layer_checks.trees, "os", fake)
+            monkeypatch.setattr(layers_module.trees, "os", fake)
         await house.checks.use("im-lower")
         await house.looked()
         [known] = house.damages.all()
@@ -307,7 +309,7 @@ def test_what_the_disk_cannot_read_is_damaged(
 
 def test_a_server_that_stops_does_not_wait(run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it take what it has not read for damaged, or for whole."""
-    monkeypatch.setattr(layer_checks, "_BYTES_A_SECOND", 1.0)
+    monkeypatch.setattr(layers_module, "_BYTES_A_SECOND", 1.0)
 
     async def body(house: House) -> None:
         await house.again()  # with that pace

@@ -182,15 +182,15 @@ def test_a_container_that_could_not_be_killed_is_killed_again(tmp_path: Path, mo
             await it.a_map(1)
             await it.next_input()
             [task], tries = it.launcher.tasks, [OSError("no process can be started"), ZeroDivisionError("a defect")]
-            assert isinstance(task.container, Idle) and task.job is not None
-            kill = task.container.kill
+            assert task.job is not None
+            kill = it.launcher.node.kill
 
-            async def sometimes() -> None:
+            async def sometimes(task_id: str) -> None:
                 if tries:
                     raise tries.pop()
-                await kill()
+                await kill(task_id)
 
-            task.container.kill = sometimes  # type: ignore[method-assign]
+            it.launcher.node.kill = sometimes  # type: ignore[method-assign]
             it.scheduler.stop_task(task.id, graceful=False)
             runner = it.scheduler.runner(task.function_id)
             assert runner is not None
@@ -212,8 +212,7 @@ def test_inputs_go_back_though_not_everything_of_their_container_could_be_given_
         first = await it.next_input()
         [task] = it.launcher.tasks
         it.launcher.started.clear()
-        assert isinstance(task.container, Idle)
-        await task.container.kill()
+        await task.kill()
         await it.launcher.started.wait()
         delivery = await it.scheduler.next_inputs(it.launcher.tasks[1].id, 1)
         assert [input_id for input_id, _ in delivery.inputs] == [first]

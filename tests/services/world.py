@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from modal_proto import api_pb2
 
-from stoker.engine.base import NotNow
+from stoker.engine.base import Never, NotNow
 from stoker.engine.local import LocalEngine
 from stoker.ids import new_id
-from stoker.nodes.endings import Exit, ExitKind, Usage
+from stoker.nodes.endings import Exit, ExitKind
 from stoker.protocol.wire import ModalWire
-from stoker.runtime.base import Container
-from stoker.runtime.inspection import Inspection
 from stoker.services.apps.apps import DEPLOYED, Apps
 from stoker.services.calls.call_records import Call
 from stoker.services.calls.calls import Calls, Limits, Report
@@ -30,38 +29,28 @@ SUCCESS = 1
 
 
 class Idle:
-    """A container without a process: the tests say what it says."""
+    """A node whose containers have no processes: the tests say what they say. It is its own `containers`."""
 
-    address = None
+    def __init__(self) -> None:
+        self.ends: dict[str, asyncio.Future[Exit]] = {}
 
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self._end = asyncio.Event()
+    @property
+    def containers(self) -> Idle:
+        return self
 
-    async def wait(self) -> Exit:
-        await self._end.wait()
-        return Exit(ExitKind.KILLED, 137)
+    def launch(self, task: Task) -> None:
+        self.ends[task.id] = asyncio.get_running_loop().create_future()
+        task.node = cast(Any, self)
 
-    async def signal(self, number: int) -> None:
+    async def signal(self, task_id: str, number: int) -> None:
         pass
 
-    async def kill(self) -> None:
-        self._end.set()
+    async def kill(self, task_id: str) -> None:
+        if not self.ends[task_id].done():
+            self.ends[task_id].set_result(Exit(ExitKind.KILLED, 137))
 
-    async def usage(self) -> Usage | None:
-        return None
-
-    async def stuck(self, timeout: float) -> str:
+    async def stuck(self, task_id: str, timeout: float) -> str:
         return ""
-
-    async def open_files(self, places: Sequence[str]) -> list[str]:
-        return []
-
-    async def inspect(self, places: Sequence[str]) -> Inspection | None:
-        return None
-
-    async def checkpoint(self, directory: Path) -> None:
-        raise AssertionError("nobody asks for it")
 
 
 class Starts:
@@ -70,6 +59,7 @@ class Starts:
     def __init__(self) -> None:
         self.tasks: list[Task] = []
         self.started = asyncio.Event()
+        self.node = Idle()
 
     def start_slots(self) -> int:
         return 1
@@ -77,10 +67,14 @@ class Starts:
     def new_task_id(self, function_id: str) -> str:
         return new_id("ta")
 
-    async def launch(self, function: Function, task: Task) -> Container | NotNow:
+    async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
         self.tasks.append(task)
         self.started.set()
-        return Idle(task.id)
+        self.node.launch(task)
+        return None
+
+    async def end_of(self, task: Task) -> Exit:
+        return await self.node.ends[task.id]
 
     def withdraw(self, function_id: str) -> None:
         pass
@@ -110,7 +104,7 @@ class Starts:
 class NoRoom(Starts):
     """A machine that never has room for a container."""
 
-    async def launch(self, function: Function, task: Task) -> Container | NotNow:
+    async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
         return NotNow("there is no room")
 
 

@@ -7,13 +7,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from stoker.nodes.builds import ImageConfig
 from stoker.nodes.messages import ContainerRequest
-from stoker.services.containers.bases import _fits, _key
+from stoker.services.containers.bases import Bases, _key
 from tests.conftest import RunningServer
 from tests.services.test_identity_tokens import decoded
 
@@ -131,19 +132,19 @@ def request(**changes: Any) -> ContainerRequest:
     return ContainerRequest(**facts | changes)
 
 
-def test_who_may_start_from_a_base(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    assert _fits(request(mount_trees=(tmp_path,), env={"HF_TOKEN": "x"}))
-    (tmp_path / "root" / "sitecustomize.py").touch()
+def test_who_may_start_from_a_base() -> None:
+    mounts: Any = SimpleNamespace(has_any=lambda mount_id, paths: mount_id == "mo-early")
+    fits = Bases(snapshots=cast(Any, None), node=cast(Any, None), mounts=mounts, enabled=True)._fits
+    assert fits(request(mounts=("mo-1",), env={"HF_TOKEN": "x"}))
     for changes in (
-        {"mount_trees": (tmp_path,)},
+        {"mounts": ("mo-1", "mo-early")},
         {"image": ImageConfig(entrypoint=("/init",))},
         {"gpu_devices": (0,)},
         {"snapshots": True},
         {"env": {"PYTHONHASHSEED": "0"}},
         {"env": {"LD_PRELOAD": "/x.so"}},
     ):
-        assert not _fits(request(**changes)), changes
+        assert not fits(request(**changes)), changes
     assert _key(request(task_id="ta-2"), "m") == _key(request(), "m")
     others = [{"image_id": "im-2"}, {"layers": ("la-2",)}, {"client_version": "1.2.0"}, {"network": False}]
     assert len({_key(request(**changes), machine) for changes in [{}, *others] for machine in "mn"}) == 10

@@ -51,7 +51,7 @@ class CheckedHouse(House):
     async def save(self) -> SnapshotUse:
         use = self.choose("k", "ta-maker")
         assert use is not None and not use.restores
-        scratch = self.snapshots.scratch(use)
+        scratch = self.snapshots.scratch(use.snapshot_id)
         scratch.mkdir()
         (scratch / "pages.img").write_bytes(MEMORY)
         (scratch / "state.json").write_text("{}")
@@ -94,7 +94,11 @@ def test_a_whole_one_stays(run: Callable[[Body], None]) -> None:
     async def body(house: CheckedHouse) -> None:
         use = await house.save()
         await house.checked()
-        assert {path.name for path in use.directory.iterdir()} == {"pages.img", "state.json", SUMS}
+        assert {path.name for path in house.snapshots.directory(use.snapshot_id).iterdir()} == {
+            "pages.img",
+            "state.json",
+            SUMS,
+        }
         for _ in range(2):
             await house.checks.chore()
             await house.checked()
@@ -117,7 +121,7 @@ def test_a_damaged_one_is_retired(run: Callable[[Body], None], damage: str) -> N
         use = await house.save()
         await house.checked()
         await house.again()
-        how(use.directory)
+        how(house.snapshots.directory(use.snapshot_id))
         for task_id in ("ta-1", "ta-ended"):
             restored = house.choose("k", task_id)
             assert restored is not None and restored.restores, "nobody waits for a check"
@@ -131,7 +135,7 @@ def test_a_damaged_one_is_retired(run: Callable[[Body], None], damage: str) -> N
         anew = house.choose("k", "ta-2")
         assert anew is not None and not anew.restores and anew.snapshot_id != use.snapshot_id
         await house.snapshots.close()
-        assert not use.directory.exists()
+        assert not house.snapshots.directory(use.snapshot_id).exists()
 
     run(body)
 
@@ -140,12 +144,12 @@ def test_fsck_removes_a_damaged_one(run: Callable[[Body], None]) -> None:
     async def body(house: CheckedHouse) -> None:
         use = await house.save()
         await house.checked()
-        flip(use.directory / "pages.img", 10)
+        flip(house.snapshots.directory(use.snapshot_id) / "pages.img", 10)
         [problem] = house.fsck().problems
         assert problem.heal is not None
         await house.snapshots.close()
         await asyncio.to_thread(problem.heal)
-        assert not use.directory.exists() and not house.fsck().problems
+        assert not house.snapshots.directory(use.snapshot_id).exists() and not house.fsck().problems
         await house.again()
         assert not house.snapshots.all()
 
@@ -156,8 +160,8 @@ def test_one_of_an_earlier_version_is_unknown_and_stays(run: Callable[[Body], No
     async def body(house: CheckedHouse) -> None:
         use = await house.save()
         await house.checked()
-        (use.directory / SUMS).unlink()
-        flip(use.directory / "pages.img", 10)
+        (house.snapshots.directory(use.snapshot_id) / SUMS).unlink()
+        flip(house.snapshots.directory(use.snapshot_id) / "pages.img", 10)
         report = house.fsck()
         assert not report.problems and report.unknown["snapshot"] == 1
         await house.again()
@@ -175,7 +179,11 @@ def test_a_server_goes_on_where_the_last_one_was_interrupted(run: Callable[[Body
         use = await house.save()
         await house.again()
         await house.checked()
-        assert {path.name for path in use.directory.iterdir()} == {"pages.img", "state.json", SUMS}
+        assert {path.name for path in house.snapshots.directory(use.snapshot_id).iterdir()} == {
+            "pages.img",
+            "state.json",
+            SUMS,
+        }
 
     run(body)
 
@@ -186,7 +194,7 @@ def test_what_a_power_cut_may_have_left_half_is_not_started_from(
     async def body(house: CheckedHouse) -> None:
         house.checks._reader.stop()
         use = await house.save()
-        assert (use.directory / UNSETTLED).exists()
+        assert (house.snapshots.directory(use.snapshot_id) / UNSETTLED).exists()
         (tmp_path / "boot").write_text("the next one")
         monkeypatch.setattr(snapshot_checks, "_BOOT", tmp_path / "boot")
         await house.again()

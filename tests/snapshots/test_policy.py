@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -54,7 +54,7 @@ class House:
         """A complete snapshot, whose maker has ended."""
         use = self.choose(key, "ta-maker", **changes)
         assert use is not None and not use.restores
-        self.snapshots.scratch(use).mkdir()
+        self.snapshots.scratch(use.snapshot_id).mkdir()
         await self.snapshots.created(use, size)
         self.snapshots.left(use, "ta-maker")
         return use
@@ -84,10 +84,10 @@ def test_one_makes_it_the_others_meanwhile_do_without(run: Callable[[Body], None
         first = house.choose(task="ta-1")
         assert first is not None and not first.restores
         assert house.choose(task="ta-2") is None
-        house.snapshots.scratch(first).mkdir()
+        house.snapshots.scratch(first.snapshot_id).mkdir()
         await house.snapshots.created(first, 5)
         later = house.choose(task="ta-3")
-        assert later is not None and later.restores and later.directory.is_dir()
+        assert later is not None and later.restores and house.snapshots.directory(later.snapshot_id).is_dir()
         house.snapshots.started(later, 0.25)
         await house.again()
         (row,) = house.snapshots.all()
@@ -178,7 +178,7 @@ def test_what_cannot_be_saved_is_given_up(run: Callable[[Body], None]) -> None:
         for number in range(MAX_FAILURES):
             use = house.choose(task=f"ta-{number}")
             assert use is not None and not use.restores
-            house.snapshots.scratch(use).mkdir()
+            house.snapshots.scratch(use.snapshot_id).mkdir()
             house.snapshots.not_created(use, "it holds a GPU")
             assert house.snapshots.broke(use)
             house.snapshots.left(use, f"ta-{number}")
@@ -238,7 +238,7 @@ def test_one_that_is_larger_than_the_quota_is_not_made_again_and_again(run: Call
         small = await house.make("small", 4, function="fu-1")
         large = house.choose("large", function="fu-2")
         assert large is not None
-        house.snapshots.scratch(large).mkdir()
+        house.snapshots.scratch(large.snapshot_id).mkdir()
         await house.snapshots.created(large, 11)
         house.snapshots.left(large, "ta-1")
         assert await house.files() == {small.snapshot_id}
@@ -259,11 +259,11 @@ def test_the_end_of_an_earlier_maker_is_no_concern_of_the_present_one(run: Calla
         second = house.choose(task="ta-2")
         assert second is not None and not second.restores
         house.snapshots.left(first, "ta-1")  # it went on unsaved, and ends while the next one is being saved
-        house.snapshots.scratch(second).mkdir()
+        house.snapshots.scratch(second.snapshot_id).mkdir()
         await house.snapshots.created(second, 1)
         house.snapshots.left(second, "ta-2")
         third = house.choose(task="ta-3")
-        assert third is not None and third.restores and third.directory.is_dir()
+        assert third is not None and third.restores and house.snapshots.directory(third.snapshot_id).is_dir()
         (row,) = house.snapshots.all()
         assert row.all_failures == 1
 
@@ -276,15 +276,22 @@ def test_a_base_interrupted_by_the_end_of_the_server_counts_no_failure(
     monkeypatch.setattr(bases, "_SETTLE", 0.0)
 
     class Node:
+        def __init__(self, house: House) -> None:
+            self._house = house
+
         def snapshot_identity(self, gpu: str) -> str:
             return "machine"
 
-        async def make_base(self, request: ContainerRequest, directory: Path) -> int:
-            directory.mkdir()
+        @property
+        def containers(self) -> Node:
+            return self
+
+        async def make_base(self, request: ContainerRequest, snapshot_id: str) -> int:
+            self._house.snapshots.scratch(snapshot_id).mkdir()
             raise Unavailable("The server stops.")
 
     async def body(house: House) -> None:
-        service = bases.Bases(snapshots=house.snapshots, node=Node(), enabled=True)  # type: ignore[arg-type]
+        service = bases.Bases(snapshots=house.snapshots, node=Node(house), mounts=None, enabled=True)  # type: ignore[arg-type]
         request = ContainerRequest("ta-1", "im-1", ImageConfig(), "1.6.4", b"", "main")
         assert service.choose(request) is None
         service.up("ta-1")
@@ -300,28 +307,25 @@ def test_a_restored_container_that_says_nothing_is_ended(
 ) -> None:
     monkeypatch.setattr(checkpoints, "_SILENCE", (0.0, 1 << 60))
 
-    class Connections:
-        async def quiet(self, task_id: str, timeout: float) -> bool:
-            return True
-
-        def has_called(self, task_id: str) -> bool:
-            return calls
-
-    class Container:
+    class Node:
         killed = False
 
-        async def kill(self) -> None:
+        @property
+        def containers(self) -> Node:
+            return self
+
+        async def kill(self, task_id: str) -> None:
             self.killed = True
 
     async def body(house: House) -> None:
         await house.make()
-        use, container, task = house.choose(), Container(), Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
+        use, node, task = house.choose(), Node(), Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0, called=calls)
+        task.node = cast(Any, node)
         assert use is not None and use.restores
         service = checkpoints.Checkpoints(house.snapshots)
-        service.connections = Connections()
-        service.watch(task, use, container)  # type: ignore[arg-type]
+        service.watch(task, use)
         await asyncio.wait(service._watchers.values())
-        assert container.killed is not calls and bool(task.stop_reason) is not calls
+        assert node.killed is not calls and bool(task.stop_reason) is not calls
 
     run(body)
 
@@ -385,7 +389,7 @@ def test_one_whose_files_have_changed_is_made_anew_but_not_without_an_end(run: C
         assert await house.files() == set()
         # It served a start in between: what happens once in a while is no failure in a row.
         for _ in range(MAX_FAILURES):
-            house.snapshots.scratch(new).mkdir()
+            house.snapshots.scratch(new.snapshot_id).mkdir()
             await house.snapshots.created(new, 1)
             house.snapshots.started(new, 1.0)
             house.snapshots.outdated(new, "The file /vol/w has changed.")
@@ -393,7 +397,7 @@ def test_one_whose_files_have_changed_is_made_anew_but_not_without_an_end(run: C
             assert new is not None and not new.restores
         for _ in range(MAX_FAILURES - 1):
             assert new is not None and not new.restores
-            house.snapshots.scratch(new).mkdir()
+            house.snapshots.scratch(new.snapshot_id).mkdir()
             await house.snapshots.created(new, 1)
             house.snapshots.outdated(new, "The file /vol/w has changed.")
             new = house.choose()

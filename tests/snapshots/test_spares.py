@@ -29,6 +29,10 @@ class Notes:
         self.gate = asyncio.Event()
         self.gate.set()
 
+    @property
+    def containers(self) -> Notes:
+        return self
+
     async def prepare(self, request: ContainerRequest) -> bool:
         await self.gate.wait()
         if self.fails:
@@ -90,7 +94,7 @@ def test_the_next_start_takes_it_and_the_one_after_finds_another(run: Callable[.
         assert place.spares.task_id("fu-1") != place.spares.task_id("fu-1")
         use = await place.started("fu-1")
         ((task_id, request),) = place.node.made.items()
-        assert request.restore_from == use.directory and request.task_id == task_id
+        assert request.restore_from == use.snapshot_id and request.task_id == task_id
         assert place.spares.task_id("fu-2") != task_id
         assert place.spares.task_id("fu-1") == task_id != place.spares.task_id("fu-1")
         await place.started("fu-1", use, task_id)
@@ -160,7 +164,7 @@ def test_it_goes_with_its_snapshot_and_its_function(run: Callable[..., None], ho
             assert place.node.made
         if "removed" in how:
             place.house.snapshots.remove(use.snapshot_id)
-            assert use.directory.is_dir(), "its files are in use"
+            assert place.house.snapshots.directory(use.snapshot_id).is_dir(), "its files are in use"
         else:
             place.spares.drop("fu-1")
         place.node.gate.set()

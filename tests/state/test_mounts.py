@@ -153,3 +153,13 @@ def test_a_repeat_of_an_upload_that_is_under_way_waits_for_it() -> None:
     """The first attempt uses up the blob with the content: the second would not find it."""
     _, declared = declared_by(MountServicer)["MountPutFile"]
     assert declared.once
+
+
+def test_whether_a_mount_has_a_file(state: StateServer) -> None:
+    early = frozenset(("/root/sitecustomize.py", "/root/usercustomize.py"))
+    plain = state.run(state.mounts.create([MountedFile("/root/a.py", EMPTY), MountedFile("/sitecustomize.py", EMPTY)]))
+    other = state.run(state.mounts.create([MountedFile("/root/usercustomize.py", EMPTY)]))
+    for _ in range(2):
+        assert not state.mounts.has_any(plain.id, early) and state.mounts.has_any(other.id, early)
+    with pytest.raises(NotFound):
+        state.mounts.has_any("mo-0000000000000000000000", early)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.agent.ports import LocalPorts
 from stoker.errors import FailedPrecondition, Unauthenticated, Unavailable
 from stoker.gateway.api.app import make_gateway
 from stoker.gateway.transfer import Transfer
@@ -207,10 +208,10 @@ def test_a_proxy_on_this_machine_says_for_whom_it_asks() -> None:
 def test_a_connection_that_is_called_off_at_any_moment_is_not_made() -> None:
     async def run() -> None:
         server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-        address = server.sockets[0].getsockname()
+        ports, port = LocalPorts(lambda task_id: "127.0.0.1"), server.sockets[0].getsockname()[1]
         called_off = 0
         for turns in range(40):
-            opening = asyncio.ensure_future(Upstreams().connect(address))
+            opening = asyncio.ensure_future(Upstreams().connect(ports, ("ta-1", port)))
             for _ in range(turns):
                 await asyncio.sleep(0)
             if opening.cancel():

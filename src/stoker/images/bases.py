@@ -19,13 +19,14 @@ from typing import Any, Literal
 from stoker.aio.cancelling import within
 from stoker.errors import ImageBuildFailed
 from stoker.images import debian, hostconfig
+from stoker.images.base import LogSink
 from stoker.images.buildah import BASE_TAG, Buildah
 from stoker.images.finish import FILE, SOURCE, finish
 from stoker.images.layer import NewLayer, Surroundings, no_origins
 from stoker.images.layerstore import LayerStore
 from stoker.images.plan import DEFAULT_PATH, INSIDE
 from stoker.images.uvtool import uv_binary
-from stoker.nodes.builds import ImageConfig, LogSink, RegistryAuth
+from stoker.nodes.builds import ImageConfig, RegistryAuth
 from stoker.runtime.steps import StepMount, StepRunner
 
 Origin = Literal["auto", "registry", "debian"]

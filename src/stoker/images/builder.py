@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stoker.aio.cancelling import within
 from stoker.errors import FailedPrecondition, ImageBuildFailed
 from stoker.images import context as build_context
 from stoker.images import dockerfile, finish, hostconfig, ownpython, plan
+from stoker.images.base import BuildContext, LogSink
 from stoker.images.bases import BaseImages, Origin
 from stoker.images.buildah import Buildah
 from stoker.images.cachedir import default_cache
@@ -29,7 +31,7 @@ from stoker.images.leftovers import Leftovers
 from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Record, Records
 from stoker.images.steplog import Transcript
-from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
+from stoker.nodes.builds import ImageConfig, ImageSpec, Leftover
 from stoker.nodes.pythons import named
 from stoker.runtime.steps import StepMount, StepRunner
 
@@ -146,20 +148,28 @@ class LayeredImageBuilder:
         """Forgets the image; layers that other images are built on stay. No error when it does not exist."""
         await self._leftovers.remove_image(image_id)
 
-    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
-        if forget is None:
-            return await asyncio.to_thread(self._leftovers.find, keep, before)
-        async with self._collecting:
-            if self._under_way:
-                raise FailedPrecondition("Images are being built on this server; free its disk when that has ended.")
-            found = await asyncio.to_thread(self._leftovers.find, keep, before)
-            gone = [item for item in found if await self._leftovers.remove(item, forget)]
+    async def leftovers(self, keep: Collection[str], before: float) -> Sequence[Leftover]:
+        return await asyncio.to_thread(self._leftovers.find, keep, before)
+
+    async def free(self, item: Leftover) -> bool:
+        async with self._alone():
+            return await self._leftovers.remove(item)
+
+    async def tidy(self) -> None:
+        async with self._alone():
             await self._leftovers.prune()
-        return gone
 
     async def close(self) -> None:
         """No layer is held, for they are plain directories."""
         await self._sums.close()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """While it lasts no image is built. Raises FailedPrecondition when one is."""
+        async with self._collecting:
+            if self._under_way:
+                raise FailedPrecondition("Images are being built on this server; free its disk when that has ended.")
+            yield
 
     async def _look_after_sums(self) -> None:
         """Digests of layers come and go with the layers, also with those of which a killed server made none any more."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from stoker.aio.processes import private, stream
 from stoker.errors import ImageBuildFailed
 from stoker.images import aptsources, hostconfig, ocilayout
-from stoker.nodes.builds import LogSink
+from stoker.images.base import LogSink
 
 PYTHONS = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 """The Python of each Debian release."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from stoker.aio.processes import capture
 from stoker.errors import FailedPrecondition, NotFound
 from stoker.images import dockerfile, finish
+from stoker.images.base import BuildContext, LogSink
 from stoker.images.cachedir import default_cache
 from stoker.images.client import ClientTrees
 from stoker.images.records import Record, Records
-from stoker.nodes.builds import BuildContext, Forget, ImageConfig, ImageSpec, Leftover, LogSink
+from stoker.nodes.builds import ImageConfig, ImageSpec, Leftover
 
 _SETTINGS = frozenset({"ENV", "WORKDIR", "ENTRYPOINT", "CMD"})
 _SILENT = frozenset({"FROM", "ARG", "LABEL", "EXPOSE", "SHELL", "USER", "STOPSIGNAL", "HEALTHCHECK"})
@@ -92,9 +93,15 @@ class HostImages:
     async def remove(self, image_id: str) -> None:
         self._records.remove(image_id)
 
-    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
-        """Nothing: there are no layers."""
+    async def leftovers(self, keep: Collection[str], before: float) -> Sequence[Leftover]:
+        """None: there are no layers."""
         return ()
+
+    async def free(self, item: Leftover) -> bool:
+        return False
+
+    async def tidy(self) -> None:
+        """There is nothing."""
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -14,7 +14,7 @@ from stoker.images.cachedir import default_cache
 from stoker.images.layerstore import LayerStore
 from stoker.images.pythons import StandalonePythons
 from stoker.images.records import Record, Records
-from stoker.nodes.builds import Forget, Leftover
+from stoker.nodes.builds import Leftover
 
 
 class Leftovers:
@@ -48,10 +48,10 @@ class Leftovers:
         found += [Leftover("python", path.name, size_of(path)) for path in self._pythons.unused(before)]
         return found
 
-    async def remove(self, item: Leftover, forget: Forget) -> bool:
-        """Whether it is gone. forget: makes the server forget an image; whether its files may go."""
+    async def remove(self, item: Leftover) -> bool:
+        """Whether it is gone."""
         if item.kind == "image":
-            return await forget(item.name) and await self.remove_image(item.name)
+            return await self.remove_image(item.name)
         if item.kind == "base":
             return await self._remove_base(item.name)
         await asyncio.to_thread(shutil.rmtree, self._pythons.directory / item.name, True)

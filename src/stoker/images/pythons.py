@@ -14,8 +14,8 @@ from pathlib import Path
 
 from stoker.aio.processes import capture
 from stoker.errors import ImageBuildFailed
+from stoker.images.base import LogSink
 from stoker.images.uvtool import run_uv
-from stoker.nodes.builds import LogSink
 from stoker.nodes.pythons import StandalonePython
 
 _WITH_PYTHON_LINK = "20241008"

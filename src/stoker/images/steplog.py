@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from stoker.nodes.builds import LogSink
+from stoker.images.base import LogSink
 
 _KEPT_LINES = 50
 

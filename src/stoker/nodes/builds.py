@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-LogSink = Callable[[str], None]
-"""Receives the text of a build as it is written, line ends included."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,18 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
-class BuildContext:
+class ContextRef:
     """What a build needs beyond the spec and may not influence the id."""
 
-    mount_tree: Path | None = None  # the context mount, materialised as a directory rooted at "/"
-    mount_name: str = ""  # of a context mount whose files the builder itself has: a standalone Python
-    secret_env: Mapping[str, str] = field(default_factory=dict)  # visible to RUN steps only, never stored in the image
+    mount_id: str = ""
+    """The mount with the files of the context; empty for none."""
+    python: str = ""
+    """The name of a context mount whose files the builder itself has: a standalone Python."""
+    secret_env: Mapping[str, str] = field(default_factory=dict)
+    """Visible to RUN steps only, never stored in the image."""
     registry_auth: RegistryAuth | None = None
-    confined: bool = False  # asked for by a container: nothing of the build may touch what others rely on
+    confined: bool = False
+    """Asked for by a container: nothing of the build may touch what others rely on."""
 
 
 @dataclass(frozen=True)
@@ -102,42 +102,3 @@ class Leftover:
     kind: str
     name: str
     size: int
-
-
-Forget = Callable[[str], Awaitable[bool]]
-"""Called with the id of an image before its files go, so that nothing starts from it; whether they may."""
-
-
-class ImageBuilder(Protocol):
-    """Builds layers and hands out root file systems."""
-
-    async def build(self, image_id: str, spec: ImageSpec, context: BuildContext, log: LogSink) -> ImageConfig:
-        """Builds one layer. Raises ImageBuildFailed (with the end of the step's own output) or another StokerError."""
-        ...
-
-    async def adopt(self, image_id: str, spec: ImageSpec, files: Path | None, log: LogSink) -> ImageConfig:
-        """Makes of `files`, which a container of the image that `spec` is based on wrote, a layer on top of it. They are the builder's from now
-        on. None: there are no files. Raises StokerError."""
-        ...
-
-    async def layers(self, image_id: str) -> tuple[Path, ...]:
-        """Host directories, uppermost first, that form the image's root file system. Read-only. Raises NotFound."""
-        ...
-
-    async def client_layers(self, client_version: str, image_id: str, config: ImageConfig) -> tuple[Path, ...]:
-        """Trees rooted at "/" that hold the modal client (`/pkg/...`) and, for builders >= 2025.06, its dependencies
-        (`/__modal/deps`, `/pkg/sitecustomize.py`) for the Python of this image. Made on first use, then kept."""
-        ...
-
-    async def remove(self, image_id: str) -> None:
-        """Removes the files of an image that no container runs from; what others are built on stays."""
-        ...
-
-    async def collect(self, keep: Collection[str], before: float, forget: Forget | None) -> Sequence[Leftover]:
-        """Frees what nobody used since `before` (seconds since the epoch), but for the images `keep`; what is gone. forget None: only says
-        what would go. Raises FailedPrecondition while images are being built."""
-        ...
-
-    async def close(self) -> None:
-        """Releases mounts held for `layers`."""
-        ...

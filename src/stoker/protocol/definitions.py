@@ -19,8 +19,9 @@ from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument
 from stoker.nodes import buckets as bucket
 from stoker.nodes.endings import Limits
+from stoker.nodes.messages import VolumeUse
 from stoker.protocol.values import at_most
-from stoker.services.functions.spec import BucketUse, FunctionSpec, ServerSpec, VolumeUse, WebSpec
+from stoker.services.functions.spec import BucketUse, FunctionSpec, ServerSpec, WebSpec
 
 _BUCKET_KINDS = {api_pb2.CloudBucketMount.R2: bucket.R2, api_pb2.CloudBucketMount.GCP: bucket.GCP}
 _GPU_ALIASES = {"A10G": "A10"}  # Modal's older name for it

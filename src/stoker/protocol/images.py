@@ -8,7 +8,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.nodes.builds import BuildContext, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
+from stoker.nodes.builds import ContextRef, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
 from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
 from stoker.protocol.values import check_entries, cursor
@@ -53,16 +53,16 @@ class ImageServicer:
 
         confined = caller.container is not None
 
-        async def make_context(spec: ImageSpec) -> BuildContext:
+        async def make_context(spec: ImageSpec) -> ContextRef:
             auth = None
             kind = _AUTH_KINDS.get(wire.image_registry_config.registry_auth_type)
             if kind and wire.image_registry_config.secret_id:
                 auth = RegistryAuth(kind, await self._secrets.values([wire.image_registry_config.secret_id]))
             mount_id = spec.context_mount_id
             standalone = self._mounts.standalone_python(mount_id) if mount_id else ""
-            return BuildContext(
-                mount_tree=await self._mounts.tree(mount_id) if mount_id and not standalone else None,
-                mount_name=standalone,
+            return ContextRef(
+                mount_id="" if standalone else mount_id,
+                python=standalone,
                 secret_env=await self._secrets.values(list(spec.secret_ids)),
                 registry_auth=auth,
                 confined=confined,

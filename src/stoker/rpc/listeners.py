@@ -38,7 +38,6 @@ class Listener:
     ) -> None:
         """make_peer: who is behind a new connection."""
         self.server: asyncio.AbstractServer | None = None
-        self.called = False
         self.connections = connections
         self._application = application
         self._limits = limits
@@ -46,7 +45,6 @@ class Listener:
         self._empty: asyncio.Future[None] | None = None
 
     def connection(self) -> Connection:
-        self.called = True
         peer = self._make_peer()
         return Connection(self._application, self._limits, peer.outgoing, peer, self._come, self._gone)
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -92,38 +91,42 @@ class Transport:
         assert self._clients is not None
         return self._clients.connection()
 
-    async def listen_container(self, container: ContainerIdentity, path: Path) -> None:
-        """Serves a container at a unix socket."""
+    def expect(self, container: ContainerIdentity) -> None:
+        """From now on a container may call; its connections are served by `container_connection`."""
         peer = self._memories.container()
         connections = container_connections(container.task_id, self._container_total)
         rpcs = self._rpcs(container, ReplayCache(10_000, 16 << 20))
-        listener = Listener(rpcs, CONTAINER, lambda: peer, connections)
-        listener.server = await asyncio.get_running_loop().create_unix_server(listener.connection, str(path))
-        self._containers[container.task_id] = listener
+        self._containers[container.task_id] = Listener(rpcs, CONTAINER, lambda: peer, connections)
+
+    def forget(self, task_id: str) -> None:
+        """A container has ended, or was not started: its connections end. No error when it was not expected."""
+        listener = self._containers.pop(task_id, None)
+        if listener is not None:
+            listener.close()
+
+    def container_connection(self, task_id: str) -> asyncio.Protocol:
+        """The protocol of a container's connection, which ends at once when it is not expected."""
+        listener = self._containers.get(task_id)
+        return listener.connection() if listener is not None else _TurnedAway()
 
     async def quiet(self, task_id: str, timeout: float) -> bool:
         """Waits until the container `task_id` has closed all its connections, at most `timeout` seconds; whether it has."""
         listener = self._containers.get(task_id)
         return listener is None or await listener.quiet(timeout)
 
-    def has_called(self, task_id: str) -> bool:
-        """Whether the container `task_id` has ever connected."""
-        listener = self._containers.get(task_id)
-        return listener is not None and listener.called
-
-    async def close_container(self, task_id: str) -> None:
-        listener = self._containers.pop(task_id, None)
-        if listener is not None:
-            listener.close()
-
     async def close(self) -> None:
         for task_id in list(self._containers):
-            await self.close_container(task_id)
+            self.forget(task_id)
         if self._clients is not None:
             self._clients.close()
 
     def _rpcs(self, container: ContainerIdentity | None, replays: ReplayCache) -> _Rpcs:
         return _Rpcs(self._methods, replays, self._authenticator, self._memories, self._ownership, container)
+
+
+class _TurnedAway(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 class _Rpcs:

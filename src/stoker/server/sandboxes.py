@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.config import Settings
 from stoker.datadir import DataDir
-from stoker.nodes.builds import ImageBuilder
+from stoker.images.base import ImageBuilder
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import Ports
 

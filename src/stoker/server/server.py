@@ -104,8 +104,8 @@ class Server:
             services.ownership,
             per_address=settings.max_connections_per_address,
         )
-        services.launcher.sockets = transport
-        services.checkpoints.connections = transport
+        services.launcher.doors = transport
+        services.uplink.transport = transport
         cleanup.push_async_callback(transport.close)
         cleanup.push_async_callback(self._drain)
         cleanup.push_async_callback(services.apps.close)

@@ -8,17 +8,19 @@ import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 
-from stoker.agent.containers import LocalNode
+from stoker.agent.node import LocalNode
 from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.engine.gpus import declared_gpus, find_gpus, gpu_answers
 from stoker.engine.local import LocalEngine
-from stoker.nodes.builds import ImageBuilder
+from stoker.images.base import ImageBuilder
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
 from stoker.runtime.base import Runtime
 from stoker.server.addresses import Ports, identity_issuer, reachable
+from stoker.server.places import ServerPlaces
+from stoker.server.uplink import ServicesObserver, TransportUplink
 from stoker.services.access.attempts import Attempts
 from stoker.services.access.keys import load_or_create_key, load_or_create_rsa_key, secrets_key
 from stoker.services.access.ownership import Ownership
@@ -37,12 +39,15 @@ from stoker.services.calls.webcalls import WebCalls
 from stoker.services.containers.bases import Bases
 from stoker.services.containers.checkpoints import Checkpoints
 from stoker.services.containers.identity_tokens import IdentityTokens
-from stoker.services.containers.launcher import ContainerLauncher
+from stoker.services.containers.launcher import ContainerLauncher, Starts
+from stoker.services.containers.materials import Materials
 from stoker.services.containers.snapshot_checks import SnapshotChecks
 from stoker.services.containers.snapshots import Snapshots
+from stoker.services.containers.spares import Spares
 from stoker.services.containers.surroundings import Surroundings
 from stoker.services.environments.environments import Environments
 from stoker.services.files.blobs import Blobs
+from stoker.services.files.buckets import Buckets
 from stoker.services.files.mounts import Mounts
 from stoker.services.files.network_files import NetworkFiles
 from stoker.services.files.transfer import TransferUrls, UrlSigner
@@ -61,6 +66,7 @@ from stoker.services.state.secrets import Secrets
 from stoker.services.telemetry.damages import Damages
 from stoker.services.telemetry.logs import Logs
 from stoker.services.telemetry.metrics import Metrics
+from stoker.services.telemetry.telemetry import Telemetry
 from stoker.services.upkeep.forget import Housekeeping, forget_old_calls, forget_old_logs, forget_old_tasks
 from stoker.services.upkeep.image_storage import ImageStorage
 from stoker.services.watch.history import History
@@ -88,17 +94,13 @@ class Services:
         address = runtime.host_address()
         container_base = f"http://{address}:{ports.containers}" if address else ""
         await self._named_state(ports, container_base)
-        await self._apps(ports, container_base, builder)
-        await self._containers(runtime, builder)
+        self._node(runtime, builder)
+        await self._apps(ports, container_base)
+        await self._containers(runtime)
         self._calls()
         # The container side must listen on the address the runtime provides, so the runtime opens before any listener.
         await self.node.open()
         self._cleanup.push_async_callback(self.node.close)
-
-    def environment_of(self, app_id: str) -> str:
-        """The name of an app's environment."""
-        environment_id = self.apps.get(app_id).environment_id
-        return next(e.name for e in self.environments.all() if e.id == environment_id)
 
     def _database(self) -> None:
         settings, data = self.settings, self.data
@@ -180,7 +182,26 @@ class Services:
         for part in (self.mounts, self.secrets, self.volumes, self.network_files, self.queues, self.environments):
             self._cleanup.push_async_callback(part.close)
 
-    async def _apps(self, ports: Ports, container_base: str, builder: ImageBuilder) -> None:
+    def _node(self, runtime: Runtime, builder: ImageBuilder) -> None:
+        settings, data = self.settings, self.data
+        self.snapshots = Snapshots(
+            database=self.database,
+            directory=data.snapshots,
+            quota_bytes=int(settings.snapshot_quota_gib * (1 << 30)),
+            is_alive=lambda app_id: not self.apps.get(app_id).is_over,
+        )
+        places = ServerPlaces(
+            mounts=self.mounts,
+            volumes=self.volumes,
+            network_files=self.network_files,
+            snapshots=self.snapshots,
+        )
+        self.uplink = TransportUplink()
+        self.node = LocalNode(
+            runtime, builder, places, self.uplink, data.run, data.images, settings.local_bucket_endpoints
+        )
+
+    async def _apps(self, ports: Ports, container_base: str) -> None:
         settings, database = self.settings, self.database
         self.wire = ModalWire()
         self.wire.predictive = settings.predictive_scaling
@@ -215,31 +236,25 @@ class Services:
         self._cleanup.push_async_callback(self.canaries.close)
         key = await asyncio.to_thread(load_or_create_rsa_key, self.data.identity_key)
         self.identity_tokens = IdentityTokens(key, identity_issuer(settings, ports.clients))
-        self.images = Images(database, builder, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2))
+        self.images = Images(
+            database, self.node.builds, slots=settings.image_builds or max(2, (os.cpu_count() or 1) // 2)
+        )
         self.image_names = ImageNames(database=database, environments=self.environments, images=self.images)
         self._cleanup.push_async_callback(self.images.close)
         self.layer_checks = LayerChecks(
-            self.data.images, builder=builder, damages=self.damages, running=lambda: self.images.running()
+            builds=self.node.builds, damages=self.damages, running=lambda: self.images.running()
         )
         self.images.check_layers = self.layer_checks.check
-        self._cleanup.push_async_callback(self.layer_checks.close)
 
-    async def _containers(self, runtime: Runtime, builder: ImageBuilder) -> None:
+    async def _containers(self, runtime: Runtime) -> None:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
-        self.node = LocalNode(runtime, builder, data.run / "tasks", settings.local_bucket_endpoints)
         ceiling = runtime.memory_ceiling()
         self.engine = LocalEngine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
             memory_mib=None if ceiling is None else ceiling >> 20,
             disk_mib=shutil.disk_usage(data.path).total >> 20,
             healthy=gpu_answers,
-        )
-        self.snapshots = Snapshots(
-            database=database,
-            directory=data.snapshots,
-            quota_bytes=int(settings.snapshot_quota_gib * (1 << 30)),
-            is_alive=lambda app_id: not self.apps.get(app_id).is_over,
         )
         self._cleanup.push_async_callback(self.snapshots.close)
         await self.snapshots.load()
@@ -251,22 +266,37 @@ class Services:
         self._cleanup.push_async_callback(self.snapshot_checks.close)
         self.snapshot_checks.begin()
         self.checkpoints = Checkpoints(self.snapshots)
-        self.bases = Bases(snapshots=self.snapshots, node=self.node, enabled=settings.base_snapshots)
+        self.bases = Bases(
+            snapshots=self.snapshots, node=self.node, mounts=self.mounts, enabled=settings.base_snapshots
+        )
         self._cleanup.push_async_callback(self.bases.close)
+        spares = Spares(
+            snapshots=self.snapshots,
+            node=self.node,
+            most=settings.prepared_sandboxes,
+            is_idle=lambda: self.node.start_slots() > 0,
+        )
         self.launcher = ContainerLauncher(
             database=database,
             engine=self.engine,
             node=self.node,
-            images=self.images,
-            layer_checks=self.layer_checks,
-            mounts=self.mounts,
-            secrets=self.secrets,
-            volumes=self.volumes,
-            network_files=self.network_files,
-            logs=self.logs,
-            wire=self.wire,
-            metrics=self.metrics,
-            environment_of=self.environment_of,
+            materials=Materials(
+                images=self.images,
+                layer_checks=self.layer_checks,
+                mounts=self.mounts,
+                secrets=self.secrets,
+                volumes=self.volumes,
+                network_files=self.network_files,
+                buckets=Buckets(secrets=self.secrets, node=self.node),
+            ),
+            starts=Starts(
+                snapshots=self.snapshots,
+                checkpoints=self.checkpoints,
+                bases=self.bases,
+                spares=spares,
+                snapshot_apps=self._may_have_snapshots,
+                reseed=settings.snapshot_reseed,
+            ),
             surroundings=Surroundings(
                 apps=self.apps,
                 environments=self.environments,
@@ -275,15 +305,11 @@ class Services:
                 region=settings.region,
                 cloud_provider=settings.cloud_provider,
             ),
-            snapshots=self.snapshots,
-            checkpoints=self.checkpoints,
-            bases=self.bases,
-            prepared_sandboxes=settings.prepared_sandboxes,
-            snapshot_apps=self._may_have_snapshots,
-            reseed=settings.snapshot_reseed,
-            data_dir=data.path,
+            wire=self.wire,
+            telemetry=Telemetry(self.logs, self.metrics),
             min_free_bytes=settings.min_free_disk_mib << 20,
         )
+        self.node.observe(ServicesObserver(self.launcher, self.images, self.layer_checks))
         self._cleanup.push_async_callback(self.launcher.close)
         self.scheduler = Scheduler(
             self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
@@ -297,7 +323,7 @@ class Services:
         self.history = History(database=database, functions=self.functions, scheduler=self.scheduler)
         self.image_storage = ImageStorage(
             database=database,
-            builder=builder,
+            builds=self.node.builds,
             images=self.images,
             apps=self.apps,
             functions=self.functions,
@@ -320,7 +346,6 @@ class Services:
             scheduler=self.scheduler,
             logs=self.logs,
             endings=AsgiWire(self.blobs),
-            kept=self.node.kept,
         )
         self.schedules = Schedules(
             apps=self.apps,

@@ -12,6 +12,7 @@ from stoker.gateway.web.admission import Admission
 from stoker.gateway.web.upstream import Upstreams
 from stoker.services.pools.server_sessions import ServerSessions
 from stoker.services.pools.servers import Servers
+from stoker.services.watch.server_requests import Remember
 
 
 class Front(Protocol):
@@ -45,6 +46,7 @@ class Gate(Protocol):
     admission: Admission
     log: AccessLog
     upstreams: Upstreams
+    remember: Remember
 
     def check_open(self) -> None:
         """Raises Unavailable."""

@@ -264,7 +264,7 @@ class Passage:
         return False
 
     def _go(self, slot: Slot | None) -> None:
-        upstream = self._gate.upstreams.idle((slot.host, slot.port)) if slot is not None else None
+        upstream = self._gate.upstreams.idle((slot.task_id, slot.port)) if slot is not None else None
         if slot is not None and upstream is not None:
             self._pass_on(slot, upstream)  # written together with what of the body has come: `on_input_end`
         else:
@@ -290,7 +290,7 @@ class Passage:
                 if slot is None:
                     slot = await self._wait()
                 try:
-                    upstream = await self._gate.upstreams.connect((slot.host, slot.port))
+                    upstream = await self._gate.upstreams.connect(slot.ports, (slot.task_id, slot.port))
                 except OSError as error:
                     # Nothing was sent yet; the container may be about to end.
                     if isinstance(error, ConnectionRefusedError):

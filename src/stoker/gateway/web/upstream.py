@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-import anyio
 import httptools
 
 from stoker.gateway.web.heads import HeaderList
+from stoker.nodes.base import Ports
 
 _KEEP_ALIVE = 4.0  # seconds an idle connection is kept; most servers close theirs after 5, and must not do so first
-_CONNECT = 10.0  # seconds
 _MOST_HEAD_BYTES = 256 << 10  # of an answer, with what is said after its body
 
 Address = tuple[str, int]
+"""A container's id, and the port it listens on."""
 
 
 class Answer(Protocol):
@@ -215,16 +215,9 @@ class Upstreams:
                 return upstream
         return None
 
-    async def connect(self, address: Address) -> Upstream:
+    async def connect(self, ports: Ports, address: Address) -> Upstream:
         """A new connection. Raises OSError when nobody listens there."""
-        loop = asyncio.get_running_loop()
-        try:
-            # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes with the connection.
-            with anyio.fail_after(_CONNECT):
-                _, upstream = await loop.create_connection(lambda: Upstream(self, address), *address)
-        except TimeoutError:
-            raise OSError(f"{address[0]}:{address[1]} did not answer within {_CONNECT:.0f} s") from None
-        return upstream
+        return await ports.connect(*address, lambda: Upstream(self, address))
 
     def put(self, upstream: Upstream) -> None:
         loop = asyncio.get_running_loop()

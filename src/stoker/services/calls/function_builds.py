@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from stoker.aio.cancelling import finished
@@ -35,18 +33,15 @@ class FunctionBuilds:
         scheduler: Scheduler,
         logs: Logs,
         endings: Endings,
-        kept: Path,
     ) -> None:
-        """kept: where the files of such containers lie after their end, by function and container."""
         self._functions = functions
         self._calls = calls
         self._scheduler = scheduler
         self._logs = logs
         self._endings = endings
-        self._kept = kept
 
-    async def run(self, run: FunctionRun, write: Callable[[str], None]) -> Path | None:
-        """The directory with what the function wrote, which is the caller's from now on; None where containers have no files of their own.
+    async def run(self, run: FunctionRun, write: Callable[[str], None]) -> str:
+        """The id of the container that has ended well, whose files the node keeps.
 
         write: takes what the function prints. Raises ImageBuildFailed with how it failed, NotFound, FailedPrecondition."""
         function = self._functions.get(run.function_id)
@@ -60,17 +55,12 @@ class FunctionBuilds:
             await self._end_of(output.task_id)
             if kind != "success":
                 raise ImageBuildFailed(f"The function {function.name!r} failed: {words or kind}")
-            found = self._kept / function.id / output.task_id
-            return found if await asyncio.to_thread(found.is_dir) else None
+            return output.task_id
         except asyncio.CancelledError:
             await finished(self._calls.cancel(call.id, terminate_containers=True))
             raise
         finally:
             await finished(self._stop(printing))
-
-    async def discard(self, run: FunctionRun) -> None:
-        """Removes what containers of the function left: several, when some were lost."""
-        await asyncio.to_thread(shutil.rmtree, self._kept / run.function_id, True)
 
     async def _output(self, call_id: str) -> Output:
         while True:

@@ -19,20 +19,22 @@ from stoker.ids import new_id
 from stoker.nodes.base import Node
 from stoker.nodes.messages import ContainerRequest
 from stoker.services.containers.snapshots import Snapshots, SnapshotUse
+from stoker.services.files.mounts import Mounts
 
 _SETTLE = 3.0  # seconds after a container is up; making a base would slow down what it was started for
 _DEFINITION = "base"
 # Read when Python or the client starts, so a process that runs already cannot take them over.
 _EARLY_NAMES = ("LANG", "GLIBC_TUNABLES", "MODAL_LOGLEVEL", "MODAL_LOG_PATTERN", "MODAL_PROFILE", "MODAL_CONFIG_PATH")
 _EARLY_PREFIXES = ("LD_", "LC_", "PYTHON", "MALLOC_", "OPENSSL_", "SSL_")
-_EARLY_MODULES = ("sitecustomize.py", "usercustomize.py")
+_EARLY_MODULES = frozenset(("/root/sitecustomize.py", "/root/usercustomize.py"))
 _log = structlog.get_logger(__name__)
 
 
 class Bases:
-    def __init__(self, *, snapshots: Snapshots, node: Node, enabled: bool) -> None:
+    def __init__(self, *, snapshots: Snapshots, node: Node, mounts: Mounts, enabled: bool) -> None:
         self._snapshots = snapshots
         self._node = node
+        self._mounts = mounts
         self._enabled = enabled
         self._wanted: dict[
             str, tuple[str, ContainerRequest]
@@ -48,7 +50,7 @@ class Bases:
 
     def choose(self, request: ContainerRequest) -> SnapshotUse | None:
         """The base from which a new container starts, None for one that starts as ever."""
-        identity = self._node.snapshot_identity("") if self._enabled and _fits(request) else ""
+        identity = self._node.snapshot_identity("") if self._enabled and self._fits(request) else ""
         if not identity:
             return None
         key = _key(request, identity)
@@ -78,7 +80,7 @@ class Bases:
                 return
             try:
                 if not use.restores:
-                    size = await self._node.make_base(replace(request, task_id=maker), self._snapshots.scratch(use))
+                    size = await self._node.containers.make_base(replace(request, task_id=maker), use.snapshot_id)
                     await self._snapshots.created(use, size)
             except Unavailable:
                 self._snapshots.abandoned(use)  # no fault of the base: the server stops
@@ -90,17 +92,16 @@ class Bases:
             finally:
                 self._snapshots.left(use, maker)
 
-
-def _fits(request: ContainerRequest) -> bool:
-    """Whether a container can become this one after Python and the client have started."""
-    return (
-        not request.snapshots
-        and not request.buckets  # each container has mounts of its own
-        and not request.gpu_devices
-        and not request.image.entrypoint
-        and not any(name in _EARLY_NAMES or name.startswith(_EARLY_PREFIXES) for name in request.env)
-        and not any((tree / "root" / name).exists() for tree in request.mount_trees for name in _EARLY_MODULES)
-    )
+    def _fits(self, request: ContainerRequest) -> bool:
+        """Whether a container can become this one after Python and the client have started."""
+        return (
+            not request.snapshots
+            and not request.buckets  # each container has mounts of its own
+            and not request.gpu_devices
+            and not request.image.entrypoint
+            and not any(name in _EARLY_NAMES or name.startswith(_EARLY_PREFIXES) for name in request.env)
+            and not any(self._mounts.has_any(mount_id, _EARLY_MODULES) for mount_id in request.mounts)
+        )
 
 
 def _key(request: ContainerRequest, identity: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from stoker.engine.base import Never, NotNow
-from stoker.nodes.base import Container
+from stoker.nodes.endings import Exit
 from stoker.services.functions.spec import Function
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ class Launcher(Protocol):
         """The id for the next container of a function."""
         ...
 
-    async def launch(self, function: Function, task: Task) -> Container | NotNow | Never: ...
+    async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
+        """Starts a container for `task`, which then knows its node; or says why it cannot be placed. Raises StokerError."""
+        ...
+
+    async def end_of(self, task: Task) -> Exit:
+        """Waits for the end of a container that was launched."""
+        ...
 
     def withdraw(self, function_id: str) -> None:
         """A function that waits for resources needs none any more."""

@@ -65,7 +65,6 @@ class SnapshotUse:
     """What a container has to do with a snapshot: it comes from it, or is to be saved as it."""
 
     snapshot_id: str
-    directory: Path
     restores: bool
     base: bool = False  # not the function's own: its image's, with nothing but the client
 
@@ -145,7 +144,7 @@ class Snapshots:
         if changed or not restores:
             self._store(snapshot)
             self._drop_outdated(function_id, definition_id)
-        return SnapshotUse(snapshot.id, self.directory(snapshot.id), restores, base=not app_id)
+        return SnapshotUse(snapshot.id, restores, base=not app_id)
 
     def is_ready(self, key: str) -> bool:
         return self.ready(key) is not None
@@ -155,7 +154,7 @@ class Snapshots:
         snapshot = self._by_key.get(key)
         if snapshot is None or snapshot.state != READY:
             return None
-        return SnapshotUse(snapshot.id, self.directory(snapshot.id), restores=True, base=not snapshot.app_id)
+        return SnapshotUse(snapshot.id, restores=True, base=not snapshot.app_id)
 
     def outdated(self, use: SnapshotUse, reason: str) -> None:
         """What it was made of has changed: the next container makes another one in its place, unless that happens without an end."""
@@ -187,9 +186,9 @@ class Snapshots:
         """Whether containers are still started from it."""
         return use.snapshot_id in self._by_id and self._by_id[use.snapshot_id].state == READY
 
-    def scratch(self, use: SnapshotUse) -> Path:
+    def scratch(self, snapshot_id: str) -> Path:
         """Where a snapshot is put together."""
-        return use.directory.with_name(f"{use.directory.name}.partial")
+        return self._directory / f"{snapshot_id}.partial"
 
     async def created(self, use: SnapshotUse, size: int) -> None:
         """The files are complete in `scratch`."""
@@ -203,7 +202,7 @@ class Snapshots:
             self._drop(snapshot, f"It takes {size >> 20} MiB, more than all snapshots may take (snapshot_quota_gib).")
             self._store(snapshot)
             return
-        self.scratch(use).rename(use.directory)
+        self.scratch(use.snapshot_id).rename(self.directory(use.snapshot_id))
         snapshot.state, snapshot.size, snapshot.reason = READY, size, ""
         snapshot.created_at = snapshot.used_at = time.time()
         self._store(snapshot)
@@ -217,7 +216,7 @@ class Snapshots:
 
     def abandoned(self, use: SnapshotUse) -> None:
         """The container will not be saved, through no fault of its own."""
-        self._delete(self.scratch(use))
+        self._delete(self.scratch(use.snapshot_id))
 
     def started(self, use: SnapshotUse, seconds: float) -> None:
         """A restored container asks for its first input."""

@@ -141,12 +141,12 @@ class Spares:
     async def _add(self, start: _Start) -> None:
         request, use = replace(start.request, task_id=new_id("ta")), start.use
         if not use.base:
-            request = replace(request, restore_from=use.directory)  # the one that was saved comes from nothing itself
+            request = replace(request, restore_from=use.snapshot_id)  # the one that was saved comes from nothing itself
         spare = _Start(request, use)
         if not self._snapshots.hold(use, request.task_id):
             return
         try:
-            made = await self._node.prepare(request)
+            made = await self._node.containers.prepare(request)
         except BaseException:
             await self._discard(spare)
             raise
@@ -164,7 +164,7 @@ class Spares:
                 await self._discard(spare)
 
     async def _discard(self, spare: _Start) -> None:
-        await self._node.discard(spare.request.task_id)
+        await self._node.containers.discard(spare.request.task_id)
         self._snapshots.left(spare.use, spare.request.task_id)
 
     def _lose(self, snapshot_id: str) -> None:

@@ -29,6 +29,10 @@ class Surroundings:
             "MODAL_CLOUD_PROVIDER": f"CLOUD_PROVIDER_{(cloud_provider or 'unspecified').upper()}",
         }
 
+    def environment_of(self, app_id: str) -> str:
+        """The name of the environment of an app."""
+        return self._environments.get(self._apps.get(app_id).environment_id).name
+
     def variables(self, function: Function, task_id: str) -> dict[str, str]:
         """The environment variables of a container. One that can ask the server for nothing can prove nothing to others either."""
         if function.active.spec.restricted:

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from stoker.core.pool import PooledInput
-from stoker.nodes.base import Container
+from stoker.nodes.base import Node
+from stoker.nodes.endings import Exit
 from stoker.services.containers.endings import Ending
 from stoker.services.containers.snapshots import SnapshotUse
 
@@ -31,15 +32,18 @@ class Task:
     definition_id: str
     enqueued_at: float
     started_at: float | None = None
-    container: Container | None = None
+    node: Node | None = None  # that runs it; None before it was launched
+    address: str = ""  # where its ports are reached, "" for none
+    exit: asyncio.Future[Exit] | None = None  # how it ended, told by the node
     told_to_stop: bool = False
     stop_reason: str = ""
     init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
     cancellations: list[str] = field(default_factory=list)
     heartbeat: asyncio.Future[None] | None = None
     snapshot: SnapshotUse | None = None  # what it comes from, or is to be saved as
+    lacks_snapshot: bool = False  # files of the snapshot that it was to come from are gone
     prepared: bool = False  # whether its sandbox may have been made ahead of time
-    called: bool = False  # whether it had ever connected, known at its end
+    called: bool = False  # whether it has ever connected
     ending: Ending | None = None  # set when it has ended
     detail: str = ""  # why it ended, for the user
     ended: list[tuple[float, PooledInput]] = field(default_factory=list)  # its last inputs, with monotonic times of end
@@ -47,3 +51,21 @@ class Task:
     launching: bool = False  # the job may be cancelled: only once, lest it leaves half of its cleaning up undone
     awaited_by: Collection[str] = ()  # containers that wait for results of its function
     overcommit: bool = True  # whether its function may be promised more processor time than there is
+
+    @property
+    def is_launched(self) -> bool:
+        return self.node is not None
+
+    async def signal(self, number: int) -> None:
+        """Sends a signal to the user's process. No error when it does not run."""
+        if self.node is not None:
+            await self.node.containers.signal(self.id, number)
+
+    async def kill(self) -> None:
+        """Ends the container at once. No error when it does not run."""
+        if self.node is not None:
+            await self.node.containers.kill(self.id)
+
+    async def stuck(self, timeout: float) -> str:
+        """Why its program cannot go on, the last part of a sentence; empty when it can, or does not run."""
+        return await self.node.containers.stuck(self.id, timeout) if self.node is not None else ""

@@ -22,7 +22,7 @@ class Buckets:
         Raises NotFound, InvalidArgument or FailedPrecondition for what will not get better by itself, Unavailable for a bucket that is not
         reached."""
         buckets = [await self._with_credentials(use) for use in uses]
-        await asyncio.gather(*(self._node.check_bucket(bucket) for bucket in buckets))
+        await asyncio.gather(*(self._node.files.check_bucket(bucket) for bucket in buckets))
         return tuple(buckets)
 
     async def _with_credentials(self, use: BucketUse) -> BucketMount:

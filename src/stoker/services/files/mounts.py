@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from stoker.store.contents import Contents
 from stoker.store.database import Database
 from stoker.store.filetree import parts_of
 
+_MOST_ANSWERS = 10_000  # about files of mounts that are kept: every start of a container asks
 _CLIENT_MOUNT = re.compile(r"^modal-client-mount-(?P<version>\d+\.\d+(?:\.[0-9A-Za-z.+]+)?)$")
 
 
@@ -62,6 +63,7 @@ class Mounts:
         self._damages = damages if damages is not None else Damages(database)
         self._trees = MountTrees(contents=contents, damages=self._damages, directory=directory)
         self._client_versions: dict[str, str | None] = {}
+        self._answers: dict[tuple[str, Set[str]], bool] = {}
 
     def missing(self, sha256s: Sequence[str]) -> Sequence[str]:
         """Those of these contents that must still be uploaded. Raises InvalidArgument for what is not a digest."""
@@ -144,6 +146,15 @@ class Mounts:
         """The name of this mount when it stands for a standalone Python, else "". Raises NotFound for an unknown mount."""
         name = str(self._load(mount_id).name)
         return name if pythons.named(name) is not None else ""
+
+    def has_any(self, mount_id: str, paths: Set[str]) -> bool:
+        """Whether a mount has a file at one of these paths, which are absolute. Raises NotFound for an unknown mount."""
+        asked = mount_id, paths
+        if asked not in self._answers:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            self._answers[asked] = any(path in paths for path, *_ in self._load(mount_id).files)
+        return self._answers[asked]
 
     async def tree(self, mount_id: str) -> Path:
         """A directory that holds the files of a mount as they are to appear at "/". Read-only. Raises NotFound, or Damaged."""

@@ -10,14 +10,7 @@ from stoker.core.schedules import Schedule
 from stoker.engine.base import ResourceRequest
 from stoker.errors import FailedPrecondition
 from stoker.nodes.endings import Limits
-
-
-@dataclass(frozen=True)
-class VolumeUse:
-    volume_id: str
-    mount_path: str
-    read_only: bool = False
-    sub_path: str = ""
+from stoker.nodes.messages import VolumeUse
 
 
 @dataclass(frozen=True)

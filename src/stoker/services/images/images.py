@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -21,7 +20,8 @@ from stoker.aio.jobs import Jobs
 from stoker.core.build_queue import Action, BuildQueue, End
 from stoker.errors import FailedPrecondition, NotFound, StokerError
 from stoker.ids import content_id, new_id
-from stoker.nodes.builds import BuildContext, ImageBuilder, ImageConfig, ImageSpec
+from stoker.nodes.base import Builds
+from stoker.nodes.builds import ContextRef, ImageConfig, ImageSpec
 from stoker.services.images.layer_checks import no_check
 from stoker.store import tables
 from stoker.store.database import Change, Database
@@ -32,7 +32,7 @@ _KEEP_LOG = 1 << 20  # characters of a build log that are stored
 _INTERRUPTED = "The server stopped during the build. Run or deploy the app again: it then begins anew."
 _log = structlog.get_logger(__name__)
 
-ContextMaker = Callable[[ImageSpec], Awaitable[BuildContext]]
+ContextMaker = Callable[[ImageSpec], Awaitable[ContextRef]]
 """Gathers what a build needs beside the spec: the context mount, secret values, registry credentials."""
 
 
@@ -93,16 +93,14 @@ class BuildView:
 class FunctionRunner(Protocol):
     """See services/calls/function_builds.py."""
 
-    async def run(self, run: FunctionRun, write: Callable[[str], None]) -> Path | None: ...
-
-    async def discard(self, run: FunctionRun) -> None: ...
+    async def run(self, run: FunctionRun, write: Callable[[str], None]) -> str: ...
 
 
 class Images:
-    def __init__(self, database: Database, builder: ImageBuilder, *, slots: int = 2) -> None:
+    def __init__(self, database: Database, builds: Builds, *, slots: int = 2) -> None:
         """slots: how many images are built at once."""
         self._database = database
-        self._builder = builder
+        self._builds = builds
         self.running: Callable[[], Collection[str]] = tuple
         """The images from which containers run now."""
         self.check_layers: Callable[[str], Awaitable[None]] = no_check
@@ -235,7 +233,7 @@ class Images:
         if image_id in self.running():
             raise FailedPrecondition(f"Containers run from the image {image_id}. Delete it when they have ended.")
         await self.forget(image_id)
-        await self._builder.remove(image_id)
+        await self._builds.remove(image_id)
 
     async def forget(self, image_id: str) -> bool:
         """Lets no container start from an image again, and builds it anew when it is asked for; False when it is just being built."""
@@ -271,14 +269,20 @@ class Images:
             if image.job is not None:
                 image.job.cancel()
         await self._jobs.close(patience=_PATIENCE)
-        await self._builder.close()
+        await self._builds.close()
+
+    def build_output(self, image_id: str, text: str) -> None:
+        """Event: a build has written text."""
+        image = self._images.get(image_id)
+        if image is not None:
+            image.write(text)
 
     async def _run_function(self, image: Image, spec: ImageSpec, function: FunctionRun) -> ImageConfig:
         try:
-            files = await self.function_builds.run(function, image.write)
-            return await self._builder.adopt(image.id, spec, files, image.write)
+            task_id = await self.function_builds.run(function, image.write)
+            return await self._builds.adopt(image.id, spec, task_id, function.function_id)
         finally:
-            await finished(self.function_builds.discard(function))
+            await finished(self._builds.drop_kept(function.function_id))
 
     async def _build(
         self, image: Image, spec: ImageSpec, make_context: ContextMaker, function: FunctionRun | None
@@ -292,7 +296,7 @@ class Images:
             if function is not None:
                 config = await self._run_function(image, spec, function)
             else:
-                config = await self._builder.build(image.id, spec, await make_context(spec), image.write)
+                config = await self._builds.build(image.id, spec, await make_context(spec))
             # Noted before anybody hears of it: what runs from it must start again after a restart.
             await self._jobs.insist(f"note that {image.id} is built", partial(self._store, image, READY, config, ""))
             state, error = READY, ""
@@ -361,11 +365,7 @@ class Images:
 
     async def _is_there(self, image_id: str) -> bool:
         """Whether an image that was built still has its files."""
-        try:
-            await self._builder.layers(image_id)
-        except NotFound:
-            return False
-        return True
+        return await self._builds.has(image_id)
 
     async def _check_bases(self, spec: ImageSpec) -> None:
         for tag, image_id in spec.bases.items():

@@ -74,18 +74,18 @@ class Heartbeats:
         why = ""
         await asyncio.sleep(_QUEUE)
         for _ in range(_ASK_AGAIN):
-            if task.container is None or self._silence(task.id) < self._lost_after:
+            if not task.is_launched or self._silence(task.id) < self._lost_after:
                 return ""
-            why = await task.container.stuck(_PATIENCE)
+            why = await task.stuck(_PATIENCE)
             if not why:
                 return ""
         return why if self._silence(task.id) >= self._lost_after else ""
 
     async def _end(self, task: Task, why: str) -> None:
-        if task.container is not None and self._living(task.id) is not None:
+        if task.is_launched and self._living(task.id) is not None:
             task.stop_reason = f"It gave no sign of life for {self._silence(task.id):.0f} s, and {why}."
             _log.warning("a container is stuck and is ended", task=task.id, why=why)
-            await task.container.kill()
+            await task.kill()
 
     def _say_silent(self, task: Task) -> None:
         self._launcher.say(

@@ -210,13 +210,13 @@ class Runner:
     def preempt(self, task_id: str, reason: str) -> None:
         """A container must end now. Its inputs run elsewhere at once; its exit hooks have a while."""
         task, container = self.tasks.get(task_id), self.pool.containers.get(task_id)
-        if task is None or task.container is None or container is None or not container.ready_at:
+        if task is None or not task.is_launched or container is None or not container.ready_at:
             self._kill(task_id, reason)
             return
         task.told_to_stop, task.stop_reason = True, task.stop_reason or reason
         self._answer(task_id, Delivery(exit=True))
         self._apply(self.pool.remove(_now(), task_id, reason, blame_inputs=False))
-        self._jobs.start(f"interrupt {task_id}", task.container.signal(signal.SIGINT))
+        self._jobs.start(f"interrupt {task_id}", task.signal(signal.SIGINT))
         asyncio.get_running_loop().call_later(_GRACE, self._kill, task_id, reason)
 
     def kill(self, task_id: str, reason: str) -> None:
@@ -332,8 +332,8 @@ class Runner:
         self._end(task)
 
     def _end(self, task: Task) -> None:
-        if task.container is not None:
-            self._jobs.insist(f"kill {task.id}", task.container.kill)
+        if task.is_launched:
+            self._jobs.insist(f"kill {task.id}", task.kill)
         elif task.job is not None and task.launching:
             task.launching = False
             task.job.cancel()
@@ -362,16 +362,15 @@ class Runner:
             if task.told_to_stop:  # before it began
                 raise asyncio.CancelledError
             task.launching = True
-            launched = await self._launcher.launch(self.function, task)
+            refusal = await self._launcher.launch(self.function, task)
             task.launching = False
-            if isinstance(launched, (NotNow, Never)):
-                self._not_placed(task, launched)
+            if refusal is not None:
+                self._not_placed(task, refusal)
                 return
             self._notices.placed()
-            task.container = launched
             if task.told_to_stop or task.stop_reason:
-                self._jobs.insist(f"kill {task.id}", launched.kill)
-            ended = await launched.wait()
+                self._jobs.insist(f"kill {task.id}", task.kill)
+            ended = await self._launcher.end_of(task)
         except asyncio.CancelledError:
             ended = Exit(ExitKind.KILLED, 137, "")
         except StokerError as error:

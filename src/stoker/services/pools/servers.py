@@ -15,22 +15,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import anyio
 import structlog
 
 from stoker.aio.jobs import Jobs
 from stoker.aio.waiting import settled
 from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from stoker.nodes.base import Ports
 from stoker.services.containers.task import Task
 from stoker.services.functions.spec import Function, ServerSpec
 from stoker.services.pools.runner import Runner
 from stoker.services.pools.scheduler import Scheduler
 
-_CONNECT_AGAIN = (
-    0.01,
-    0.2,
-)  # seconds between attempts to reach a port that does not listen yet: doubled, up to the second
 _EXIT_HOOKS = 30.0  # seconds
 _STARTS_WAITED_FOR = 2  # a request waits as long as so many containers may need to start, and this many seconds:
 _MARGIN = 5.0
@@ -43,7 +39,7 @@ class Slot:
     """A place for one request: where to send it."""
 
     task_id: str
-    host: str
+    ports: Ports
     port: int
     input_id: str
 
@@ -158,7 +154,7 @@ class Servers:
             return []
         ready = [c.id for c in runner.pool.containers.values() if c.state is ContainerState.READY]
         tasks = [runner.tasks[i] for i in ready if i in runner.tasks]
-        return [(t.id, t.container.address or "") for t in tasks if t.container is not None]
+        return [(t.id, t.address) for t in tasks if t.is_launched]
 
     def token(self, function_id: str) -> str:
         """Lets its bearer call one server for a day. A JWT, for the client reads in it when to ask for the next."""
@@ -199,13 +195,12 @@ class Servers:
     async def _attend_to_its_end(self, runner: Runner, task: Task) -> None:
         """Hands requests to one container from the moment its port listens until its end."""
         server = runner.function.active.spec.server
-        if server is None or task.container is None:
+        if server is None or task.node is None:
             return
-        address = task.container.address
-        if not address:
+        if not task.address:
             runner.kill(task.id, "It has no network, so its server cannot be reached.")
             return
-        if not await self._listens(runner, task, address, server.port):
+        if not await task.node.ports.listening(task.id, server.port):
             return
         self._ports[task.id] = server.port
         try:
@@ -223,21 +218,6 @@ class Servers:
             if delivery.exit:
                 return
 
-    async def _listens(self, runner: Runner, task: Task, host: str, port: int) -> bool:
-        """Waits until the port takes connections; the runner ends a container that needs too long."""
-        pause, longest = _CONNECT_AGAIN
-        while task.id in runner.tasks:
-            try:
-                with anyio.fail_after(1.0):
-                    _, writer = await asyncio.open_connection(host, port)
-            except OSError:  # a TimeoutError is one
-                await asyncio.sleep(pause)
-                pause = min(longest, pause * 2)
-            else:
-                writer.close()
-                return True
-        return False
-
     async def _dismiss(self, runner: Runner, task: Task, server: ServerSpec) -> None:
         """Lets requests end for the grace period, then lets the exit hooks run."""
         if task.job is None or task.job.done():
@@ -246,8 +226,7 @@ class Servers:
             quiet = self._quiet[task.id] = asyncio.get_running_loop().create_future()
             await settled(quiet, server.exit_grace)
             self._quiet.pop(task.id, None)
-        if task.container is not None:
-            await task.container.signal(signal.SIGTERM)
+        await task.signal(signal.SIGTERM)
         if not await settled(task.job, _EXIT_HOOKS):
             runner.kill(task.id, "Its exit hooks did not end in time.")
 
@@ -259,9 +238,9 @@ class Servers:
             waiting.set_result(task)
 
     def _occupy(self, task: Task, input_id: str, server: ServerSpec) -> Slot:
-        assert task.container is not None
+        assert task.node is not None
         self._active[task.id] += 1
-        return Slot(task.id, task.container.address or "", self._ports.get(task.id, server.port), input_id)
+        return Slot(task.id, task.node.ports, self._ports.get(task.id, server.port), input_id)
 
     def _withdraw(self, function_id: str, input_id: str, granted: asyncio.Future[Task]) -> None:
         """Whoever waited for a slot does not any more."""

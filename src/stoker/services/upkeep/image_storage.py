@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from stoker.batches import batches
-from stoker.nodes.builds import ImageBuilder, Leftover
+from stoker.nodes.base import Builds
+from stoker.nodes.builds import Leftover
 from stoker.services.apps.apps import Apps
 from stoker.services.containers.snapshots import Snapshots
 from stoker.services.functions.functions import Functions
@@ -27,7 +28,7 @@ class ImageStorage:
         self,
         *,
         database: Database,
-        builder: ImageBuilder,
+        builds: Builds,
         images: Images,
         apps: Apps,
         functions: Functions,
@@ -36,7 +37,7 @@ class ImageStorage:
         wire: Wire,
     ) -> None:
         self._database = database
-        self._builder = builder
+        self._builds = builds
         self._images = images
         self._apps = apps
         self._functions = functions
@@ -50,16 +51,25 @@ class ImageStorage:
         before = time.time() - max(seconds, _SHORTEST)
         keep = self._images.bases(self._used(before))
 
-        async def forget(image_id: str) -> bool:
-            # Asked again: much may have begun since.
-            if image_id in self._images.bases(self._used(before)):
-                return False
-            for snapshot in self._snapshots.all():
-                if not snapshot.app_id and snapshot.function_id == image_id:
-                    self._snapshots.remove(snapshot.id)
-            return await self._images.forget(image_id)
+        found = await self._builds.leftovers(sorted(keep), before)
+        if dry_run:
+            return found
+        await self._builds.tidy()  # refuses during builds, before anything is forgotten
+        gone = [item for item in found if await self._may_go(item, before) and await self._builds.free(item)]
+        await self._builds.tidy()
+        return gone
 
-        return await self._builder.collect(keep, before, None if dry_run else forget)
+    async def _may_go(self, item: Leftover, before: float) -> bool:
+        """Whether it is still of no use. An image is forgotten before its files go, so that nothing starts from it."""
+        if item.kind != "image":
+            return True
+        # Asked again: much may have begun since.
+        if item.name in self._images.bases(self._used(before)):
+            return False
+        for snapshot in self._snapshots.all():
+            if not snapshot.app_id and snapshot.function_id == item.name:
+                self._snapshots.remove(snapshot.id)
+        return await self._images.forget(item.name)
 
     def running(self) -> set[str]:
         """The images of containers that are there or being started."""
