@@ -45,7 +45,7 @@ matrix: ## Run a core app with every supported version of the client
 	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix
 
 matrix-snapshots: ## Save and restore programs with all kinds of libraries; writes the table of docs/snapshots.md
-	$(SUDO) $(BIN)/python -m tests.snapshots.matrix
+	$(SUDO) $(BIN)/python -m tests.snapshots.matrix $(if $(ONLY),--only $(ONLY))
 
 format: ## Put all code into its standard form
 	$(BIN)/ruff check --fix $(CODE)
