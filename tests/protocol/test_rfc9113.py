@@ -22,6 +22,7 @@ from stoker.protocol.http2.frames import (
     STREAM_CLOSED,
 )
 from stoker.protocol.http2.limits import CLIENT
+from stoker.protocol.http2.unfinished import Unfinished
 from tests.protocol.peer import GREETING, TOKEN, serving
 from tests.protocol.steered import Servicer, prefix, run
 
@@ -519,6 +520,16 @@ def test_8_1_a_stream_that_both_have_ended_is_not_reset() -> None:
             await peer.close()
 
     run(test)
+
+
+def test_5_1_of_many_streams_that_were_ended_early_some_are_forgotten_and_none_is_held_against_the_peer() -> None:
+    unfinished = Unfinished()
+    for stream in range(1, 10_001, 2):
+        unfinished.add(stream)
+    assert all(unfinished.expects(stream) for stream in range(1, 10_001, 2))
+    assert len(unfinished._ids) < 2_000
+    unfinished.end(9_999)
+    assert not unfinished.expects(9_999)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "post"])

@@ -7,6 +7,7 @@ from stoker.protocol.http2.frames import ConnectionFault
 from stoker.protocol.http2.limits import MAX_HEADER_BYTES
 
 _PRIORITY_BYTES = 5
+_TOO_LARGE = "the headers are too large"
 
 
 class BlockReader:
@@ -15,12 +16,9 @@ class BlockReader:
     def __init__(self) -> None:
         self._stream = 0
         self._flags = 0  # of its first frame
-        self._block: bytearray | None = None
-
-    @property
-    def has_part(self) -> bool:
+        self._block = bytearray()
+        self.has_part = False
         """Whether a block has begun whose end has not come."""
-        return self._block is not None
 
     def begin(self, flags: int, stream: int, payload: bytes) -> bytes | None:
         """Takes HEADERS; the block when that is all of it. Raises ConnectionFault."""
@@ -29,28 +27,24 @@ class BlockReader:
             if len(block) < _PRIORITY_BYTES:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a priority that is cut off")
             block = block[_PRIORITY_BYTES:]
-        _check(len(block))
+        if len(block) > MAX_HEADER_BYTES:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, _TOO_LARGE)
         if flags & frames.END_HEADERS:
             return block
-        self._stream, self._flags, self._block = stream, flags, bytearray(block)
+        self.has_part, self._stream, self._flags, self._block = True, stream, flags, bytearray(block)
         return None
 
     def go_on(self, flags: int, stream: int, payload: bytes) -> tuple[int, bytes] | None:
         """Takes CONTINUATION; the flags of the block's first frame, and the block, when it is complete. Raises ConnectionFault."""
-        block = self._block
-        if block is None or self._stream != stream:
+        if not self.has_part or self._stream != stream:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a continuation of nothing")
         if not (payload or flags & frames.END_HEADERS):
             # It is allowed, but only who wants to keep us busy sends it.
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "a continuation that brings nothing")
-        block += payload
-        _check(len(block))
+        self._block += payload
+        if len(self._block) > MAX_HEADER_BYTES:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, _TOO_LARGE)
         if not flags & frames.END_HEADERS:
             return None
-        self._block = None
-        return self._flags, bytes(block)
-
-
-def _check(size: int) -> None:
-    if size > MAX_HEADER_BYTES:
-        raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large")
+        self.has_part = False
+        return self._flags, bytes(self._block)

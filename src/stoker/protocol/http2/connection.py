@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._waits_for_turn = False
         self._closing = False  # nothing new is taken
         self._ended = False  # nothing is read any more
-        self._is_paused = False  # nothing is read
+        self._is_paused = False
         self._opened_at = self._idle_since = self._loop.time()
         self._progress = Progress(self._opened_at)
         self._unread = Unread(self._opened_at)
@@ -283,7 +283,8 @@ class Connection(asyncio.Protocol):
             self._break_off(id, frames.REFUSED_STREAM, ended)
             return
         stream = Stream(self, id, self._loop.time())
-        stream.length = content_length(headers)
+        if "content-length" in headers:
+            stream.length = content_length(headers)
         stream.remote_ended = ended
         self._streams[id] = stream
         self._application.begin(stream, headers)
@@ -291,15 +292,14 @@ class Connection(asyncio.Protocol):
             self._complete(stream, b"")
 
     def _take_trailers(self, flags: int, id: int, block: bytes) -> None:
-        """Headers of a stream that has been there. gRPC has none that matter at the end of a request."""
+        """Headers of a stream that has been there. gRPC has none that matter at the end of a request, but the decoder must see every block."""
         self.charge(1)
         stream = self._streams.get(id)
         if id % 2 == 0 or (stream is None and not self._unfinished.expects(id)):
-            # Perhaps of a stream that has ended, which would be STREAM_CLOSED. Nobody here keeps in mind which ones were skipped.
+            # STREAM_CLOSED if it has ended, but nobody keeps in mind which ones were skipped.
             raise ConnectionFault(frames.PROTOCOL_ERROR, f"stream {id} cannot be opened")
         if stream is not None and stream.remote_ended:
             raise ConnectionFault(frames.STREAM_CLOSED, "headers after the end of a request")
-        # Wanted or not: the compression state of both ends goes with every block.
         headers = self._decoder.decode(block)
         if stream is None:
             self._take_late(flags, id)
@@ -482,9 +482,8 @@ class Connection(asyncio.Protocol):
         self.abort()
 
 
-_FRAME_SIZE_OUT = (
-    256 << 10
-)  # bytes we send in one frame at most, also to who takes more: others have their turn in between
+# Bytes we send in one frame at most, also to who takes more: others have their turn in between.
+_FRAME_SIZE_OUT = 256 << 10
 _LENGTHS = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.WINDOW_UPDATE: 4}  # of payloads, in bytes
 _OF_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))  # have no stream
 _OF_ONE = _OF_CONNECTION | {frames.PRIORITY, frames.RST_STREAM, frames.CONTINUATION}

@@ -28,7 +28,7 @@ _ENTRY_OVERHEAD = 32
 _MOST_SIZE_UPDATES = 2  # in one block, at its begin (RFC 7541, 4.2)
 
 _NAME = re.compile(r":?[!#$%&'*+\-.^_`|~0-9a-z]+")
-_VALUE = re.compile(r"(?:[^\0\r\n\t ](?:[^\0\r\n]*[^\0\r\n\t ])?)?")
+_VALUE = re.compile(r"[^\0\r\n]*")
 _OF_CONNECTIONS = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 _PSEUDO = frozenset((":method", ":scheme", ":path", ":authority"))
 _ONCE = frozenset(("te", "content-length", "host"))  # whose values must not contradict each other
@@ -57,10 +57,8 @@ def check_trailers(headers: Headers) -> None:
 
 
 def content_length(headers: Headers) -> int:
-    """Bytes of the request as its headers tell them, -1 when they do not. Raises StreamFault."""
-    length = headers.get("content-length")
-    if length is None:
-        return -1
+    """Bytes of a request whose headers tell them. Raises StreamFault."""
+    length = headers["content-length"]
     if not (length.isascii() and length.isdigit() and len(length) < 19):
         raise StreamFault(PROTOCOL_ERROR, "a content-length that cannot be")
     return int(length)
@@ -154,7 +152,7 @@ class HeaderDecoder:
         size = len(name) + len(value) + _ENTRY_OVERHEAD
         if not index and (not _NAME.fullmatch(name) or name in _OF_CONNECTIONS):
             name, value = _BAD, "a header with a name that cannot be"
-        elif not _VALUE.fullmatch(value):
+        elif not _VALUE.fullmatch(value) or value.strip(" \t") != value:
             name, value = _BAD, "a header with a value that cannot be"
         elif len(value) > self._max_value:
             value = value[: self._max_value]

@@ -76,8 +76,10 @@ class Sender:
             return False
         stream.credit -= size
         self.window -= size
+        if self._shrinks:
+            head = self._shrunk(head)
         self.write(
-            self._headers(stream, 0, head)
+            frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, head)
             + frames.frame(frames.DATA, 0, stream.id, data)
             + frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, end)
         )
@@ -117,12 +119,16 @@ class Sender:
         self._flush(stream)
 
     def send_head(self, stream: Stream, block: bytes) -> None:
-        self.write(self._headers(stream, 0, block))
+        if self._shrinks:
+            block = self._shrunk(block)
+        self.write(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, block))
 
     def send_end(self, stream: Stream, block: bytes) -> None:
         if stream.closed:
             return
-        self.write(self._headers(stream, frames.END_STREAM, block))
+        if self._shrinks:
+            block = self._shrunk(block)
+        self.write(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, block))
         self._finish(stream)
 
     # What the peer allows
@@ -174,11 +180,9 @@ class Sender:
         self._discharge(stream, stream.charged)
         stream.wake()
 
-    def _headers(self, stream: Stream, flags: int, block: bytes) -> bytes:
-        if self._shrinks:
-            self._shrinks = False
-            block = _NO_TABLE + block
-        return frames.frame(frames.HEADERS, frames.END_HEADERS | flags, stream.id, block)
+    def _shrunk(self, block: bytes) -> bytes:
+        self._shrinks = False
+        return _NO_TABLE + block
 
     def _flush_ready(self) -> None:
         while self._ready and self.window > 0 and not self.peer_is_slow:
