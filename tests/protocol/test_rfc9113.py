@@ -294,7 +294,7 @@ CASES: dict[str, tuple[bytes | tuple[bytes, ...], Expected]] = {
     "8.2.1 a colon in a name": (with_field("x:name"), Reset(PROTOCOL_ERROR)),
     "8.2.1 a control character in a name": (with_field("x\x7f"), Reset(PROTOCOL_ERROR)),
     "8.2.1 no ASCII in a name": (with_field("x\xff"), Reset(PROTOCOL_ERROR)),
-    "8.2.1 no name": (with_field(""), Reset(PROTOCOL_ERROR)),
+    "8.2.1 no name": (with_field(""), Gone(PROTOCOL_ERROR)),
     "8.2.1 NUL": (with_field("x", "a\0b"), Reset(PROTOCOL_ERROR)),
     "8.2.1 CR": (with_field("x", "a\rb"), Reset(PROTOCOL_ERROR)),
     "8.2.1 LF": (with_field("x", "a\nb"), Reset(PROTOCOL_ERROR)),
@@ -320,6 +320,15 @@ CASES: dict[str, tuple[bytes | tuple[bytes, ...], Expected]] = {
     "8.2.2 transfer-encoding": (with_field("transfer-encoding", "chunked"), Reset(PROTOCOL_ERROR)),
     "8.2.2 transfer-encoding by index": (call(payload=block(more=b"\xb9")), Reset(PROTOCOL_ERROR)),
     "8.2.2 transfer-encoding's name by index": (call(payload=block(more=b"\x0f\x2a\1x")), Reset(PROTOCOL_ERROR)),
+    "8.2.2 the size of its entry in the table": (
+        call(payload=b"\x3f\x34" + block(more=b"\x79\1x"))  # 83 bytes of table, and an entry of 50
+        + head(block(more=field("x", "y", 0x40) + b"\xbf"), stream=3),  # one of 34, and the first one again
+        Gone(COMPRESSION_ERROR),
+    ),
+    "8.2.1 a bad field before a good one of the same name": (
+        call(payload=block(more=field("x", "a\n") + field("x", "a"))),
+        Reset(PROTOCOL_ERROR),
+    ),
     "8.2.2 te": (with_field("te", "trailers"), FINE),
     "8.2.2 another te": (with_field("te", "trailers, gzip"), Reset(PROTOCOL_ERROR)),
     "8.2.2 another te before the right one": (

@@ -4,7 +4,7 @@ The general decoder of the `hpack` library took a quarter of the server's time p
 through the Huffman code by bytes. The static table is what the library's decoder says.
 
 A field that may not be makes one request malformed, and the others of the connection go on (RFC 9113, 8.1.1). So such a field goes through all
-of the decoding, under a name that no field can have: blocks after it may depend on its place in the table.
+of the decoding, with a value that no field can have: blocks after it may depend on its name and its place in the table.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ _VALUE = re.compile(r"[^\0\r\n]*")
 _OF_CONNECTIONS = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 _PSEUDO = frozenset((":method", ":scheme", ":path", ":authority"))
 _ONCE = frozenset(("te", "content-length", "host"))  # whose values must not contradict each other
-_BAD = "\0"  # the name of a field that may not be; its value says why
-_OF_HTTP_1 = "a header that concerns one connection of HTTP/1"
+_BAD = "\0"  # the value of a field that may not be
 
 Headers = dict[str, str]
 
@@ -44,7 +43,7 @@ def check_request(headers: Headers) -> None:
     if not (headers.get(":method") and headers.get(":scheme") and headers.get(":path")):
         raise StreamFault(PROTOCOL_ERROR, "a request without method, scheme or path")
     if headers.get("te", "trailers") != "trailers":
-        raise StreamFault(PROTOCOL_ERROR, _OF_HTTP_1)
+        raise StreamFault(PROTOCOL_ERROR, "a header that concerns one connection of HTTP/1")
     host = headers.get("host")
     if host is not None and host.lower() != headers.get(":authority", host).lower():
         raise StreamFault(PROTOCOL_ERROR, "a request to two hosts")
@@ -84,8 +83,8 @@ class HeaderDecoder:
             headers = self._decode(block)
         except IndexError as error:
             raise ConnectionFault(COMPRESSION_ERROR, f"broken header compression: {error}") from error
-        if _BAD in headers:
-            raise StreamFault(PROTOCOL_ERROR, headers[_BAD])
+        if _BAD in headers.values():
+            raise StreamFault(PROTOCOL_ERROR, "a header that may not be")
         return headers
 
     def _decode(self, block: bytes) -> Headers:
@@ -111,10 +110,11 @@ class HeaderDecoder:
                 raise ConnectionFault(ENHANCE_YOUR_CALM, "the headers are too large")
             if name[0] != ":":
                 ordinary = True
-                if headers.setdefault(name, value) != value:
-                    headers[_BAD if name in _ONCE else name] = value
+                before = headers.setdefault(name, value)
+                if before != value and before != _BAD:
+                    headers[name] = _BAD if name in _ONCE else value
             elif ordinary or name in headers or name not in _PSEUDO:
-                headers[_BAD] = "a pseudo-header that is unknown, repeated or late"
+                headers[name] = _BAD  # unknown, repeated or late
             else:
                 headers[name] = value
         return headers
@@ -148,12 +148,12 @@ class HeaderDecoder:
             name = self._entry(index)[0]
         else:
             name, position = _string(block, position)
+            if not name:
+                raise ConnectionFault(PROTOCOL_ERROR, "a header without a name")
         value, position = _string(block, position)
         size = len(name) + len(value) + _ENTRY_OVERHEAD
-        if not index and (not _NAME.fullmatch(name) or name in _OF_CONNECTIONS):
-            name, value = _BAD, "a header with a name that cannot be"
-        elif not _VALUE.fullmatch(value) or value.strip(" \t") != value:
-            name, value = _BAD, "a header with a value that cannot be"
+        if not _may_be(name, value):
+            value = _BAD
         elif len(value) > self._max_value:
             value = value[: self._max_value]
         if remember:
@@ -208,9 +208,15 @@ def _string(block: bytes, position: int) -> tuple[str, int]:
     return huffman.decode(raw) if coded else raw.decode("latin-1"), end
 
 
+def _may_be(name: str, value: str) -> bool:
+    if not _NAME.fullmatch(name) or name in _OF_CONNECTIONS:
+        return False
+    return _VALUE.fullmatch(value) is not None and value.strip(" \t") == value
+
+
 def _static(index: int) -> tuple[str, str]:
     ((name, value),) = Decoder().decode(bytes((0x80 | index,)), raw=True)
-    return (_BAD, _OF_HTTP_1) if name.decode() in _OF_CONNECTIONS else (name.decode(), value.decode())
+    return name.decode(), _BAD if name.decode() in _OF_CONNECTIONS else value.decode()
 
 
 _STATIC = tuple(_static(index) for index in range(1, _STATIC_SIZE + 1))
