@@ -41,8 +41,8 @@ faults: ## Storms under thousands of inputs: what is killed, frozen, full or awa
 fuzz: ## Send nonsense to the RPC port and to containers' sockets for some minutes (STOKER_SEED chooses which), and print what it costs
 	STOKER_FUZZ_SECONDS=$${STOKER_FUZZ_SECONDS:-15} $(BIN)/pytest tests/fuzz --capture no --timeout 1200
 
-matrix: ## Run a core app with every supported version of the client
-	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix
+matrix: ## Run a core app with every supported version of the client, and check libraries of which private parts are used
+	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix tests/test_private_parts.py
 
 matrix-snapshots: ## Save and restore programs with all kinds of libraries; writes the table of docs/snapshots.md
 	$(SUDO) $(BIN)/python -m tests.snapshots.matrix $(if $(ONLY),--only $(ONLY))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from stoker import descriptors
 from stoker.connections import Connections, Total
-from stoker.protocol.http2.connection import Application, Connection
+from stoker.protocol.http2.application import Application
+from stoker.protocol.http2.connection import Connection
 from stoker.protocol.http2.limits import Limits
 from stoker.protocol.peers import Peer
 from stoker.services.waiting import settled
