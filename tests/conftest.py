@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from stoker.services.pool_faults import BROKEN
 from tests import workers
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
@@ -107,7 +108,7 @@ def start_server(data: Path, runtime: str, *flags: str, port: int = 0, **setting
     """settings: those that are not flags."""
     command = [*STOKER, "up", "--detach", "--data", str(data), "--port", str(port), "--runtime", runtime, *flags]
     # The store of the tests' buckets is a program on this machine.
-    settings = {"local_bucket_endpoints": '["127.0.0.1"]', **settings}
+    settings = {"local_bucket_endpoints": '["127.0.0.1"]', "validate_pools": "1", **settings}
     env = os.environ | {f"STOKER_{name.upper()}": value for name, value in settings.items()}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     if done.returncode:
@@ -117,6 +118,10 @@ def start_server(data: Path, runtime: str, *flags: str, port: int = 0, **setting
 
 def stop_server(server: RunningServer) -> None:
     subprocess.run([*STOKER, "down", "--data", str(server.data)], capture_output=True, timeout=120)
+    log = server.data / "logs" / "server.log"
+    broken = [line for line in log.read_text().splitlines() if BROKEN in line] if log.exists() else []
+    if broken:
+        pytest.fail("\n".join(["The server found its books wrong:", *broken]))
 
 
 @pytest.fixture(scope="session")
