@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stoker.services.pool_faults import BROKEN
-from tests import workers
+from tests import quick, workers
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -28,9 +28,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 APPS = Path(__file__).parent / "apps"
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection = quick.Selection()
+    for item in items:
+        if selection.is_quick(item):
+            item.add_marker("quick")
     if hasattr(config, "workerinput"):  # one of several workers
         items[:] = workers.in_order(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with quick.no_processes() if item.config.option.markexpr == "quick" else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
