@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
+from stoker.core.checked_pool import CheckedPool
 from stoker.engine.base import NotNow
 from stoker.engine.local import LocalEngine
 from stoker.ids import new_id
@@ -118,7 +119,13 @@ class World:
         self.functions = Functions(database, ModalWire())
         self.apps = Apps(database, self.functions, Logs(database))
         self.launcher = launcher or Starts()
-        self.scheduler = Scheduler(self.functions, self.apps, self.launcher, LocalEngine())
+        self.scheduler = Scheduler(
+            self.functions,
+            self.apps,
+            self.launcher,
+            LocalEngine(),
+            make_pool=lambda function: CheckedPool(function.active.spec.pool),
+        )
         self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
 
     async def a_function(self, concurrent: int = 0) -> str:

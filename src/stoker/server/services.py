@@ -48,6 +48,7 @@ from stoker.services.metrics import Metrics, Present
 from stoker.services.mounts import Mounts
 from stoker.services.network_files import NetworkFiles
 from stoker.services.ownership import Ownership
+from stoker.services.pool_faults import checked_pool, plain_pool
 from stoker.services.proxy_tokens import ProxyTokens
 from stoker.services.queues import Queues
 from stoker.services.scheduler import Scheduler
@@ -285,7 +286,12 @@ class Services:
         )
         self._cleanup.push_async_callback(self.launcher.close)
         self.scheduler = Scheduler(
-            self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
+            self.functions,
+            self.apps,
+            self.launcher,
+            self.engine,
+            fair_after=settings.fair_after_seconds,
+            make_pool=checked_pool if settings.validate_pools else plain_pool,
         )
         self.scheduler.check_layers = self.layer_checks.check
         self.launcher.printing = self.scheduler.printing

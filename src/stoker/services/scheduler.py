@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, S
 from contextlib import contextmanager
 from dataclasses import replace
 
-from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
+from stoker.core.pool import ContainerState, Finish, Outcome, Pool, PooledInput
 from stoker.core.turns import Holding, make_room
 from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound
@@ -17,6 +17,7 @@ from stoker.services.call_records import Call
 from stoker.services.functions import Function, Functions
 from stoker.services.launching import Launcher
 from stoker.services.layer_checks import no_check
+from stoker.services.pool_faults import plain_pool
 from stoker.services.runner import FinishSink, Runner
 from stoker.services.tasks import Delivery, Task
 
@@ -30,11 +31,20 @@ _LEAST_IDLE = 2.0  # seconds; who calls again and again is not to lose its conta
 
 class Scheduler:
     def __init__(
-        self, functions: Functions, apps: Apps, launcher: Launcher, engine: Engine, *, fair_after: float = 120.0
+        self,
+        functions: Functions,
+        apps: Apps,
+        launcher: Launcher,
+        engine: Engine,
+        *,
+        fair_after: float = 120.0,
+        make_pool: Callable[[Function], Pool] = plain_pool,
     ) -> None:
-        """fair_after: seconds a function waits for resources until a busy container of one that holds more has to make room; 0 for ever."""
+        """fair_after: seconds a function waits for resources until a busy container of one that holds more has to make room; 0 for ever.
+        make_pool: gives the pool of a function."""
         self._engine = engine
         self._fair_after = fair_after
+        self._make_pool = make_pool
         self._functions = functions
         self._apps = apps
         self._launcher = launcher
@@ -286,6 +296,7 @@ class Scheduler:
             function = self._functions.get(function_id)
             runner = Runner(
                 function,
+                self._make_pool(function),
                 self._launcher,
                 self._finish,
                 self._by_task,
