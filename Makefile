@@ -4,9 +4,11 @@ BIN := .venv/bin
 # Sandboxes need root on Linux; on macOS nothing does.
 SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
+# Where `make quick` looks for tests. Some others would do, but to load all of the tests takes longer than to run these.
+PURE := tests/core tests/aio tests/engine tests/integrity tests/advice tests/agent
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test programs lint types arrows unit faults fuzz matrix matrix-snapshots format docs lock init clean
+.PHONY: help setup demo test quick pure programs lint types arrows unit faults fuzz matrix matrix-snapshots format docs lock init clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +20,12 @@ demo: setup ## Run the main job end to end: an unmodified Modal app builds, runs
 	$(SUDO) $(BIN)/python examples/diffusion/demo.py
 
 test: setup programs lint types arrows unit ## Check everything: style, types, layers, and all tests
+
+quick: ## Check style, types, layers, and the tests of the pure parts: in about a minute, without root
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types arrows pure
+
+pure: ## Run the tests of the pure parts that start no process (tests/quick.py chooses them)
+	$(BIN)/pytest -m quick --numprocesses 2 --quiet $(PURE)
 
 programs: ## Install what some tests need and no server does (by apt)
 	@tools/setup-tests
@@ -41,11 +49,11 @@ faults: ## Storms under thousands of inputs: what is killed, frozen, full or awa
 fuzz: ## Send nonsense to the RPC port and to containers' sockets for some minutes (STOKER_SEED chooses which), and print what it costs
 	STOKER_FUZZ_SECONDS=$${STOKER_FUZZ_SECONDS:-15} $(BIN)/pytest tests/fuzz --capture no --timeout 1200
 
-matrix: ## Run a core app with every supported version of the client
-	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix
+matrix: ## Run a core app with every supported version of the client, and check libraries of which private parts are used
+	$(SUDO) $(BIN)/pytest -m 'matrix or not matrix' tests/matrix tests/test_private_parts.py
 
 matrix-snapshots: ## Save and restore programs with all kinds of libraries; writes the table of docs/snapshots.md
-	$(SUDO) $(BIN)/python -m tests.snapshots.matrix
+	$(SUDO) $(BIN)/python -m tests.snapshots.matrix $(if $(ONLY),--only $(ONLY))
 
 format: ## Put all code into its standard form
 	$(BIN)/ruff check --fix $(CODE)

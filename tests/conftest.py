@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests import workers
+from stoker.services.pools.pool_faults import BROKEN
+from tests import quick, workers
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -27,9 +28,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 APPS = Path(__file__).parent / "apps"
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection = quick.Selection()
+    for item in items:
+        if selection.is_quick(item):
+            item.add_marker("quick")
     if hasattr(config, "workerinput"):  # one of several workers
         items[:] = workers.in_order(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with quick.no_processes() if item.config.option.markexpr == "quick" else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,7 +119,7 @@ def start_server(data: Path, runtime: str, *flags: str, port: int = 0, **setting
     """settings: those that are not flags."""
     command = [*STOKER, "up", "--detach", "--data", str(data), "--port", str(port), "--runtime", runtime, *flags]
     # The store of the tests' buckets is a program on this machine.
-    settings = {"local_bucket_endpoints": '["127.0.0.1"]', **settings}
+    settings = {"local_bucket_endpoints": '["127.0.0.1"]', "validate_pools": "1", **settings}
     env = os.environ | {f"STOKER_{name.upper()}": value for name, value in settings.items()}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     if done.returncode:
@@ -117,6 +129,10 @@ def start_server(data: Path, runtime: str, *flags: str, port: int = 0, **setting
 
 def stop_server(server: RunningServer) -> None:
     subprocess.run([*STOKER, "down", "--data", str(server.data)], capture_output=True, timeout=120)
+    log = server.data / "logs" / "server.log"
+    broken = [line for line in log.read_text().splitlines() if BROKEN in line] if log.exists() else []
+    if broken:
+        pytest.fail("\n".join(["The server found its books wrong:", *broken]))
 
 
 @pytest.fixture(scope="session")

@@ -39,8 +39,10 @@ def peer() -> Iterator[str]:
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
             assert server.stdout is not None and server.stdout.readline() == b"up\n"
-            yield address
-            server.kill()
+            try:
+                yield address
+            finally:
+                server.kill()
     finally:
         subprocess.run(["ip", "link", "delete", link], check=True)
         subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -247,6 +247,11 @@ class Settings(BaseSettings):
         description="Whether containers of all functions come and go by what their history lets expect, and not only of those that ask for it "
         "(docs/scaling.md).",
     )
+    validate_pools: bool = Field(
+        False,
+        description="Whether the inputs and containers of each function are counted anew after its events, and what does not agree is told in the "
+        "log (for the developers of Stoker; costs time).",
+    )
     fair_after_seconds: float = Field(
         120.0,
         ge=0,

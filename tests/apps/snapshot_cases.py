@@ -5,7 +5,6 @@ Only with what Python itself has; `snapshot_libraries.py` has the libraries. `PE
 import contextlib
 import ctypes
 import http.client
-import json
 import mmap
 import multiprocessing
 import os
@@ -15,48 +14,17 @@ import select
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import modal
+from snapshot_program import OPTIONS, Asked, Program, cases
 
 app = modal.App("snapshot-cases")
 volume = modal.Volume.from_name("snapshot-cases", create_if_missing=True)
-PEER = os.environ.get("PEER", "")
 VOLUME = Path("/vol")
-OPTIONS = {
-    "enable_memory_snapshot": True,
-    "volumes": {"/vol": volume},
-    "secrets": [modal.Secret.from_dict({"PEER": PEER})],
-    "scaledown_window": 2,
-    "max_containers": 1,
-}
-
-
-@app.cls(**OPTIONS)
-class Case:
-    name: str = modal.parameter()
-
-    @modal.enter(snap=True)
-    def prepare(self):
-        self.maker = os.environ["MODAL_TASK_ID"]
-        self.case = CASES[self.name]()
-
-    @modal.method()
-    def check(self) -> dict:
-        """task: who answers. restored: whether it came from the memory of another."""
-        task = os.environ["MODAL_TASK_ID"]
-        return {"answer": str(self.case.check()), "task": task, "restored": task != self.maker}
-
-
-class Program:
-    """What a program has open. answer: what `check` must say. saved: whether it is restored; otherwise its containers start without a snapshot."""
-
-    what, answer = "", ""
-    saved = True
 
 
 def square(x):
@@ -468,7 +436,15 @@ class NativeCode(Program):
         return self.libc.getpid() == self.seed == os.getpid()
 
 
-CASES = {name: case for name, case in dict(globals()).items() if isinstance(case, type) and getattr(case, "what", "")}
+CASES = cases(globals())
 
-if __name__ == "__main__":
-    json.dump({name: [case.what, case.answer, case.saved] for name, case in CASES.items()}, sys.stdout)
+
+@app.cls(
+    image=modal.Image.debian_slim().add_local_python_source("snapshot_program"),
+    volumes={"/vol": volume},
+    secrets=[modal.Secret.from_dict({"PEER": os.environ.get("PEER", "")})],
+    **OPTIONS,
+)
+class Case(Asked):
+    cases = CASES
+    name: str = modal.parameter()

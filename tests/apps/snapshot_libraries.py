@@ -1,10 +1,9 @@
 """Libraries at the moment of a memory snapshot, as `snapshot_cases.py`. Only for `make matrix-snapshots`: their image takes minutes."""
 
-import json
 import os
-import sys
 
 import modal
+from snapshot_program import OPTIONS, Asked, Program, cases
 
 PACKAGES = [
     "requests",
@@ -19,34 +18,8 @@ PACKAGES = [
     "numba",
 ]
 app = modal.App("snapshot-libraries")
-image = modal.Image.debian_slim().pip_install(*PACKAGES)
+image = modal.Image.debian_slim().uv_pip_install(*PACKAGES).add_local_python_source("snapshot_program")
 PEER = os.environ.get("PEER", "")
-
-
-@app.cls(
-    image=image,
-    enable_memory_snapshot=True,
-    secrets=[modal.Secret.from_dict({"PEER": PEER, "URL": f"http://{PEER}:8080/"})],
-    scaledown_window=2,
-    max_containers=1,
-)
-class Case:
-    name: str = modal.parameter()
-
-    @modal.enter(snap=True)
-    def prepare(self):
-        self.maker = os.environ["MODAL_TASK_ID"]
-        self.case = CASES[self.name]()
-
-    @modal.method()
-    def check(self) -> dict:
-        task = os.environ["MODAL_TASK_ID"]
-        return {"answer": str(self.case.check()), "task": task, "restored": task != self.maker}
-
-
-class Program:
-    what, answer = "", ""
-    saved = True
 
 
 class Requests(Program):
@@ -221,7 +194,10 @@ class Numba(Program):
         return int(self.squares(self.numbers))
 
 
-CASES = {name: case for name, case in dict(globals()).items() if isinstance(case, type) and getattr(case, "what", "")}
+CASES = cases(globals())
 
-if __name__ == "__main__":
-    json.dump({name: [case.what, case.answer, case.saved] for name, case in CASES.items()}, sys.stdout)
+
+@app.cls(image=image, secrets=[modal.Secret.from_dict({"PEER": PEER, "URL": f"http://{PEER}:8080/"})], **OPTIONS)
+class Case(Asked):
+    cases = CASES
+    name: str = modal.parameter()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.core.pool import Action, ContainerState, Deliver, Dismiss, Pool, PooledInput, PoolSettings
+from stoker.core.checked_pool import CheckedPool
+from stoker.core.pool import Action, ContainerState, Deliver, Dismiss, PooledInput, PoolSettings
 from stoker.core.scaler import Scaler
 
 
@@ -45,7 +46,7 @@ class Line:
 
     def __init__(self, function: Function) -> None:
         self.function = function
-        self.pool = Pool(function.pool)
+        self.pool = CheckedPool(function.pool)
         self.scaler = Scaler()
         self.launched_at = 0.0
         self.short_since = 0.0  # for those who watch

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.core.checked_pool import CheckedPool
 from stoker.core.pool import (
     Action,
     CancelRunning,
@@ -36,7 +37,7 @@ class PoolMachine(RuleBasedStateMachine):
             retry=RetryPolicy(retries, 2.0, 1.0, 5.0),
             max_inputs_per_container=batch if single_use else 0,
         )
-        self.pool = Pool(self.settings)
+        self.pool = CheckedPool(self.settings)
         self.now = 0.0
         self.count = 0
         self.added: set[str] = set()
@@ -159,6 +160,11 @@ class PoolMachine(RuleBasedStateMachine):
         running = [i for c in self.pool.containers.values() for i in c.running if i in alive]
         assert sorted(waiting + delayed + running) == sorted(alive)
         assert self.pool.backlog == len(waiting) + len(delayed)
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if hasattr(self, "pool"):
+            self.pool.validate()
 
     @invariant()
     def limits_hold(self) -> None:

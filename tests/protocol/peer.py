@@ -23,6 +23,7 @@ from stoker.services.containers.identity import ContainerIdentity
 
 Headers = Mapping[str, "str | bytes"]
 TOKEN: Headers = {"x-modal-token-id": "id", "x-modal-token-secret": "secret"}
+GREETING = frames.PREFACE + frames.settings({})
 SECONDS = 20.0  # until a test has failed
 _HEAD = struct.Struct(">HBBBI")
 
@@ -36,20 +37,24 @@ class OneToken:
 class Peer:
     """One connection. Notes what comes."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, greeting: bytes = GREETING) -> None:
         self.writer = writer
         self.windows: dict[int, int] = {}  # bytes by which each window was opened, by stream
         self.statuses: dict[int, str] = {}  # gRPC statuses, by stream
         self.resets: dict[int, int] = {}  # error codes, by stream
         self.data: dict[int, int] = {}  # bytes of answers, by stream
         self.settings: dict[int, int] = {}
+        self.settings_confirmed = 0  # of ours, how often
+        self.pongs: list[bytes] = []
+        self.blocks: dict[int, list[bytes]] = {}  # of headers, by stream
+        self.largest = 0  # bytes of a frame of data
         self.goaway: tuple[int, str] | None = None
         self.closed = False
         self._reader = reader
         self._encoder = Encoder()
         self._changed = asyncio.Event()
         self._reading = asyncio.ensure_future(self._read())
-        self.send(frames.PREFACE + frames.settings({}))
+        self.send(greeting)
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -102,14 +107,21 @@ class Peer:
             self.windows[stream] = self.windows.get(stream, 0) + int.from_bytes(payload, "big")
         elif kind == frames.DATA:
             self.data[stream] = self.data.get(stream, 0) + len(payload)
-        elif kind == frames.HEADERS and b"grpc-status" in payload:
-            self.statuses[stream] = payload.split(b"grpc-status")[1][1:3].decode().rstrip("\0")
+            self.largest = max(self.largest, len(payload))
+        elif kind == frames.HEADERS:
+            self.blocks.setdefault(stream, []).append(payload)
+            if b"grpc-status" in payload:
+                self.statuses[stream] = payload.split(b"grpc-status")[1][1:3].decode().rstrip("\0")
         elif kind == frames.RST_STREAM:
             self.resets[stream] = int.from_bytes(payload, "big")
         elif kind == frames.GOAWAY:
             self.goaway = (int.from_bytes(payload[4:8], "big"), payload[8:].decode())
         elif kind == frames.SETTINGS and not flags:
             self.settings |= dict(struct.iter_unpack(">HI", payload))
+        elif kind == frames.SETTINGS:
+            self.settings_confirmed += 1
+        elif kind == frames.PING and flags:
+            self.pongs.append(payload)
 
 
 class Served:
@@ -120,8 +132,8 @@ class Served:
         self.port = port
         self._directory = directory
 
-    async def client(self) -> Peer:
-        return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
+    async def client(self, greeting: bytes = GREETING) -> Peer:
+        return Peer(*await asyncio.open_connection("127.0.0.1", self.port), greeting)
 
     async def container(self, task_id: str = "ta-1") -> Peer:
         assert self._directory is not None

@@ -124,7 +124,7 @@ STRANGE = {"x-modal-token-id": "who", "x-modal-token-secret": "knows"}
         ("resets of streams that are over", lambda n: frames.rst_stream(1, 8)),
         ("empty data", lambda n: frames.frame(frames.DATA, 0, 3, b"")),
         ("data byte by byte", lambda n: frames.frame(frames.DATA, 0, 3, b"\0")),
-        ("data for a stream that is over", lambda n: frames.frame(frames.DATA, 0, 1, b"")),
+        ("data for a stream that was answered early", lambda n: frames.frame(frames.DATA, 0, 5, b"")),
     ],
 )
 @pytest.mark.parametrize("kind", ["stranger", "client", "container"])
@@ -141,7 +141,8 @@ def test_frames_that_bring_nothing_end_a_connection(
                 peer.call(1, "MountPutFile", api_pb2.MountPutFileRequest())
                 peer.head(3, "MountPutFile")
                 peer.body(3, prefix(60_000))
-            await peer.until(lambda: 1 in peer.statuses)
+            peer.head(5, "Nothing")
+            await peer.until(lambda: 1 in peer.statuses and 5 in peer.statuses)
             peer.send(b"".join(flood(n) for n in range(40_000)))
             await peer.until(lambda: peer.closed)
             assert peer.goaway is None or peer.goaway[0] == ENHANCE_YOUR_CALM

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from modal_proto import api_pb2
 
+from stoker.core.checked_pool import CheckedPool
 from stoker.engine.base import Never, NotNow
 from stoker.engine.local import LocalEngine
 from stoker.ids import new_id
@@ -114,7 +115,13 @@ class World:
         self.functions = Functions(database, ModalWire())
         self.apps = Apps(database, self.functions, Logs(database))
         self.launcher = launcher or Starts()
-        self.scheduler = Scheduler(self.functions, self.apps, self.launcher, LocalEngine())
+        self.scheduler = Scheduler(
+            self.functions,
+            self.apps,
+            self.launcher,
+            LocalEngine(),
+            make_pool=lambda function: CheckedPool(function.active.spec.pool),
+        )
         self.calls = Calls(database, self.scheduler, ModalWire(), Limits())
 
     async def a_function(self, concurrent: int = 0) -> str:

@@ -28,7 +28,7 @@ class CasesApp:
 
     def deploy(self, peer: str) -> None:
         """peer: the address of another machine, see `tests.peer`."""
-        self.server.modal("deploy", f"{self.name.replace('-', '_')}.py", timeout=900, PEER=peer)
+        self.server.modal("deploy", f"{self.name.replace('-', '_')}.py", timeout=1800, PEER=peer)
         if self.name == "snapshot-cases":
             self.put_weights(bytes([7]) * 100_000)
 
@@ -50,9 +50,17 @@ class CasesApp:
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """The snapshot of a case."""
+        (snapshot,) = self._snapshots(name)
+        return snapshot
+
+    def reason(self, name: str) -> str:
+        """Why a case has no snapshot; empty when it has one."""
+        reasons = [str(snapshot["reason"]) for snapshot in self._snapshots(name)]
+        return reasons[0] if reasons else "None was begun: see the answer."
+
+    def _snapshots(self, name: str) -> list[dict[str, Any]]:
         found = [s for s in self.stoker("snapshots", "list") if s["app"] == self.name]
-        (snapshot,) = (s for s in found if s["parameters"] == f"name={name!r}")
-        return dict(snapshot)
+        return [dict(s) for s in found if s["parameters"] == f"name={name!r}"]
 
     def logged(self) -> str:
         return self.server.modal("app", "logs", self.name).stdout

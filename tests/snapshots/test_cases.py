@@ -1,6 +1,6 @@
 """What programs have at the moment of their snapshot: real sandboxes, another machine beside them, the official client.
 
-A third of the cases runs here; all of them by `make matrix-snapshots`, which writes the table of docs/snapshots.md."""
+Some of the cases run here; all of them by `make matrix-snapshots`, which writes the table of docs/snapshots.md."""
 
 from __future__ import annotations
 

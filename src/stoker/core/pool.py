@@ -7,18 +7,25 @@ inputs by a *poll*; it has at most one open poll. An input is finished once: lat
 from __future__ import annotations
 
 import enum
-import hashlib
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from stoker.core.actions import Action as Action  # what its methods answer is had from here, too
+from stoker.core.actions import CancelRunning as CancelRunning
+from stoker.core.actions import Deliver as Deliver
+from stoker.core.actions import Dismiss as Dismiss
+from stoker.core.actions import Finish as Finish
+from stoker.core.actions import Kill as Kill
+from stoker.core.actions import Outcome as Outcome
+from stoker.core.affinity import drawn_to, factor_of
+from stoker.core.invariants import BrokenInvariant, violations
 from stoker.core.retries import RetryPolicy
+from stoker.core.story import MAX_REASON, Story, Transition
 
 MAX_LOST_ATTEMPTS = 3
 """An input whose container died this often while running it is given up: it is likely what kills the container."""
-
-_64_BITS = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,11 @@ class PooledContainer:
     served: int = 0  # inputs given so far
     waits: Counter[str] = field(default_factory=Counter)  # for results of other calls, by which of its inputs waits
     outdated: bool = False  # containers of a newer definition take its place
-    factor: int = field(init=False)  # made from the id, odd: what keys are multiplied with, see `_drawn_to`
+    excused: bool = False  # it had more than is allowed when the settings changed
+    factor: int = field(init=False)  # see `affinity.py`
 
     def __post_init__(self) -> None:
-        self.factor = _number(self.id.encode()) | 1
+        self.factor = factor_of(self.id)
 
 
 @dataclass(slots=True)
@@ -67,64 +75,10 @@ class PooledInput:
     attempts: int = 0  # attempts begun and ended without success, as the container is told (retry_count)
     failures: int = 0  # of these, failed by the user's code or by timeout
     lost: int = 0  # of these, lost with their container
+    returned: int = 0  # deliveries that did not arrive
     pinned: bool = False  # something of the attempt was seen outside: there must not be another
     hurried: bool = False  # an input of the same function runs, and cannot end before this one has
     waiting_since: float = 0.0
-
-
-# What the pool wants done.
-
-
-@dataclass(frozen=True)
-class Deliver:
-    """Answer the open poll of a container with these inputs (in order), each with its retry count."""
-
-    container_id: str
-    inputs: tuple[tuple[str, int], ...]
-    final: bool = False  # the container must exit after these
-
-
-@dataclass(frozen=True)
-class Dismiss:
-    """Answer the open poll of a container with the order to exit."""
-
-    container_id: str
-
-
-@dataclass(frozen=True)
-class Kill:
-    """End a container at once."""
-
-    container_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class CancelRunning:
-    """Tell a container to raise a cancellation in these inputs."""
-
-    container_id: str
-    input_ids: tuple[str, ...]
-
-
-class Outcome(str, enum.Enum):
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    LOST = "lost"  # its container died too often
-    INIT_FAILED = "init_failed"  # the container could not start
-
-
-@dataclass(frozen=True)
-class Finish:
-    """An input ends without a result of its own; `detail` is the sentence for the user."""
-
-    input_id: str
-    call_id: str
-    outcome: Outcome
-    detail: str
-
-
-Action = Deliver | Dismiss | Kill | CancelRunning | Finish
 
 
 class Pool:
@@ -137,6 +91,15 @@ class Pool:
         self.waiting: OrderedDict[str, None] = OrderedDict()  # the ids, in the order in which they are to run
         self._delayed: list[tuple[float, str]] = []
         self._where: dict[str, str] = {}  # running input -> container
+        self._story = Story()
+        self._note, self._mark = self._story.note, self._story.mark
+
+    def redefine(self, now: float, settings: PoolSettings) -> list[Action]:
+        """The function wants its inputs run otherwise from now on. Containers keep what they run, even where it is more than allowed now."""
+        self.settings = settings
+        for container in self.containers.values():
+            container.excused = container.excused or self._room(container) < 0
+        return self._deliver(now)
 
     # Inputs
 
@@ -148,6 +111,7 @@ class Pool:
             item.waiting_since = now
             self.inputs[item.id] = item
             self.waiting[item.id] = None
+            self._note((now, "waits", item.id, ""))
         return self._deliver(now)
 
     def take(self, now: float, item: PooledInput, affinity: bytes = b"") -> str | None:
@@ -158,7 +122,7 @@ class Pool:
         roomy = [c for c in self.containers.values() if c.state is ContainerState.READY and self._room(c) > 0]
         if not roomy:
             return None
-        container = _drawn_to(affinity, roomy) if affinity else self._choose(roomy)
+        container = drawn_to(affinity, roomy) if affinity else self._choose(roomy)
         item.waiting_since = now
         self.inputs[item.id] = item
         self._begin(now, container, item.id)
@@ -169,6 +133,7 @@ class Pool:
         if not self._release(now, container_id, input_id):
             return False, self._deliver(now)  # a cancelled one leaves room, too
         del self.inputs[input_id]
+        self._note((now, "ends with a result", input_id, container_id))
         return True, self._deliver(now)
 
     def fail(self, now: float, container_id: str, input_id: str) -> tuple[bool, list[Action]]:
@@ -179,6 +144,7 @@ class Pool:
         if self._plan_retry(now, self.inputs[input_id]):
             return False, self._deliver(now)
         del self.inputs[input_id]
+        self._mark((now, "ends with a failure", input_id, container_id))
         return True, self._deliver(now)
 
     def cancel(self, now: float, input_ids: Iterable[str]) -> list[Action]:
@@ -186,22 +152,23 @@ class Pool:
         actions: list[Action] = []
         told: dict[str, list[str]] = {}
         for input_id in input_ids:
-            item = self.inputs.pop(input_id, None)
+            item = self.inputs.get(input_id)
             if item is None:
                 continue
             container_id = self._where.get(input_id)
             if container_id is not None:
                 told.setdefault(container_id, []).append(input_id)
             self.waiting.pop(input_id, None)
-            actions.append(Finish(input_id, item.call_id, Outcome.CANCELLED, "The input was cancelled."))
+            actions.append(self._end(now, item, Outcome.CANCELLED, "The input was cancelled."))
         actions += [CancelRunning(container_id, tuple(ids)) for container_id, ids in told.items()]
         return actions
 
     def pin(self, input_id: str) -> None:
         """This attempt of an input is the last one, however it ends."""
         item = self.inputs.get(input_id)
-        if item is not None:
+        if item is not None and not item.pinned:
             item.pinned = True
+            self._note((self._story.now, "must not run again", input_id, self._where.get(input_id, "")))
 
     def hurry(self, input_ids: Iterable[str]) -> None:
         """Inputs of this function run and wait for these (of one call): while none of them runs, the first of them goes before all others.
@@ -217,6 +184,7 @@ class Pool:
         if first is not None:
             self.inputs[first].hurried = True
             self.waiting.move_to_end(first, last=False)
+            self._note((self._story.now, "goes before all others", first, ""))
 
     # Containers
 
@@ -225,6 +193,7 @@ class Pool:
         self.containers[container_id] = PooledContainer(
             container_id, definition_id, started_at=now, idle_since=now, heard_at=now
         )
+        self._mark((now, "is launched", "", container_id))
 
     def poll(self, now: float, container_id: str, capacity: int) -> list[Action]:
         """A container asks for up to `capacity` inputs."""
@@ -232,6 +201,7 @@ class Pool:
         if container.state is ContainerState.STARTING:
             container.state = ContainerState.READY
             container.ready_at = container.idle_since = now
+            self._mark((now, "is ready", "", container_id))
         container.heard_at = now
         container.polling = max(1, capacity)
         if container.state is ContainerState.DRAINING:
@@ -244,6 +214,8 @@ class Pool:
         for input_id in reversed(list(input_ids)):
             if self._release(now, container_id, input_id):
                 self.containers[container_id].served -= 1
+                self.inputs[input_id].returned += 1
+                self._mark((now, "is given back: it did not arrive", input_id, container_id))
                 self._wait_first(input_id)
         return self._deliver(now)
 
@@ -273,6 +245,7 @@ class Pool:
         if container is None or container.state is ContainerState.DRAINING:
             return []
         container.state = ContainerState.DRAINING
+        self._mark((self._story.now, "drains", "", container_id))
         if container.polling:
             container.polling = 0
             return [Dismiss(container_id)]
@@ -283,6 +256,7 @@ class Pool:
         container = self.containers.pop(container_id, None)
         if container is None:
             return []
+        self._mark((now, f"is gone: {reason[:MAX_REASON]}", "", container_id))
         actions: list[Action] = []
         for input_id in reversed(list(container.running)):
             del self._where[input_id]
@@ -291,12 +265,12 @@ class Pool:
                 continue  # cancelled meanwhile
             item.attempts += 1
             item.lost += blame_inputs
+            self._mark((now, f"is lost with its container ({item.lost} to blame)", input_id, container_id))
             if item.pinned or item.lost >= MAX_LOST_ATTEMPTS:
-                del self.inputs[input_id]
                 detail = reason
                 if not item.pinned:
                     detail += f" This happened {item.lost} times while it ran this input, so the input is given up."
-                actions.append(Finish(input_id, item.call_id, Outcome.LOST, detail))
+                actions.append(self._end(now, item, Outcome.LOST, detail))
             else:
                 item.waiting_since = now
                 self._wait_first(input_id)
@@ -309,18 +283,14 @@ class Pool:
         for input_id in waiting:
             item = self.inputs[input_id]
             if not self._plan_retry(now, item):
-                del self.inputs[input_id]
-                actions.append(Finish(input_id, item.call_id, Outcome.INIT_FAILED, detail))
+                actions.append(self._end(now, item, Outcome.INIT_FAILED, detail))
         return actions
 
     def give_up(self, detail: str) -> list[Action]:
         """No container will ever start: every input that does not run ends now."""
-        running = set(self._where)
-        ended = [item for item in self.inputs.values() if item.id not in running]
-        for item in ended:
-            del self.inputs[item.id]
+        ended = [item for item in self.inputs.values() if item.id not in self._where]
         self.waiting.clear()
-        return [Finish(item.id, item.call_id, Outcome.INIT_FAILED, detail) for item in ended]
+        return [self._end(self._story.now, item, Outcome.INIT_FAILED, detail) for item in ended]
 
     # Time
 
@@ -330,6 +300,7 @@ class Pool:
             _, input_id = heapq.heappop(self._delayed)
             if input_id in self.inputs:
                 self.inputs[input_id].waiting_since = now
+                self._note((now, "waits again", input_id, ""))
                 if self.inputs[input_id].hurried:
                     self._wait_first(input_id)
                 else:
@@ -382,6 +353,17 @@ class Pool:
                 break  # those behind it came later
         return max(0.0, now - since - (self.settings.batch_linger if self.settings.batch_max_size > 1 else 0.0))
 
+    def story(self, *ids: str) -> list[Transition]:
+        """What happened lately to inputs and containers, by their ids; without any, to all. See `story.py` for how much is kept."""
+        return self._story.of(*ids)
+
+    def validate(self) -> None:
+        """Raises BrokenInvariant, with the story of what it is about, where the pool's books do not agree. Looks at every input."""
+        found = violations(self)
+        if found:
+            ids = [name for violation in found for name in violation.ids]
+            raise BrokenInvariant([str(violation) for violation in found], [str(step) for step in self.story(*ids)])
+
     # How it is done
 
     def _deliver(self, now: float) -> list[Action]:
@@ -409,6 +391,8 @@ class Pool:
         return actions
 
     def _choose(self, containers: list[PooledContainer]) -> PooledContainer:
+        if len(containers) == 1:
+            return containers[0]
         choose = min if self.settings.spread else max
         return choose(containers, key=lambda c: (len(c.running), c.idle_since))
 
@@ -421,12 +405,14 @@ class Pool:
         final = bool(limit) and container.served >= limit
         if final:
             container.state = ContainerState.DRAINING
+            self._mark((now, "drains: these are its last inputs", "", container.id))
         return Deliver(container.id, tuple((i, self.inputs[i].attempts) for i in taken), final)
 
     def _begin(self, now: float, container: PooledContainer, input_id: str) -> None:
         container.running[input_id] = container.heard_at = now
         self._where[input_id] = container.id
         container.served += 1
+        self._note((now, "is delivered", input_id, container.id))
 
     def _room(self, container: PooledContainer) -> int:
         """How many more inputs may run in a container."""
@@ -445,6 +431,7 @@ class Pool:
         """Takes a reported input out of its container. False when it is not (any more) an input that container runs."""
         container = self.containers.get(container_id)
         if container is None or input_id not in container.running:
+            self._mark((now, "is reported by one that does not run it", input_id, container_id))
             return False
         del container.running[input_id]
         del self._where[input_id]
@@ -460,7 +447,14 @@ class Pool:
         if delay is None or item.pinned:
             return False
         heapq.heappush(self._delayed, (now + delay, item.id))
+        self._mark((now, f"failed, and is to run again in {delay:g} s", item.id, ""))
         return True
+
+    def _end(self, now: float, item: PooledInput, outcome: Outcome, detail: str) -> Finish:
+        """An input ends without a result."""
+        del self.inputs[item.id]
+        self._note((now, f"ends: {outcome.value}", item.id, self._where.get(item.id, "")))
+        return Finish(item.id, item.call_id, outcome, detail)
 
     def _expire(self, now: float) -> list[Action]:
         """An attempt over its time takes its container with it: nothing inside can be trusted to stop."""
@@ -469,30 +463,19 @@ class Pool:
             late = [i for i, start in container.running.items() if now - start >= self.settings.timeout]
             if not late:
                 continue
+            reason = f"ran longer than its timeout of {self.settings.timeout:g} s."
             for input_id in late:
+                self._mark((now, reason, input_id, container.id))
                 if self._release(now, container.id, input_id):
                     item = self.inputs[input_id]
                     if not self._plan_retry(now, item):
-                        del self.inputs[input_id]
-                        detail = f"The input ran longer than its timeout of {self.settings.timeout:g} s."
-                        actions.append(Finish(input_id, item.call_id, Outcome.TIMEOUT, detail))
+                        actions.append(self._end(now, item, Outcome.TIMEOUT, f"The input {reason}"))
             container.state = ContainerState.DRAINING
             container.polling = 0
-            actions.append(Kill(container.id, f"An input ran longer than its timeout of {self.settings.timeout:g} s."))
+            actions.append(Kill(container.id, f"An input {reason}"))
             actions += self.remove(now, container.id, "Another input of the container timed out.", blame_inputs=False)
         return actions
 
     def _wait_first(self, input_id: str) -> None:
         self.waiting[input_id] = None
         self.waiting.move_to_end(input_id, last=False)
-
-
-def _drawn_to(affinity: bytes, containers: Iterable[PooledContainer]) -> PooledContainer:
-    """Rendezvous hashing: every key has an order of its own of all containers, and the first one here is it. So a container that is full or gone
-    sends its keys to all others evenly, and a new one takes its share from each."""
-    key = _number(affinity)
-    return max(containers, key=lambda c: key * c.factor & _64_BITS)  # a hash for each container, of one multiplication
-
-
-def _number(text: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from stoker import descriptors
 from stoker.aio.waiting import settled
 from stoker.connections import Connections, Total
-from stoker.rpc.http2.connection import Application, Connection
+from stoker.rpc.http2.application import Application
+from stoker.rpc.http2.connection import Connection
 from stoker.rpc.http2.limits import Limits
 from stoker.rpc.peers import Peer
 

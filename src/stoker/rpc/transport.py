@@ -212,6 +212,8 @@ class _Rpcs:
     def _admit(self, stream: Stream, headers: Headers) -> tuple[Method, Caller, Scope | None]:
         """What is called, by whom, and what of it that caller may ask for, None for everything."""
         path = headers.get(":path", "")
+        if headers.get(":method") != "POST":
+            raise Unimplemented(f"A call is a POST request. This one was {shown(headers.get(':method', ''))}.")
         name = path.removeprefix(_PATH)
         method = self._methods.get(name)
         if not path.startswith(_PATH) or (method is None and name not in SERVICE.methods_by_name):

@@ -58,6 +58,7 @@ from stoker.services.images.image_names import ImageNames
 from stoker.services.images.images import Images
 from stoker.services.images.layer_checks import LayerChecks
 from stoker.services.pools.heartbeats import Heartbeats
+from stoker.services.pools.pool_faults import checked_pool, plain_pool
 from stoker.services.pools.scheduler import Scheduler
 from stoker.services.pools.servers import Servers
 from stoker.services.state.dicts import Dicts
@@ -312,7 +313,12 @@ class Services:
         self.node.observe(ServicesObserver(self.launcher, self.images, self.layer_checks))
         self._cleanup.push_async_callback(self.launcher.close)
         self.scheduler = Scheduler(
-            self.functions, self.apps, self.launcher, self.engine, fair_after=settings.fair_after_seconds
+            self.functions,
+            self.apps,
+            self.launcher,
+            self.engine,
+            fair_after=settings.fair_after_seconds,
+            make_pool=checked_pool if settings.validate_pools else plain_pool,
         )
         self.scheduler.check_layers = self.layer_checks.check
         self.launcher.printing = self.scheduler.printing

@@ -5,46 +5,33 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from stoker.budget import Account
 from stoker.connections import Unread
-from stoker.rpc.http2 import frames
-from stoker.rpc.http2.frames import ConnectionFault, FrameReader
-from stoker.rpc.http2.headers import HeaderDecoder, Headers, check_request
+from stoker.rpc.http2 import frames, settings
+from stoker.rpc.http2.application import Application
+from stoker.rpc.http2.blocks import BlockReader
+from stoker.rpc.http2.frames import ConnectionFault, FrameReader, StreamFault
+from stoker.rpc.http2.headers import HeaderDecoder, check_request, check_trailers, content_length
 from stoker.rpc.http2.limits import (
-    LEAST_BYTES,
     MAX_HEADER_BYTES,
-    MAX_SETTINGS,
     MAX_STREAMS,
     MAX_UNREAD,
     MAX_VALUE,
     STRANGER,
     STREAM_COST,
+    STREAM_FAULT_COST,
     TURN,
     Limits,
     Patience,
 )
+from stoker.rpc.http2.progress import Progress
 from stoker.rpc.http2.sender import Sender
 from stoker.rpc.http2.stream import Stream
+from stoker.rpc.http2.unfinished import Unfinished
 
 _STUCK_SECONDS = 600.0  # an answer of which the peer takes nothing, though it reads the connection, is given up
-
-
-class Application(Protocol):
-    """What is served. One instance per connection side, shared by its streams."""
-
-    def begin(self, stream: Stream, headers: Headers) -> None:
-        """A request has begun; its body follows by `receive`."""
-        ...
-
-    def receive(self, stream: Stream, data: bytes, end: bool) -> None:
-        """A piece of a request's body."""
-        ...
-
-    def abandon(self, stream: Stream) -> None:
-        """The peer has cancelled the stream, or is gone."""
-        ...
 
 
 class Connection(asyncio.Protocol):
@@ -66,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.limits = limits
         self._reader = FrameReader(limits.frame_size)
+        self._blocks = BlockReader()
         self._decoder = HeaderDecoder(MAX_HEADER_BYTES, MAX_VALUE)
         self._patience = Patience(limits, self._loop.time())
         self.sender = Sender(account, self._finish, self._patience.earn, self._loop)
@@ -74,17 +62,16 @@ class Connection(asyncio.Protocol):
         self.address = ""  # of the peer, "" on a unix socket
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
+        self._unfinished = Unfinished()
         self._last_stream = 0
         self._unconfirmed = 0  # bytes received since the last update of the connection's window
-        self._headers: tuple[int, int, bytearray] | None = None  # a block whose end has not come: stream, flags, block
         self._configured = False  # the peer's first settings have come
         self._waits_for_turn = False
         self._closing = False  # nothing new is taken
         self._ended = False  # nothing is read any more
-        self._is_paused = False  # nothing is read
+        self._is_paused = False
         self._opened_at = self._idle_since = self._loop.time()
-        self._brought = 0  # bytes of requests
-        self._checkpoint = (self._opened_at, 0)  # when so many had come
+        self._progress = Progress(self._opened_at)
         self._unread = Unread(self._opened_at)
 
     # asyncio.Protocol
@@ -99,7 +86,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reader.has_part:
-            self._brought += len(data)
+            self._progress.brought += len(data)
         self._reader.add(data)
         if not self._waits_for_turn:
             self._work()
@@ -183,16 +170,9 @@ class Connection(asyncio.Protocol):
             self._give_up_old_streams(now)
 
     def _is_fast_enough(self, now: float) -> bool:
-        """Whether what has begun goes on."""
-        unfinished = any(not (stream.remote_ended or stream.is_held_up) for stream in self._streams.values())
-        if not unfinished and self._headers is None and not self._reader.has_part:
-            self._checkpoint = (now, self._brought)
-            return True
-        since, bytes_then = self._checkpoint
-        if self._brought - bytes_then >= LEAST_BYTES:
-            self._checkpoint = (now, self._brought)
-            return True
-        return now - since <= self.limits.silence_seconds
+        waiting = any(not (stream.remote_ended or stream.is_held_up) for stream in self._streams.values())
+        unfinished = waiting or self._blocks.has_part or self._reader.has_part
+        return self._progress.is_enough(now, self.limits.silence_seconds, unfinished=unfinished)
 
     def _give_up_old_streams(self, now: float) -> None:
         oldest = now - self.limits.request_seconds
@@ -214,7 +194,10 @@ class Connection(asyncio.Protocol):
                     break
                 work += 1 + (len(frame[3]) >> 12)
                 last = self._last_stream
-                self._take(*frame)
+                try:
+                    self._take(*frame)
+                except StreamFault as fault:
+                    self._refuse(frame[2], fault)
                 if self._last_stream != last:
                     work += STREAM_COST
                 if work > TURN and self._reader.has_part:
@@ -223,8 +206,6 @@ class Connection(asyncio.Protocol):
                     break
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
-        except struct.error:
-            self._fail(frames.FRAME_SIZE_ERROR, "a frame that is too short")
         finally:
             self.sender.is_reading = False
             self.sender.pass_on()
@@ -244,9 +225,9 @@ class Connection(asyncio.Protocol):
         return self.sender.peer_is_slow and transport is not None and transport.get_write_buffer_size() > MAX_UNREAD
 
     def _take(self, kind: int, flags: int, id: int, payload: bytes) -> None:
-        if self._headers is not None and kind != frames.CONTINUATION:
+        if self._blocks.has_part and kind != frames.CONTINUATION:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block was interrupted")
-        if not self._configured and kind != frames.SETTINGS:
+        if not self._configured and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a connection begins with settings")
         if kind == frames.HEADERS:
             self._take_headers(flags, id, payload)
@@ -254,82 +235,83 @@ class Connection(asyncio.Protocol):
             self._take_data(flags, id, payload)
         elif (id == 0) != (kind in _OF_CONNECTION) and kind in _OF_ONE:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a frame on the wrong stream")
+        elif len(payload) != _LENGTHS.get(kind, len(payload)):
+            fault = StreamFault if kind == frames.PRIORITY else ConnectionFault
+            raise fault(frames.FRAME_SIZE_ERROR, "a frame of a broken length")
         elif kind == frames.WINDOW_UPDATE:
             self._take_window_update(id, payload)
         elif kind == frames.CONTINUATION:
             self._take_continuation(flags, id, payload)
         elif kind == frames.RST_STREAM:
-            self._take_reset(id, payload)
+            self._take_reset(id)
         elif kind == frames.SETTINGS:
             self._take_settings(flags, payload)
         elif kind == frames.PING:
             self._take_ping(flags, payload)
         elif kind == frames.GOAWAY:
-            self.charge(1)
-            self._closing = True
-            if not self._streams:
-                self.abort()
+            self._take_goaway(payload)
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a client cannot push")
-        else:  # PRIORITY and unknown kinds mean nothing here
+        else:  # PRIORITY, also of streams that depend on themselves, and unknown kinds mean nothing here
             self.charge(1 + len(payload) / 1024)
 
     def _take_headers(self, flags: int, id: int, payload: bytes) -> None:
-        block = frames.unpad(flags, payload)
-        if flags & frames.HAS_PRIORITY:
-            if len(block) < 5:
-                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a priority that is cut off")
-            block = block[5:]
-        if len(block) > MAX_HEADER_BYTES:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large")
-        if flags & frames.END_HEADERS:
-            self._open(flags, id, block)
-        else:
+        block = self._blocks.begin(flags, id, payload)
+        if block is None:
             self.charge(1)
-            self._headers = (id, flags, bytearray(block))
+        else:
+            self._open(flags, id, block)
 
     def _take_continuation(self, flags: int, id: int, payload: bytes) -> None:
         self.charge(1)
-        if self._headers is None or self._headers[0] != id:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a continuation of nothing")
-        _, first_flags, block = self._headers
-        block += payload
-        if len(block) > MAX_HEADER_BYTES or not payload:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "the headers are too large")
-        if flags & frames.END_HEADERS:
-            self._headers = None
-            self._open(first_flags, id, bytes(block))
+        complete = self._blocks.go_on(flags, id, payload)
+        if complete is not None:
+            first_flags, block = complete
+            self._open(first_flags, id, block)
 
     def _open(self, flags: int, id: int, block: bytes) -> None:
-        self._brought += len(block)
-        # Every block must be decoded, wanted or not: the compression state of both ends goes with it.
-        headers = self._decoder.decode(block)
-        stream = self._streams.get(id)
-        if stream is not None:  # trailers of a request; gRPC has none that matter
-            self.charge(1)
-            if not flags & frames.END_STREAM:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, "headers in the middle of a request")
-            self._end_of_request(stream, b"")
+        self._progress.brought += len(block)
+        if id <= self._last_stream or id % 2 == 0:
+            self._take_trailers(flags, id, block)
             return
-        if id % 2 == 0 or id <= self._last_stream:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, f"stream {id} cannot be opened")
-        check_request(headers)
         self._last_stream = id
+        headers = self._decoder.decode(block)
+        check_request(headers)
+        ended = bool(flags & frames.END_STREAM)
         if self._closing or len(self._streams) >= self.limits.streams:
             self.charge(1)
-            self.write(frames.rst_stream(id, frames.REFUSED_STREAM))
+            self._break_off(id, frames.REFUSED_STREAM, ended)
             return
-        stream = self._streams[id] = Stream(self, id, self._loop.time())
-        length = headers.get("content-length", "")
-        if length:
-            stream.length = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+        stream = Stream(self, id, self._loop.time())
+        if "content-length" in headers:
+            stream.length = content_length(headers)
+        stream.remote_ended = ended
+        self._streams[id] = stream
         self._application.begin(stream, headers)
-        if flags & frames.END_STREAM:
-            self._end_of_request(stream, b"")
+        if ended:
+            self._complete(stream, b"")
+
+    def _take_trailers(self, flags: int, id: int, block: bytes) -> None:
+        """Headers of a stream that has been there. gRPC has none that matter at the end of a request, but the decoder must see every block."""
+        self.charge(1)
+        stream = self._streams.get(id)
+        if id % 2 == 0 or (stream is None and not self._unfinished.expects(id)):
+            # STREAM_CLOSED if it has ended, but nobody keeps in mind which ones were skipped.
+            raise ConnectionFault(frames.PROTOCOL_ERROR, f"stream {id} cannot be opened")
+        if stream is not None and stream.remote_ended:
+            raise ConnectionFault(frames.STREAM_CLOSED, "headers after the end of a request")
+        headers = self._decoder.decode(block)
+        if stream is None:
+            self._take_late(flags, id)
+            return
+        check_trailers(headers)
+        if not flags & frames.END_STREAM:
+            raise StreamFault(frames.PROTOCOL_ERROR, "headers in the middle of a request")
+        self._end_of_request(stream, b"")
 
     def _take_data(self, flags: int, id: int, payload: bytes) -> None:
         size = len(payload)
-        self._brought += size
+        self._progress.brought += size
         self._unconfirmed += size
         if self._unconfirmed > self.limits.connection_window:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more data than the window allows")
@@ -338,10 +320,10 @@ class Connection(asyncio.Protocol):
             self._unconfirmed = 0
         stream = self._streams.get(id)
         if stream is None:
-            if id == 0 or id > self._last_stream:
+            if id == 0 or self._is_idle(id):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "data for a stream that is not open")
-            self.charge(1)
-            return  # of a stream that has ended here
+            self._take_late(flags, id)
+            return
         if stream.remote_ended:
             raise ConnectionFault(frames.STREAM_CLOSED, "data after the end of a request")
         stream.received += size
@@ -363,10 +345,14 @@ class Connection(asyncio.Protocol):
         if stream.remote_ended:
             raise ConnectionFault(frames.STREAM_CLOSED, "data after the end of a request")
         stream.remote_ended = True
+        self._complete(stream, data)
+
+    def _complete(self, stream: Stream, data: bytes) -> None:
+        """The last of a request has come."""
         if stream.length >= 0:
             self._count_down(stream, len(data))
             if stream.length:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, "a request that is shorter than its content-length")
+                raise StreamFault(frames.PROTOCOL_ERROR, "a request that is shorter than its content-length")
         if not stream.closed:
             self._patience.earn(3)  # a reset, an update and a small frame
         self._application.receive(stream, data, True)
@@ -374,16 +360,25 @@ class Connection(asyncio.Protocol):
     def _count_down(self, stream: Stream, size: int) -> None:
         stream.length -= size
         if stream.length < 0:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a request that is longer than its content-length")
+            raise StreamFault(frames.PROTOCOL_ERROR, "a request that is longer than its content-length")
+
+    def _take_late(self, flags: int, id: int) -> None:
+        """A piece of a request whose stream has ended here."""
+        if not self._unfinished.expects(id):
+            raise ConnectionFault(frames.STREAM_CLOSED, "more of a request on a stream that has ended")
+        self.charge(1)
+        if flags & frames.END_STREAM:
+            self._unfinished.end(id)
 
     def _take_window_update(self, id: int, payload: bytes) -> None:
         self.charge(1)
         (amount,) = struct.unpack(">I", payload)
         amount &= frames.MAX_WINDOW
-        if id > self._last_stream:
+        if self._is_idle(id):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a window for a stream that is not open")
         if not amount:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a window that does not grow")
+            fault = StreamFault if id in self._streams else ConnectionFault
+            raise fault(frames.PROTOCOL_ERROR, "a window that does not grow")
         if id == 0:
             if self.sender.window + amount > frames.MAX_WINDOW:
                 raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window that cannot be")
@@ -391,61 +386,81 @@ class Connection(asyncio.Protocol):
             return
         stream = self._streams.get(id)
         if stream is not None and not self.sender.open_stream_window(stream, amount):
-            self.reset(stream, frames.FLOW_CONTROL_ERROR)
+            raise StreamFault(frames.FLOW_CONTROL_ERROR, "a window that cannot be")
 
-    def _take_reset(self, id: int, payload: bytes) -> None:
+    def _take_reset(self, id: int) -> None:
         self.charge(1)
-        if len(payload) != 4:
-            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a reset of a broken length")
-        if id > self._last_stream:
+        if self._is_idle(id):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a reset of a stream that is not open")
+        self._unfinished.end(id)
         stream = self._streams.get(id)
         if stream is not None:
             self._drop(stream)
 
     def _take_settings(self, flags: int, payload: bytes) -> None:
-        self._configured = True
         self.charge(1)
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "settings that confirm something and say more")
             return
-        if len(payload) % 6:
-            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "settings of a broken length")
-        if len(payload) > 6 * MAX_SETTINGS:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "more settings than there are")
-        # The last value of a setting counts, so that streams are looked at once, however many values there are.
-        values: dict[int, int] = dict(struct.iter_unpack(">HI", payload))
-        frame_size = values.get(frames.MAX_FRAME_SIZE, self.sender.frame_size)
-        window = values.get(frames.INITIAL_WINDOW_SIZE, self.sender.stream_window)
-        if not 16_384 <= frame_size < 1 << 24 or values.get(frames.ENABLE_PUSH, 0) > 1:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a setting that cannot be")
-        if window > frames.MAX_WINDOW:
-            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window that cannot be")
+        values, sender = settings.read(payload), self.sender
+        self._configured = True
+        window = values.get(frames.INITIAL_WINDOW_SIZE, sender.stream_window)
+        if window + sender.most_credit > frames.MAX_WINDOW:  # perhaps of a stream that is still there
+            self.charge(len(self._streams) / 64)
+            if any(window + stream.credit > frames.MAX_WINDOW for stream in self._streams.values()):
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window that cannot be")
         self.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self.sender.frame_size = min(frame_size, _FRAME_SIZE_OUT)
-        looked_at = self.sender.set_stream_window(window)
-        self.charge(looked_at / 64)
+        sender.frame_size = min(values.get(frames.MAX_FRAME_SIZE, sender.frame_size), _FRAME_SIZE_OUT)
+        if frames.HEADER_TABLE_SIZE in values:
+            sender.set_table_size(values[frames.HEADER_TABLE_SIZE])
+        self.charge(sender.set_stream_window(window) / 64)
 
     def _take_ping(self, flags: int, payload: bytes) -> None:
         self.charge(1)
-        if len(payload) != 8:
-            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a ping of a broken length")
         if not flags & frames.ACK:
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+    def _take_goaway(self, payload: bytes) -> None:
+        self.charge(1)
+        if len(payload) < 8:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a frame of a broken length")
+        self._closing = True
+        if not self._streams:
+            self.abort()
+
+    def _is_idle(self, id: int) -> bool:
+        """Whether a stream has never been: the peer's have odd numbers, and we begin none."""
+        return id > self._last_stream or (id != 0 and id % 2 == 0)
 
     # Ends
 
     def reset(self, stream: Stream, code: int) -> None:
         """Breaks off a stream; the application hears of it."""
-        self.write(frames.rst_stream(stream.id, code))
+        self._break_off(stream.id, code, stream.remote_ended)
         self._drop(stream)
 
     def _finish(self, stream: Stream) -> None:
         """Our side of the stream has ended."""
         if not stream.remote_ended:
-            self.write(frames.rst_stream(stream.id, frames.NO_ERROR))  # the rest of the request is not wanted
+            self._break_off(stream.id, frames.NO_ERROR, False)  # the rest of the request is not wanted
         self._forget(stream)
+
+    def _refuse(self, id: int, fault: StreamFault) -> None:
+        """Ends the one stream on which the peer broke the rules."""
+        self.charge(STREAM_FAULT_COST)
+        stream = self._streams.get(id)
+        if stream is not None:
+            self.reset(stream, fault.code)
+        elif self._is_idle(id):  # there is nothing that could be reset
+            raise ConnectionFault(fault.code, str(fault))
+        else:
+            self._break_off(id, fault.code, False)
+
+    def _break_off(self, id: int, code: int, remote_ended: bool) -> None:
+        self.write(frames.rst_stream(id, code))
+        if not remote_ended:
+            self._unfinished.add(id)
 
     def _drop(self, stream: Stream) -> None:
         """The peer's side has ended the stream."""
@@ -467,9 +482,9 @@ class Connection(asyncio.Protocol):
         self.abort()
 
 
-_FRAME_SIZE_OUT = (
-    256 << 10
-)  # bytes we send in one frame at most, also to who takes more: others have their turn in between
+# Bytes we send in one frame at most, also to who takes more: others have their turn in between.
+_FRAME_SIZE_OUT = 256 << 10
+_LENGTHS = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.WINDOW_UPDATE: 4}  # of payloads, in bytes
 _OF_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))  # have no stream
 _OF_ONE = _OF_CONNECTION | {frames.PRIORITY, frames.RST_STREAM, frames.CONTINUATION}
 

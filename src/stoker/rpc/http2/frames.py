@@ -31,6 +31,14 @@ class ConnectionFault(Exception):
         self.code = code
 
 
+class StreamFault(Exception):
+    """The peer broke the protocol on one stream: that is reset with this error code, and the others go on."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 MAX_WINDOW = 0x7FFFFFFF
 
 

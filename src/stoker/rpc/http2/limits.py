@@ -13,6 +13,7 @@ MAX_UNREAD = 1 << 20  # bytes a peer may leave unread before it is read no more:
 MAX_STREAMS = 1 << 15  # as told to every peer at once: one that connects anew brings all its long polls along
 TURN = 1_500  # units of work for one connection before others have their turn: some milliseconds
 LEAST_BYTES = 4 << 10  # that must come in `silence_seconds`; a mobile phone of 1995 managed ten times as many
+STREAM_FAULT_COST = 8  # of patience, for a request that breaks the protocol
 STREAM_COST = 25  # units that the begin of a request takes; a frame takes one, and so do 4 KiB
 
 

@@ -11,6 +11,8 @@ from stoker.rpc.http2 import frames
 from stoker.rpc.http2.stream import Stream
 
 _GATHERED_BYTES = 64 << 10  # frames beyond this are passed on at once, so that a slow peer is noticed
+_TABLE_BYTES = 4096  # of headers, which a peer keeps in mind when it says nothing else
+_NO_TABLE = b"\x20"  # a table's new size of 0, before a header block
 _BYTES_OF_PATIENCE = 8 << 10  # sent, for which a peer may send one update
 
 
@@ -30,8 +32,11 @@ class Sender:
         self.window = 65_535  # what the peer lets us send on the connection
         self.stream_window = 65_535  # and on each stream, before its own updates
         self.frame_size = 16_384
+        self.most_credit = 0  # that any stream has had
         self.is_reading = False  # what is written now goes out when all that was received is dealt with
         self.peer_is_slow = False
+        self._shrinks = False  # the peer must be told that we use no table of headers
+        self._has_shrunk = False
         self._finish = finish
         self._earn = earn
         self._loop = loop
@@ -71,6 +76,8 @@ class Sender:
             return False
         stream.credit -= size
         self.window -= size
+        if self._shrinks:
+            head = self._shrunk(head)
         self.write(
             frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, head)
             + frames.frame(frames.DATA, 0, stream.id, data)
@@ -111,13 +118,26 @@ class Sender:
         stream.pending.append(memoryview(data))
         self._flush(stream)
 
+    def send_head(self, stream: Stream, block: bytes) -> None:
+        if self._shrinks:
+            block = self._shrunk(block)
+        self.write(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, block))
+
     def send_end(self, stream: Stream, block: bytes) -> None:
         if stream.closed:
             return
+        if self._shrinks:
+            block = self._shrunk(block)
         self.write(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, block))
         self._finish(stream)
 
     # What the peer allows
+
+    def set_table_size(self, size: int) -> None:
+        """The peer keeps so many bytes of headers in mind. We let it keep none, but it waits to be told when it can keep less than usual (RFC 7541,
+        4.2); a size of 0 is right whatever follows."""
+        if size < _TABLE_BYTES and not self._has_shrunk:
+            self._shrinks = self._has_shrunk = True
 
     def set_stream_window(self, size: int) -> int:
         """The peer gives all streams another window; how many streams had to be looked at."""
@@ -135,6 +155,7 @@ class Sender:
     def open_stream_window(self, stream: Stream, amount: int) -> bool:
         """False when the window became larger than one may be."""
         stream.credit += amount
+        self.most_credit = max(self.most_credit, stream.credit)
         if self.stream_window + stream.credit > frames.MAX_WINDOW:
             return False
         if stream.id in self._starved:
@@ -158,6 +179,10 @@ class Sender:
         stream.pending.clear()
         self._discharge(stream, stream.charged)
         stream.wake()
+
+    def _shrunk(self, block: bytes) -> bytes:
+        self._shrinks = False
+        return _NO_TABLE + block
 
     def _flush_ready(self) -> None:
         while self._ready and self.window > 0 and not self.peer_is_slow:

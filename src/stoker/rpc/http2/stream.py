@@ -81,7 +81,7 @@ class Stream:
     def send_head(self, block: bytes) -> None:
         if not self.closed:
             self.head_sent = True
-            self.connection.write(frames.frame(frames.HEADERS, frames.END_HEADERS, self.id, block))
+            self.connection.sender.send_head(self, block)
 
     async def send_data(self, data: bytes) -> None:
         """Sends a piece of the body; waits while the peer takes nothing."""

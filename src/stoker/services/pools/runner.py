@@ -35,6 +35,7 @@ from stoker.services.containers.launching import Launcher
 from stoker.services.containers.task import Delivery, Task
 from stoker.services.functions.spec import Function
 from stoker.services.pools.notices import Notices
+from stoker.services.pools.pool_faults import tell_lost, tell_returned
 
 _KILLED = 128 + 9  # exit code
 # Errors that another try would meet again.
@@ -55,6 +56,7 @@ class Runner:
     def __init__(
         self,
         function: Function,
+        pool: Pool,
         launcher: Launcher,
         on_finish: FinishSink,
         by_task: dict[str, Runner],
@@ -63,7 +65,7 @@ class Runner:
     ) -> None:
         """by_task: an index shared by all runners, in which this one keeps its containers. make_room: asks others to end containers."""
         self.function = function
-        self.pool = Pool(function.active.spec.pool)
+        self.pool = pool
         self.tasks: dict[str, Task] = {}
         self.taken = 0  # inputs that containers got
         self.awaited_by: Counter[str] = Counter()  # containers, of whatever function, that wait for results of this one
@@ -102,8 +104,7 @@ class Runner:
     def take(self, item: PooledInput, affinity: bytes = b"") -> Task | None:
         """Runs an input in a ready container with room, without waiting for its poll; None, and nothing has changed, when there is none.
         affinity: see `Pool.take`."""
-        now = _now()
-        container_id = None if self._stopped else self.pool.take(now, item, affinity)
+        container_id = None if self._stopped else self.pool.take(_now(), item, affinity)
         if container_id is None:
             return None
         self.taken += 1
@@ -156,7 +157,9 @@ class Runner:
             await settled(poll, _HOLD_POLL)
         except asyncio.CancelledError:
             if poll.done():  # answered in the very moment in which the container's connection broke
-                self._apply(self.pool.give_back(_now(), task_id, [i for i, _ in poll.result().inputs]))
+                undelivered = [input_id for input_id, _ in poll.result().inputs]
+                self._apply(self.pool.give_back(_now(), task_id, undelivered))
+                tell_returned(self.pool, undelivered)
             raise
         finally:
             if self._polls.get(task_id) is poll:
@@ -224,7 +227,7 @@ class Runner:
 
     def redefine(self) -> None:
         """New containers run the new definition. Those of the old one finish what they run; where there is more to do, once a new one is up."""
-        self.pool.settings = self.function.active.spec.pool
+        self._apply(self.pool.redefine(_now(), self.function.active.spec.pool))
         self._crash_loop.succeeded()
         for container_id in self._rollout.begin(_now(), self.pool, self.function.active.id):
             self.drain(container_id)
@@ -308,6 +311,7 @@ class Runner:
             else:
                 finishes.append(action)
         if finishes:
+            tell_lost(self.pool, finishes)
             self._on_finish(finishes, None)
 
     def _answer(self, container_id: str, delivery: Delivery) -> None:
@@ -411,9 +415,7 @@ class Runner:
         container = self.pool.containers.get(task.id)
         was_ready = container is not None and container.state is not ContainerState.STARTING
         reason = task.detail
-        poll = self._polls.pop(task.id, None)
-        if poll is not None and not poll.done():
-            poll.set_result(Delivery(exit=True))
+        self._answer(task.id, Delivery(exit=True))
         expected = task.told_to_stop or (container is not None and container.state is ContainerState.DRAINING)
         self._apply(self.pool.remove(now, task.id, reason, blame_inputs=not task.told_to_stop))
         if not expected and not self._stopped:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
+from stoker.core.pool import ContainerState, Finish, Outcome, Pool, PooledInput
 from stoker.core.turns import Holding, make_room
 from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound
@@ -19,6 +19,7 @@ from stoker.services.containers.task import Delivery, Task
 from stoker.services.functions.functions import Functions
 from stoker.services.functions.spec import Function
 from stoker.services.images.layer_checks import no_check
+from stoker.services.pools.pool_faults import plain_pool
 from stoker.services.pools.runner import FinishSink, Runner
 
 _STOPS = "The server stops."
@@ -48,11 +49,20 @@ class AwaitedCall(Protocol):
 
 class Scheduler:
     def __init__(
-        self, functions: Functions, apps: Apps, launcher: Launcher, engine: Engine, *, fair_after: float = 120.0
+        self,
+        functions: Functions,
+        apps: Apps,
+        launcher: Launcher,
+        engine: Engine,
+        *,
+        fair_after: float = 120.0,
+        make_pool: Callable[[Function], Pool] = plain_pool,
     ) -> None:
-        """fair_after: seconds a function waits for resources until a busy container of one that holds more has to make room; 0 for ever."""
+        """fair_after: seconds a function waits for resources until a busy container of one that holds more has to make room; 0 for ever.
+        make_pool: gives the pool of a function."""
         self._engine = engine
         self._fair_after = fair_after
+        self._make_pool = make_pool
         self._functions = functions
         self._apps = apps
         self._launcher = launcher
@@ -304,6 +314,7 @@ class Scheduler:
             function = self._functions.get(function_id)
             runner = Runner(
                 function,
+                self._make_pool(function),
                 self._launcher,
                 self._finish,
                 self._by_task,
