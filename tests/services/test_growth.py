@@ -12,12 +12,11 @@ import pytest
 from modal_proto import api_pb2
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.engine.base import GpuRequest, NotNow, ResourceRequest
+from stoker.engine.base import GpuRequest, Never, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus
 from stoker.engine.local import LocalEngine
 from stoker.protocol.containers import ContainerServicer
 from stoker.rpc.methods import Caller
-from stoker.runtime.base import Container
 from stoker.services.calls.call_records import Call
 from stoker.services.containers.identity import ContainerIdentity
 from stoker.services.containers.task import Task
@@ -41,7 +40,7 @@ class Busy(Starts):
     def start_slots(self) -> int:
         return 0
 
-    async def launch(self, function: Function, task: Task) -> Container | NotNow:
+    async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
         self._changed.set()
         if self.full:
             self.refused += 1

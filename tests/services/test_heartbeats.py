@@ -19,12 +19,12 @@ SILENCE = 0.3
 class Frozen(Idle):
     """Tells what its runtime would."""
 
-    def __init__(self, id: str, why: str) -> None:
-        super().__init__(id)
+    def __init__(self, why: str) -> None:
+        super().__init__()
         self.why = why
         self.asked = asyncio.Event()
 
-    async def stuck(self, timeout: float) -> str:
+    async def stuck(self, task_id: str, timeout: float) -> str:
         self.asked.set()
         return self.why
 
@@ -32,14 +32,8 @@ class Frozen(Idle):
 class Speaking(Starts):
     def __init__(self, why: str) -> None:
         super().__init__()
-        self.why = why
-        self.containers: list[Frozen] = []
+        self.node: Frozen = Frozen(why)
         self.said: list[str] = []
-
-    async def launch(self, function: object, task: object) -> Frozen:  # type: ignore[override]
-        await super().launch(function, task)  # type: ignore[arg-type]
-        self.containers.append(Frozen(self.tasks[-1].id, self.why))
-        return self.containers[-1]
 
     def say(self, task: object, text: str) -> None:
         self.said.append(text)
@@ -85,7 +79,7 @@ def test_a_busy_container_lives_and_its_silence_is_told_once(tmp_path: Path) -> 
     async def scenario() -> None:
         async with running(tmp_path, "") as (_, launcher, _, _):
             await asyncio.sleep(6 * SILENCE)
-            assert launcher.containers[0].asked.is_set() and len(launcher.tasks) == 1
+            assert launcher.node.asked.is_set() and len(launcher.tasks) == 1
             assert len(launcher.said) == 1 and "its processes run" in launcher.said[0]
 
     asyncio.run(scenario())
@@ -111,7 +105,7 @@ def test_what_came_while_the_server_could_not_look_counts(tmp_path: Path, monkey
             for _ in range(40):
                 heartbeats.beat(launcher.tasks[0].id)
                 await asyncio.sleep(SILENCE / 10)
-            assert not launcher.containers[0].asked.is_set()
+            assert not launcher.node.asked.is_set()
 
     asyncio.run(scenario())
 
@@ -121,6 +115,6 @@ def test_one_that_shall_end_may_fall_silent(tmp_path: Path) -> None:
         async with running(tmp_path, "its sandbox does not answer") as (it, launcher, _, _):
             it.scheduler.stop_task(launcher.tasks[0].id, graceful=True)
             await asyncio.sleep(3 * SILENCE)
-            assert not launcher.containers[0].asked.is_set()
+            assert not launcher.node.asked.is_set()
 
     asyncio.run(scenario())

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from stoker.aio import jobs
 from stoker.core.autoscaler import ScalingSettings
+from stoker.engine.base import Never, NotNow
 from stoker.errors import FailedPrecondition, Unavailable
-from stoker.runtime.base import Container
 from stoker.services.apps.apps import STOPPED
 from stoker.services.containers.endings import Ending
 from stoker.services.containers.task import Task
@@ -23,7 +23,7 @@ from stoker.services.functions.spec import Function
 from stoker.services.pools import runner as runner_module
 from stoker.store import tables
 from stoker.store.database import Database
-from tests.services.world import SUCCESS, Idle, Starts, World, run_for, world
+from tests.services.world import SUCCESS, Starts, World, run_for, world
 
 
 class SlowStarts(Starts):
@@ -33,10 +33,9 @@ class SlowStarts(Starts):
         super().__init__()
         self.go, self.cleaning, self.clean = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.cleaned = self.landed = False
-        self.containers: list[Idle] = []
 
-    async def launch(self, function: Function, task: Task) -> Container:
-        await super().launch(function, task)
+    async def launch(self, function: Function, task: Task) -> None:
+        self.begin(task)
         try:
             await self.go.wait()
         except asyncio.CancelledError:
@@ -44,8 +43,7 @@ class SlowStarts(Starts):
             await self.clean.wait()
             self.cleaned = True
             raise
-        self.containers.append(Idle(task.id))
-        return self.containers[-1]
+        self.node.launch(task)
 
     async def land(self, task: Task) -> None:
         await asyncio.sleep(0)
@@ -112,7 +110,7 @@ def test_a_container_whose_launch_outlasts_the_startup_timeout_is_ended(tmp_path
 class OneStarts(Starts):
     """Starts a single container; the others fail in a way that another try would meet again."""
 
-    async def launch(self, function: Function, task: Task) -> Container:
+    async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
         if self.tasks:
             raise FailedPrecondition("There is something wrong with it.")
         return await super().launch(function, task)

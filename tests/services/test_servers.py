@@ -14,6 +14,7 @@ from stoker.services.containers.task import Delivery
 from stoker.services.functions.spec import ServerSpec
 from stoker.services.pools.server_sessions import ServerSessions
 from stoker.services.pools.servers import Servers
+from tests.web.ports import LoopbackPorts
 
 
 class OneContainer:
@@ -23,9 +24,11 @@ class OneContainer:
         self.on_finish: Any = lambda finishes, result: None
         self.pool = Pool(PoolSettings())
         self.serves, self.ends, self.asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        container = SimpleNamespace(address="127.0.0.1", signal=self._signal)
+        node = SimpleNamespace(ports=LoopbackPorts())
         job = asyncio.get_running_loop().create_future()
-        self.alive = SimpleNamespace(id="ta-1", function_id="fu-1", container=container, job=job)
+        self.alive = SimpleNamespace(
+            id="ta-1", function_id="fu-1", node=node, address="127.0.0.1", signal=self._signal, job=job
+        )
         self.tasks = {"ta-1": self.alive}
         spec = SimpleNamespace(server=ServerSpec("Server", port))
         self.function = SimpleNamespace(active=SimpleNamespace(spec=spec))

@@ -69,10 +69,13 @@ class Starts:
         return new_id("ta")
 
     async def launch(self, function: Function, task: Task) -> NotNow | Never | None:
-        self.tasks.append(task)
-        self.started.set()
+        self.begin(task)
         self.node.launch(task)
         return None
+
+    def begin(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.started.set()
 
     async def end_of(self, task: Task) -> Exit:
         return await self.node.ends[task.id]
