@@ -6,9 +6,10 @@ import heapq
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from stoker.core.actions import Action, Deliver, Dismiss
 from stoker.core.autoscaler import ScalingSettings
+from stoker.core.books import ContainerState, PooledInput, PoolSettings
 from stoker.core.checked_pool import CheckedPool
-from stoker.core.pool import Action, ContainerState, Deliver, Dismiss, PooledInput, PoolSettings
 from stoker.core.scaler import Scaler
 
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from stoker.core.actions import Deliver
+from stoker.core.books import ContainerState, PooledInput, PoolSettings
 from stoker.core.checked_pool import READS, CheckedPool
 from stoker.core.invariants import BrokenInvariant
-from stoker.core.pool import ContainerState, Deliver, Pool, PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.core.retries import RetryPolicy
 
 

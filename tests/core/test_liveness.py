@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.core.pool import ContainerState, PooledInput, PoolSettings
+from stoker.core.books import ContainerState, PooledInput, PoolSettings
 from tests.core.machine import Call, Function, Machine, Run, Step
 
 LONGEST_START = 4.0

@@ -6,19 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.core.actions import Action, CancelRunning, Deliver, Dismiss, Finish, Kill
+from stoker.core.books import ContainerState, PooledInput, PoolSettings
 from stoker.core.checked_pool import CheckedPool
-from stoker.core.pool import (
-    Action,
-    CancelRunning,
-    ContainerState,
-    Deliver,
-    Dismiss,
-    Finish,
-    Kill,
-    Pool,
-    PooledInput,
-    PoolSettings,
-)
+from stoker.core.pool import Pool
 from stoker.core.retries import RetryPolicy
 
 

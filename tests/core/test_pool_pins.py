@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stoker.core.pool import Deliver, Finish, Outcome, Pool, PooledInput, PoolSettings
+from stoker.core.actions import Deliver, Finish, Outcome
+from stoker.core.books import PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.core.retries import RetryPolicy
 
 

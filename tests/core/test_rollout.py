@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stoker.core.pool import Pool, PooledInput, PoolSettings
+from stoker.core.books import PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.core.rollout import Rollout
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.core.pool import ContainerState, Pool, PooledInput, PoolSettings
+from stoker.core.books import ContainerState, PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.core.retries import RetryPolicy
 from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler

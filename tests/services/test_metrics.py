@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from stoker.core.pool import Pool, PooledInput, PoolSettings
+from stoker.core.books import PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.services.telemetry.metrics import Metrics
 from stoker.services.watch.present import Present
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from stoker.core.pool import Finish, Outcome, Pool, PooledInput, PoolSettings
+from stoker.core.actions import Finish, Outcome
+from stoker.core.books import PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.errors import Unavailable
 from stoker.services.containers.task import Delivery
 from stoker.services.functions.spec import ServerSpec

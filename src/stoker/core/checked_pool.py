@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from stoker.core.books import PoolSettings
 from stoker.core.invariants import BrokenInvariant
-from stoker.core.pool import Pool, PoolSettings
+from stoker.core.pool import Pool
 
 READS = frozenset({"next_tick", "backlog", "running", "headroom", "takes", "blocked", "waited", "story", "validate"})
 """What is public in a pool and changes nothing. All else is an event."""

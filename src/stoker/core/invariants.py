@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from stoker.core.pool import Pool, PooledContainer
+from stoker.core.books import Books, PooledContainer
 
 _MOST = 10  # violations that are told; one fault may show in many inputs
 
@@ -30,46 +29,46 @@ class BrokenInvariant(Exception):
         self.story = story
 
 
-def violations(pool: Pool) -> list[Violation]:
+def violations(books: Books) -> list[Violation]:
     """Some of the invariants that do not hold, at most ten; empty when all do. Work: in proportion to the pool's inputs and containers."""
-    found = (_of_places(pool), _of_inputs(pool), _of_containers(pool), _of_progress(pool))
+    found = (_of_places(books), _of_inputs(books), _of_containers(books), _of_progress(books))
     return list(islice((violation for part in found for violation in part), _MOST))
 
 
-def _of_places(pool: Pool) -> Iterator[Violation]:
+def _of_places(books: Books) -> Iterator[Violation]:
     """Each input is in exactly one place. One that was cancelled is in none but the container that still runs it."""
-    planned = Counter(input_id for _, input_id in pool._delayed)
-    seen = Counter(pool.waiting.keys())
+    planned = Counter(input_id for _, input_id in books.delayed)
+    seen = Counter(books.waiting.keys())
     for input_id, times in planned.items():
-        if input_id in pool.inputs:  # else it has ended before its time
+        if input_id in books.inputs:  # else it has ended before its time
             seen[input_id] += times
-    for container in pool.containers.values():
+    for container in books.containers.values():
         seen.update(container.running.keys())
         for input_id in container.running:
-            if pool._where.get(input_id) != container.id:
+            if books.where.get(input_id) != container.id:
                 yield Violation("is run where the index does not say so", (input_id, container.id))
     for input_id, times in seen.items():
         if times > 1:
             yield Violation(f"is in {times} places", (input_id,))
-        if input_id not in pool.inputs and input_id not in pool._where:
+        if input_id not in books.inputs and input_id not in books.where:
             yield Violation("waits and has ended", (input_id,))
-    for input_id in pool.inputs.keys() - seen.keys():
+    for input_id in books.inputs.keys() - seen.keys():
         yield Violation("is nowhere", (input_id,))
-    running = sum(len(container.running) for container in pool.containers.values())
-    if running != len(pool._where):
-        yield Violation(f"{running} inputs run, and the index has {len(pool._where)}")
-    ended = len(pool._where.keys() - pool.inputs.keys())
-    backlog = len(pool.waiting) + sum(1 for input_id in planned if input_id in pool.inputs)
-    if pool.backlog != backlog or len(pool.inputs) != backlog + running - ended:
+    running = sum(len(container.running) for container in books.containers.values())
+    if running != len(books.where):
+        yield Violation(f"{running} inputs run, and the index has {len(books.where)}")
+    ended = len(books.where.keys() - books.inputs.keys())
+    backlog = len(books.waiting) + sum(1 for input_id in planned if input_id in books.inputs)
+    if books.backlog != backlog or len(books.inputs) != backlog + running - ended:
         yield Violation(
-            f"{len(pool.inputs)} inputs are not the sum: {backlog} of a backlog of {pool.backlog}, {running} that run, less {ended}"
+            f"{len(books.inputs)} inputs are not the sum: {backlog} of a backlog of {books.backlog}, {running} that run, less {ended}"
         )
-    if any(pool._delayed[0] > each for each in pool._delayed):
-        yield Violation("is planned before what is taken for the first", (min(pool._delayed)[1],))
+    if any(books.delayed[0] > each for each in books.delayed):
+        yield Violation("is planned before what is taken for the first", (min(books.delayed)[1],))
 
 
-def _of_inputs(pool: Pool) -> Iterator[Violation]:
-    for input_id, item in pool.inputs.items():
+def _of_inputs(books: Books) -> Iterator[Violation]:
+    for input_id, item in books.inputs.items():
         if item.id != input_id:
             yield Violation("are one input", (input_id, item.id))
         if item.failures + item.lost > item.attempts or min(item.failures, item.lost, item.returned) < 0:
@@ -78,11 +77,11 @@ def _of_inputs(pool: Pool) -> Iterator[Violation]:
             )
 
 
-def _of_containers(pool: Pool) -> Iterator[Violation]:
-    settings = pool.settings
+def _of_containers(books: Books) -> Iterator[Violation]:
+    settings = books.settings
     slots = settings.max_concurrent_inputs * max(1, settings.batch_max_size)
     most = settings.max_inputs_per_container
-    for container in pool.containers.values():
+    for container in books.containers.values():
         here = (container.id,)
         if not container.excused and len(container.running) > slots:
             yield Violation(f"runs {len(container.running)} inputs and may run {slots}", here)
@@ -98,15 +97,15 @@ def _of_containers(pool: Pool) -> Iterator[Violation]:
             yield Violation("waits for less than nothing", here)
 
 
-def _of_progress(pool: Pool) -> Iterator[Violation]:
+def _of_progress(books: Books) -> Iterator[Violation]:
     """Who could run does: no input waits beside an open poll of a container with room, but for the company in a batch."""
-    asking = [c for c in pool.containers.values() if c.polling and c.state == "ready" and pool._room(c) > 0]
-    if asking and len(pool.waiting) >= _longest_wait(pool, asking):
-        yield Violation(f"ask in vain, though {len(pool.waiting)} inputs wait", tuple(c.id for c in asking[:_MOST]))
+    asking = [c for c in books.containers.values() if c.polling and c.state == "ready" and c.room(books.settings) > 0]
+    if asking and len(books.waiting) >= _longest_wait(books, asking):
+        yield Violation(f"ask in vain, though {len(books.waiting)} inputs wait", tuple(c.id for c in asking[:_MOST]))
 
 
-def _longest_wait(pool: Pool, asking: Iterable[PooledContainer]) -> int:
+def _longest_wait(books: Books, asking: Iterable[PooledContainer]) -> int:
     """How many inputs are enough for any of the containers."""
-    if pool.settings.batch_max_size <= 1:
+    if books.settings.batch_max_size <= 1:
         return 1
-    return max(min(c.polling, pool._room(c), pool.settings.batch_max_size) for c in asking)
+    return max(min(c.polling, c.room(books.settings), books.settings.batch_max_size) for c in asking)

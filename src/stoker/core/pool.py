@@ -6,79 +6,18 @@ inputs by a *poll*; it has at most one open poll. An input is finished once: lat
 
 from __future__ import annotations
 
-import enum
 import heapq
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from stoker.core.actions import Action as Action  # what its methods answer is had from here, too
-from stoker.core.actions import CancelRunning as CancelRunning
-from stoker.core.actions import Deliver as Deliver
-from stoker.core.actions import Dismiss as Dismiss
-from stoker.core.actions import Finish as Finish
-from stoker.core.actions import Kill as Kill
-from stoker.core.actions import Outcome as Outcome
-from stoker.core.affinity import drawn_to, factor_of
+from stoker.core.actions import Action, CancelRunning, Deliver, Dismiss, Finish, Kill, Outcome
+from stoker.core.affinity import drawn_to
+from stoker.core.books import Books, ContainerState, PooledContainer, PooledInput, PoolSettings
 from stoker.core.invariants import BrokenInvariant, violations
-from stoker.core.retries import RetryPolicy
 from stoker.core.story import MAX_REASON, Story, Transition
 
 MAX_LOST_ATTEMPTS = 3
 """An input whose container died this often while running it is given up: it is likely what kills the container."""
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How a function wants its inputs run."""
-
-    max_concurrent_inputs: int = 1
-    batch_max_size: int = 1
-    batch_linger: float = 0.0  # seconds
-    timeout: float = 300.0  # seconds of one attempt
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    max_inputs_per_container: int = 0  # 0: no limit; 1: single use
-    spread: bool = False  # give an input to the emptiest container instead of the fullest
-
-
-class ContainerState(str, enum.Enum):
-    STARTING = "starting"  # launched, has not asked for inputs yet
-    READY = "ready"
-    DRAINING = "draining"  # finishes what it runs, gets nothing new
-
-
-@dataclass
-class PooledContainer:
-    id: str
-    definition_id: str
-    started_at: float
-    state: ContainerState = ContainerState.STARTING
-    ready_at: float = 0.0
-    running: dict[str, float] = field(default_factory=dict)  # input id -> start of the attempt
-    polling: int = 0  # how many inputs the open poll may take; 0: no open poll
-    idle_since: float = 0.0
-    heard_at: float = 0.0  # when it last asked for inputs, got some, or reported one
-    served: int = 0  # inputs given so far
-    waits: Counter[str] = field(default_factory=Counter)  # for results of other calls, by which of its inputs waits
-    outdated: bool = False  # containers of a newer definition take its place
-    excused: bool = False  # it had more than is allowed when the settings changed
-    factor: int = field(init=False)  # see `affinity.py`
-
-    def __post_init__(self) -> None:
-        self.factor = factor_of(self.id)
-
-
-@dataclass(slots=True)
-class PooledInput:
-    id: str
-    call_id: str
-    attempts: int = 0  # attempts begun and ended without success, as the container is told (retry_count)
-    failures: int = 0  # of these, failed by the user's code or by timeout
-    lost: int = 0  # of these, lost with their container
-    returned: int = 0  # deliveries that did not arrive
-    pinned: bool = False  # something of the attempt was seen outside: there must not be another
-    hurried: bool = False  # an input of the same function runs, and cannot end before this one has
-    waiting_since: float = 0.0
 
 
 class Pool:
@@ -98,7 +37,7 @@ class Pool:
         """The function wants its inputs run otherwise from now on. Containers keep what they run, even where it is more than allowed now."""
         self.settings = settings
         for container in self.containers.values():
-            container.excused = container.excused or self._room(container) < 0
+            container.excused = container.excused or container.room(self.settings) < 0
         return self._deliver(now)
 
     # Inputs
@@ -119,7 +58,7 @@ class Pool:
         container, or when others wait already. affinity: inputs with the same one go to the same container, as far as possible."""
         if self.waiting:
             return None
-        roomy = [c for c in self.containers.values() if c.state is ContainerState.READY and self._room(c) > 0]
+        roomy = [c for c in self.containers.values() if c.state is ContainerState.READY and c.room(self.settings) > 0]
         if not roomy:
             return None
         container = drawn_to(affinity, roomy) if affinity else self._choose(roomy)
@@ -331,11 +270,11 @@ class Pool:
     def headroom(self) -> int:
         """How many more inputs its containers could run now."""
         ready = [c for c in self.containers.values() if c.state is ContainerState.READY]
-        return sum(max(0, self._room(container)) for container in ready)
+        return sum(max(0, container.room(self.settings)) for container in ready)
 
     def takes(self, container: PooledContainer) -> bool:
         """Whether a container that is up has room for another input. In one that works on a batch there is none before it asks again."""
-        return self._room(container) > 0 and (
+        return container.room(self.settings) > 0 and (
             not container.running or self.settings.batch_max_size <= 1 or container.polling > 0
         )
 
@@ -359,12 +298,17 @@ class Pool:
 
     def validate(self) -> None:
         """Raises BrokenInvariant, with the story of what it is about, where the pool's books do not agree. Looks at every input."""
-        found = violations(self)
+        found = violations(self._books())
         if found:
             ids = [name for violation in found for name in violation.ids]
             raise BrokenInvariant([str(violation) for violation in found], [str(step) for step in self.story(*ids)])
 
     # How it is done
+
+    def _books(self) -> Books:
+        return Books(
+            self.settings, self.inputs, self.containers, self.waiting, self._delayed, self._where, self.backlog
+        )
 
     def _deliver(self, now: float) -> list[Action]:
         """Matches waiting inputs with open polls. The fullest container that may take more comes first, so that others can go idle."""
@@ -374,12 +318,12 @@ class Pool:
             open_polls = [
                 c
                 for c in self.containers.values()
-                if c.polling and c.state is ContainerState.READY and self._room(c) > 0
+                if c.polling and c.state is ContainerState.READY and c.room(self.settings) > 0
             ]
             if not open_polls:
                 break
             container = self._choose(open_polls)
-            size = min(container.polling, self._room(container))
+            size = min(container.polling, container.room(self.settings))
             if self.settings.batch_max_size > 1:
                 size = min(size, self.settings.batch_max_size)
                 due = self._batch_due()
@@ -413,14 +357,6 @@ class Pool:
         self._where[input_id] = container.id
         container.served += 1
         self._note((now, "is delivered", input_id, container.id))
-
-    def _room(self, container: PooledContainer) -> int:
-        """How many more inputs may run in a container."""
-        slots = self.settings.max_concurrent_inputs * max(1, self.settings.batch_max_size)
-        room = slots - len(container.running)
-        if self.settings.max_inputs_per_container:
-            room = min(room, self.settings.max_inputs_per_container - container.served)
-        return room
 
     def _batch_due(self) -> float | None:
         if not self.waiting or self.settings.batch_max_size <= 1:

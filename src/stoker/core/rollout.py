@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stoker.core.pool import ContainerState, Pool
+from stoker.core.books import ContainerState
+from stoker.core.pool import Pool
 
 _LATELY = 1.0  # seconds; who calls again and again counts as using a function also between two calls
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, repeat
 
 from stoker.core.autoscaler import ASSUMED_START, LONGEST_PATIENCE, PoolView, ScalingSettings, desired_containers
-from stoker.core.pool import ContainerState, Pool, PooledContainer
+from stoker.core.books import ContainerState, PooledContainer
+from stoker.core.pool import Pool
 from stoker.core.prediction import Forecast
 
 _SMOOTHING = 0.3  # weight of the newest observation in the running means

@@ -13,7 +13,7 @@ from modal_proto import api_pb2
 from stoker import unoffered
 from stoker.core import schedules
 from stoker.core.autoscaler import DEFAULT_SCALEDOWN_WINDOW, ScalingSettings
-from stoker.core.pool import PoolSettings
+from stoker.core.books import PoolSettings
 from stoker.core.retries import RetryPolicy
 from stoker.engine.base import GpuRequest, ResourceRequest
 from stoker.errors import InvalidArgument

@@ -7,7 +7,7 @@ from typing import Any
 
 from modal_proto import api_pb2
 
-from stoker.core.pool import Outcome
+from stoker.core.actions import Outcome
 from stoker.protocol.definitions import parse_definition, ranked_functions, with_options
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.pickling import pickled

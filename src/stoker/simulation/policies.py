@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.core.pool import ContainerState, Pool
+from stoker.core.books import ContainerState
+from stoker.core.pool import Pool
 from stoker.core.scaler import Decision, Scaler
 from stoker.simulation.replay import Outcome, Policy
 from stoker.simulation.trace import TracedFunction

@@ -7,7 +7,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stoker.core.pool import Action, Deliver, Dismiss, Pool, PooledInput, PoolSettings
+from stoker.core.actions import Action, Deliver, Dismiss
+from stoker.core.books import PooledInput, PoolSettings
+from stoker.core.pool import Pool
 from stoker.core.scaler import Decision
 from stoker.simulation.trace import TracedFunction
 

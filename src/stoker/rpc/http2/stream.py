@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from stoker.budget import Account
 from stoker.rpc.http2 import frames
+from stoker.rpc.http2.limits import Limits
 
-if TYPE_CHECKING:
-    from stoker.rpc.http2.connection import Connection
+
+class Outgoing(Protocol):
+    """What a stream sends by; `sender.Sender` is one."""
+
+    def answer_now(self, stream: Stream, head: bytes, data: bytes, end: bytes) -> bool: ...
+
+    async def has_room(self, stream: Stream, size: int) -> bool: ...
+
+    async def is_read(self, stream: Stream) -> bool: ...
+
+    def send(self, stream: Stream, data: bytes) -> None: ...
+
+    def send_head(self, stream: Stream, block: bytes) -> None: ...
+
+    def send_end(self, stream: Stream, block: bytes) -> None: ...
+
+
+class Carrier(Protocol):
+    """The connection that a stream is part of; `connection.Connection` is one."""
+
+    limits: Limits
+    owner: object
+    """Who is behind it, as the application knows; for the application."""
+    proven: object
+    """What the peer has shown of itself; for the application."""
+    address: str
+    """Of the peer, "" on a unix socket."""
+
+    @property
+    def sender(self) -> Outgoing: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def trust(self, limits: Limits, account: Account) -> None:
+        """The peer has shown who it is: other limits from now on."""
+        ...
+
+    def charge(self, amount: float) -> None:
+        """Of the peer's patience. Raises ConnectionFault."""
+        ...
+
+    def reset(self, stream: Stream, code: int) -> None:
+        """Breaks off a stream."""
+        ...
 
 
 class Stream:
@@ -35,7 +79,7 @@ class Stream:
         "stuck_since",
     )
 
-    def __init__(self, connection: Connection, id: int, now: float) -> None:
+    def __init__(self, connection: Carrier, id: int, now: float) -> None:
         self.connection = connection
         self.id = id
         self.opened_at = now

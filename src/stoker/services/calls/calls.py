@@ -16,7 +16,8 @@ import structlog
 from stoker.aio.jobs import Jobs
 from stoker.aio.waiting import settled
 from stoker.batches import batches
-from stoker.core.pool import Finish, Outcome, PooledInput
+from stoker.core.actions import Finish, Outcome
+from stoker.core.books import PooledInput
 from stoker.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from stoker.ids import content_id, new_id
 from stoker.services.calls.call_graph import CallGraph, call_graph

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from stoker.aio.jobs import Jobs
-from stoker.core.pool import PooledInput
+from stoker.core.books import PooledInput
 from stoker.engine.base import Engine, Granted, Never, NotNow
 from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError
 from stoker.nodes.base import Node

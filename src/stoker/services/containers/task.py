@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from stoker.core.pool import PooledInput
+from stoker.core.books import PooledInput
 from stoker.nodes.base import Node
 from stoker.nodes.endings import Exit
 from stoker.services.containers.endings import Ending

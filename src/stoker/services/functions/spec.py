@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stoker.core.autoscaler import ScalingSettings
-from stoker.core.pool import PoolSettings
+from stoker.core.books import PoolSettings
 from stoker.core.schedules import Schedule
 from stoker.engine.base import ResourceRequest
 from stoker.errors import FailedPrecondition

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stoker.core.pool import Outcome
+from stoker.core.actions import Outcome
 
 if TYPE_CHECKING:
     from stoker.services.functions.spec import Function, FunctionSpec

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
+from stoker.core.actions import Finish, Outcome
 from stoker.core.checked_pool import CheckedPool
 from stoker.core.invariants import BrokenInvariant
-from stoker.core.pool import Finish, Outcome, Pool
+from stoker.core.pool import Pool
 from stoker.services.functions.spec import Function
 
 BROKEN = "a pool broke its invariants"

@@ -12,19 +12,10 @@ import structlog
 
 from stoker.aio.jobs import Jobs
 from stoker.aio.waiting import settled
+from stoker.core.actions import Action, CancelRunning, Deliver, Dismiss, Finish, Kill, Outcome
+from stoker.core.books import ContainerState, PooledInput
 from stoker.core.crashloop import CrashLoop
-from stoker.core.pool import (
-    Action,
-    CancelRunning,
-    ContainerState,
-    Deliver,
-    Dismiss,
-    Finish,
-    Kill,
-    Outcome,
-    Pool,
-    PooledInput,
-)
+from stoker.core.pool import Pool
 from stoker.core.rollout import Rollout
 from stoker.core.scaler import Decision, Scaler
 from stoker.engine.base import Never, NotNow

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from stoker.core.pool import ContainerState, Finish, Outcome, Pool, PooledInput
+from stoker.core.actions import Finish, Outcome
+from stoker.core.books import ContainerState, PooledInput
+from stoker.core.pool import Pool
 from stoker.core.turns import Holding, make_room
 from stoker.engine.base import Engine, NotNow
 from stoker.errors import FailedPrecondition, NotFound

@@ -19,7 +19,8 @@ import structlog
 
 from stoker.aio.jobs import Jobs
 from stoker.aio.waiting import settled
-from stoker.core.pool import ContainerState, Finish, Outcome, PooledInput
+from stoker.core.actions import Finish, Outcome
+from stoker.core.books import ContainerState, PooledInput
 from stoker.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from stoker.nodes.base import Ports
 from stoker.services.containers.task import Task

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stoker.core.pool import ContainerState
+from stoker.core.books import ContainerState
 from stoker.services.apps.apps import Apps
 from stoker.services.pools.runner import Runner
 
