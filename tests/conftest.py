@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from stoker.services.pools.pool_faults import BROKEN
 from tests import quick, workers
+
+hypothesis.settings.register_profile("stoker", deadline=None)  # how fast a machine is is no property of the code
+hypothesis.settings.load_profile("stoker")
 
 STOKER = [sys.executable, "-m", "stoker.cli.main"]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

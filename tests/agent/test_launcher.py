@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from stoker.engine.base import Granted, ResourceRequest
-from stoker.engine.local import LocalEngine
+from stoker.engine.leases import Leases
+from stoker.engine.local import local_engine
 from stoker.runtime.checkpoint import layers_of
 from stoker.services.containers.bases import Bases
 from stoker.services.containers.checkpoints import Checkpoints
@@ -31,7 +32,7 @@ class Doors:
     def forget(self, task_id: str) -> None: ...
 
 
-def make_launcher(path: Path, engine: LocalEngine, snapshots: Any = None, logs: Any = None) -> ContainerLauncher:
+def make_launcher(path: Path, engine: Leases, snapshots: Any = None, logs: Any = None) -> ContainerLauncher:
     none: Any = None
     node = make_node(path)
     starts = Starts(
@@ -59,7 +60,7 @@ def make_launcher(path: Path, engine: LocalEngine, snapshots: Any = None, logs: 
 def test_a_full_disk_does_not_keep_the_resources_of_a_container_that_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = LocalEngine()
+    engine = local_engine()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -81,7 +82,7 @@ def test_a_snapshot_is_blamed_only_for_containers_that_were_tried_with_it(tmp_pa
     blamed: list[str] = []
     snapshots = SimpleNamespace(not_started=lambda use, reason: blamed.append(reason))
     logs = SimpleNamespace(write=lambda *_, **__: None)
-    launcher = make_launcher(tmp_path, LocalEngine(), snapshots=snapshots, logs=logs)
+    launcher = make_launcher(tmp_path, local_engine(), snapshots=snapshots, logs=logs)
     task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
     task.snapshot = SnapshotUse("ch-1", restores=True)
     task.lacks_snapshot = True

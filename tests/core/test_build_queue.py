@@ -129,5 +129,5 @@ class Machine(RuleBasedStateMachine):
             assert not [b for b in running if not b.watchers and self.now - b.watched_at >= GRACE], "it could make room"
 
 
-Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestBuildQueue = Machine.TestCase

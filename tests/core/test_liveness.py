@@ -86,7 +86,7 @@ def check(machine: Machine, name: str) -> None:
     check_supply(machine, name)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     function=functions(),
     inputs=st.lists(st.tuples(st.floats(0, 200), RUNS), min_size=1, max_size=25),
@@ -113,7 +113,7 @@ TREES: st.SearchStrategy[tuple[Step, ...]] = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     f=functions(),
     g=functions(),

@@ -17,7 +17,7 @@ def learnt(*times: float) -> IdleTimes:
     return idle
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(0.1, 5_000), st.floats(0, 60))
 def test_windows_are_in_order_and_apart(times: list[float], worth: float, start: float) -> None:
     windows = learnt(*times).warm_windows(worth, start)

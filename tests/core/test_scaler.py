@@ -62,7 +62,7 @@ def check(decision: Decision, pool: Pool, scaling: ScalingSettings) -> None:
     assert not (decision.start and decision.drain)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     scaling=SETTINGS,
     inputs=st.lists(st.tuples(st.floats(0, 2_000), st.floats(0, 60)), min_size=1, max_size=40),
@@ -80,7 +80,7 @@ def test_every_input_is_run_and_no_decision_is_foolish(
     assert len(outcome.waits) == len(inputs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     before=SETTINGS,
     after=SETTINGS,

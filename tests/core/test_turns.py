@@ -42,7 +42,7 @@ class Machine:
         self.leases = [lease for lease in self.leases if lease[0] > self.now]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 4), st.booleans())
 def test_small_requests_do_not_starve_a_big_one(seed: int, crowd: int, big: int, newcomers: bool) -> None:
     """Others ask all the time, and there are always more of them; the big one comes within its patience and the running time of what is there."""
@@ -63,7 +63,7 @@ def test_small_requests_do_not_starve_a_big_one(seed: int, crowd: int, big: int,
     raise AssertionError("the big request never got its turn")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 4), min_size=2, max_size=5))
 def test_everybody_gets_something(seed: int, sizes: list[int]) -> None:
     """Functions of all sizes that want more than there is, for ever."""

@@ -8,7 +8,7 @@ import pytest
 
 from stoker.engine.base import GpuRequest, Granted, Never, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus, model_of
-from stoker.engine.local import Gpus, LocalEngine
+from stoker.engine.local import Gpus, local_engine
 from stoker.errors import InvalidArgument
 
 
@@ -18,7 +18,7 @@ def gpu(*wishes: tuple[str, int]) -> ResourceRequest:
 
 def test_gpus_are_assigned_exclusively_and_come_back() -> None:
     async def scenario() -> None:
-        engine = LocalEngine(declared_gpus("H100:2,L40S:1"))
+        engine = local_engine(declared_gpus("H100:2,L40S:1"))
         released: list[int] = []
         engine.on_release = lambda: released.append(1)
         first = await engine.reserve("a", gpu(("H100", 1)))
@@ -50,14 +50,14 @@ def test_gpus_are_assigned_exclusively_and_come_back() -> None:
     ],
 )
 def test_what_can_never_fit_is_said_at_once(request_: ResourceRequest, words: list[str]) -> None:
-    verdict = asyncio.run(LocalEngine().reserve("a", request_))
+    verdict = asyncio.run(local_engine().reserve("a", request_))
     assert isinstance(verdict, Never)
     assert all(word in verdict.reason for word in words), verdict.reason
 
 
 def test_memory_is_not_promised_twice() -> None:
     async def scenario() -> None:
-        engine = LocalEngine()
+        engine = local_engine()
         total = engine.inventory()["memory_mib"]["total"]  # type: ignore[index]
         half = ResourceRequest(memory_mib=total // 2 + 1)
         assert isinstance(await engine.reserve("a", half), Granted)
@@ -71,7 +71,7 @@ def test_memory_is_not_promised_twice() -> None:
 def test_what_is_freed_is_kept_for_who_waits() -> None:
     async def scenario() -> None:
         clock = [0.0]
-        engine = LocalEngine(declared_gpus("H100:2"), clock=lambda: clock[0])
+        engine = local_engine(declared_gpus("H100:2"), clock=lambda: clock[0])
         for lease in ("a", "b"):
             assert isinstance(await engine.reserve(lease, gpu(("H100", 1)), "small"), Granted)
         waiting = await engine.reserve("big-1", gpu(("H100", 2)), "big")
@@ -94,7 +94,7 @@ def test_what_is_freed_is_kept_for_who_waits() -> None:
 def test_a_gpu_that_does_not_answer_is_not_given_away() -> None:
     async def scenario() -> None:
         ill = {0}
-        engine = LocalEngine((Gpus("H100", (0, 1)),), healthy=lambda device: device not in ill)
+        engine = local_engine((Gpus("H100", (0, 1)),), healthy=lambda device: device not in ill)
         first = await engine.reserve("a", gpu(("H100", 1)))
         assert isinstance(first, Granted) and first.gpu_devices == (1,)
         second = await engine.reserve("b", gpu(("H100", 1)))
@@ -111,7 +111,7 @@ def test_a_gpu_that_does_not_answer_is_not_given_away() -> None:
     [("A100", "A100-80GB"), ("A100-80GB", "A100-80GB"), ("ANY", "A100-80GB"), ("L40S", "L40S"), ("L40S+", "L40S")],
 )
 def test_a_family_of_gpus_has_one_name(wanted: str, given: str) -> None:
-    engine = LocalEngine((Gpus("A100-80GB", (0,)), Gpus("L40S", (1,))))
+    engine = local_engine((Gpus("A100-80GB", (0,)), Gpus("L40S", (1,))))
     lease = asyncio.run(engine.reserve("a", gpu((wanted, 1))))
     assert isinstance(lease, Granted) and lease.gpu_model == given
     assert isinstance(asyncio.run(engine.reserve("b", gpu(("L4", 1)))), Never)
@@ -119,7 +119,7 @@ def test_a_family_of_gpus_has_one_name(wanted: str, given: str) -> None:
 
 def test_disk_is_counted() -> None:
     async def scenario() -> None:
-        engine = LocalEngine(disk_mib=1000)
+        engine = local_engine(disk_mib=1000)
         assert isinstance(await engine.reserve("a", ResourceRequest(disk_mib=600)), Granted)
         assert isinstance(await engine.reserve("b", ResourceRequest(disk_mib=600)), NotNow)
         never = await engine.reserve("c", ResourceRequest(disk_mib=1001))
@@ -145,7 +145,7 @@ def test_product_names_become_modal_names() -> None:
 def test_what_is_kept_for_others_is_kept_of_one_kind_of_gpu() -> None:
     async def scenario() -> None:
         clock = [0.0]
-        engine = LocalEngine(declared_gpus("H100:2,L40S:1"), clock=lambda: clock[0])
+        engine = local_engine(declared_gpus("H100:2,L40S:1"), clock=lambda: clock[0])
         assert isinstance(await engine.reserve("a", gpu(("H100", 1)), "small"), Granted)
         for clock[0] in (0.0, 10.0, 20.0, 31.0):
             assert isinstance(await engine.reserve("b", gpu(("H100", 2)), "big"), NotNow)
@@ -161,7 +161,7 @@ def test_a_call_of_who_holds_a_gpu_gets_the_other() -> None:
 
     async def scenario() -> None:
         clock = [0.0]
-        engine = LocalEngine(declared_gpus("H100:2"), clock=lambda: clock[0])
+        engine = local_engine(declared_gpus("H100:2"), clock=lambda: clock[0])
         assert isinstance(await engine.reserve("caller", gpu(("H100", 1)), "f"), Granted)
         assert isinstance(await engine.reserve("frontend", ResourceRequest(), "web"), Granted)
         for clock[0] in (0.0, 10.0, 20.0, 31.0):
@@ -175,7 +175,7 @@ def test_a_call_of_who_holds_a_gpu_gets_the_other() -> None:
 
 def test_an_owner_gets_no_more_than_all_processors_where_that_is_asked_for() -> None:
     async def scenario() -> None:
-        engine = LocalEngine()
+        engine = local_engine()
         total = engine.inventory()["cpu_milli"]["total"]  # type: ignore[index]
         most, more = ResourceRequest(cpu_milli=total - 100), ResourceRequest(cpu_milli=200)
         assert isinstance(await engine.reserve("a", most, "f", overcommit=False), Granted)

@@ -14,7 +14,7 @@ from modal_proto import api_pb2
 from stoker.core.autoscaler import ScalingSettings
 from stoker.engine.base import GpuRequest, Never, NotNow, ResourceRequest
 from stoker.engine.gpus import declared_gpus
-from stoker.engine.local import LocalEngine
+from stoker.engine.local import local_engine
 from stoker.protocol.containers import ContainerServicer
 from stoker.rpc.methods import Caller
 from stoker.services.calls.call_records import Call
@@ -199,7 +199,7 @@ def test_who_calls_again_and_again_does_not_keep_its_container_for_ever(
     async def scenario() -> None:
         async with world(tmp_path) as it:
             launcher = Busy()
-            engine = it.scheduler._engine = LocalEngine(declared_gpus("H100:1"))
+            engine = it.scheduler._engine = local_engine(declared_gpus("H100:1"))
             holder, _ = await a_call(it, launcher, {}, ScalingSettings(), 1)
             [idle] = launcher.tasks
             await engine.reserve(idle.id, ResourceRequest(gpus=(GpuRequest("H100"),)), holder.function.id)

@@ -12,7 +12,7 @@ from modal_proto import api_pb2
 
 from stoker.core.checked_pool import CheckedPool
 from stoker.engine.base import Never, NotNow
-from stoker.engine.local import LocalEngine
+from stoker.engine.local import local_engine
 from stoker.ids import new_id
 from stoker.nodes.endings import Exit, ExitKind
 from stoker.protocol.wire import ModalWire
@@ -122,7 +122,7 @@ class World:
             self.functions,
             self.apps,
             self.launcher,
-            LocalEngine(),
+            local_engine(),
             make_pool=lambda function: CheckedPool(function.active.spec.pool),
         )
         self.calls = Calls(database, self.scheduler, ModalWire(), Limits())

@@ -189,7 +189,7 @@ def test_a_directory_swapped_for_a_link_at_any_moment_leads_nowhere(place: Path)
 names = st.sampled_from(["a", "b", "link", "..", ".", "", "file", "outside"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     links=st.lists(st.tuples(names, st.lists(names, min_size=1, max_size=4), st.booleans()), max_size=4),
     path=st.lists(names, max_size=5),

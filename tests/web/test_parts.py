@@ -43,7 +43,7 @@ _PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_PLAIN)
 def test_what_is_written_is_read_as_it_was(value: Any) -> None:
     assert pickle.loads(pickled(value)) == value

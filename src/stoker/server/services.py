@@ -12,7 +12,7 @@ from stoker.agent.node import LocalNode
 from stoker.config import Settings
 from stoker.datadir import DataDir
 from stoker.engine.gpus import declared_gpus, find_gpus, gpu_answers
-from stoker.engine.local import LocalEngine
+from stoker.engine.local import local_engine
 from stoker.images.base import ImageBuilder
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
@@ -251,7 +251,7 @@ class Services:
         settings, data, database = self.settings, self.data, self.database
         self.wire.shares_ports = not runtime.isolates
         ceiling = runtime.memory_ceiling()
-        self.engine = LocalEngine(
+        self.engine = local_engine(
             (*find_gpus(), *declared_gpus(settings.fake_gpus)),
             memory_mib=None if ceiling is None else ceiling >> 20,
             disk_mib=shutil.disk_usage(data.path).total >> 20,
