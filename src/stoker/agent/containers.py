@@ -106,9 +106,9 @@ class LocalContainers:
 
         if request.snapshot:
             await self._restore_turns.begin(task_id)
-        volumes = tuple(map(self._places.volume, request.volumes))
-        self._special_bits.mounted(task_id, [v.root or v.directory for v in volumes if not v.use.read_only])
         try:
+            volumes = tuple(map(self._places.volume, request.volumes))
+            self._special_bits.mounted(task_id, [v.root or v.directory for v in volumes if not v.use.read_only])
             places = await self._buckets.mount(task_id, request.buckets, complain)
             await self._sockets.listen(task_id, self._task_dir(task_id) / "modal.sock")
             running = await self._start(request, volumes, places, write)
