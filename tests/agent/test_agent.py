@@ -84,13 +84,13 @@ def test_a_container_goes_on_also_when_its_snapshot_fills_the_disk(
     assert (tmp_path / "ta-1" / "restore-state.json").exists()
 
 
-@pytest.mark.parametrize("told_to_stop", [False, True])
+@pytest.mark.parametrize("stopping", [False, True])
 def test_a_container_that_cannot_be_let_go_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_to_stop: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: bool
 ) -> None:
     """It would wait until its start-up timeout. Told to stop anyway, it is no failure of the snapshot."""
     program = Program(lambda: None)
-    task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0, told_to_stop=told_to_stop)
+    task = Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0, stopping=stopping)
     task.snapshot = SnapshotUse("ch-1", restores=False)
     failed: list[str] = []
 
@@ -113,7 +113,7 @@ def test_a_container_that_cannot_be_let_go_is_ended(
     monkeypatch.setattr(Path, "write_text", full)
     asyncio.run(run())
     assert program.killed
-    assert failed == ["abandoned" if told_to_stop else "not created"]
+    assert failed == ["abandoned" if stopping else "not created"]
 
 
 class Places:

@@ -70,7 +70,7 @@ def test_a_full_disk_does_not_keep_the_resources_of_a_container_that_ended(
         lease = await engine.reserve("ta-1", ResourceRequest())
         launcher._leases["ta-1"] = cast(Granted, lease)
         monkeypatch.setattr(Path, "mkdir", full)
-        await launcher.land(Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0))
+        await launcher.clean_up(Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0))
         await launcher.close()
 
     asyncio.run(run())

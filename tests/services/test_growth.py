@@ -182,7 +182,7 @@ def test_starts_that_fail_end_the_inputs_that_nobody_serves(tmp_path: Path) -> N
             await launcher.until_started(2)
             launcher.tasks[1].init_result = (b"broken", 2)
             function.kill(launcher.tasks[1].id, "")
-            launcher.tasks[1].told_to_stop = False  # it ended by itself
+            launcher.tasks[1].stopping = False  # it ended by itself
             outputs, _ = await it.calls.outputs(call.id, 0, 10.0)
             assert [output.result for output in outputs] == [b"broken"]
 
@@ -208,9 +208,9 @@ def test_who_calls_again_and_again_does_not_keep_its_container_for_ever(
             launcher.full = "H100 are in use by other containers"
             await it.calls.start(await it.a_function(), "unary", 1, "", [(0, b"x")], spawned=False)
             await launcher.until(lambda: launcher.refused == 5)
-            assert not idle.told_to_stop, "others have not waited long enough for what is in use"
+            assert not idle.stopping, "others have not waited long enough for what is in use"
             launcher.waited = 1_000.0
-            await launcher.until(lambda: idle.told_to_stop)
+            await launcher.until(lambda: idle.stopping)
             assert any("make room" in text for text in launcher.said)
 
     run_for(20, scenario())

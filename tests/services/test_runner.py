@@ -45,7 +45,7 @@ class SlowStarts(Starts):
             raise
         self.node.launch(task)
 
-    async def land(self, task: Task) -> None:
+    async def clean_up(self, task: Task) -> None:
         await asyncio.sleep(0)
         self.landed = True
 
@@ -201,7 +201,7 @@ def test_a_container_that_could_not_be_killed_is_killed_again(tmp_path: Path, mo
 
 def test_inputs_go_back_though_not_everything_of_their_container_could_be_given_back(tmp_path: Path) -> None:
     class Untidy(Starts):
-        async def land(self, task: Task) -> None:
+        async def clean_up(self, task: Task) -> None:
             raise ZeroDivisionError("a defect")
 
     async def scenario() -> None:

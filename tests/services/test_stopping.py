@@ -94,7 +94,7 @@ def test_an_app_stopped_while_the_database_is_away_ends_without_it(
                 await it.apps.stop(task.app_id)
             assert task.job is not None
             await asyncio.wait([task.job])
-            assert task.told_to_stop and it.scheduler.tasks() == []
+            assert task.stopping and it.scheduler.tasks() == []
             assert len((await it.calls.outputs(call.id, 0, 5.0))[0]) == 2, "who waits for its calls is answered"
             back.set()
             await it.apps.stop(task.app_id)

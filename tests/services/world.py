@@ -86,7 +86,7 @@ class Starts:
     def forget(self, function_id: str) -> None:
         pass
 
-    async def land(self, task: Task) -> None:
+    async def clean_up(self, task: Task) -> None:
         pass
 
     def ready(self, task: Task) -> None:

@@ -56,7 +56,7 @@ class CheckedHouse(House):
         (scratch / "pages.img").write_bytes(MEMORY)
         (scratch / "state.json").write_text("{}")
         await self.snapshots.created(use, len(MEMORY))
-        self.snapshots.left(use, "ta-maker")
+        self.snapshots.release(use, "ta-maker")
         return use
 
     async def checked(self) -> None:
@@ -131,7 +131,7 @@ def test_a_damaged_one_is_retired(run: Callable[[Body], None], damage: str) -> N
         await house.checked()
         assert house.damages.total == 1 and house.replaced == ["ta-1"]
         for task_id in ("ta-1", "ta-ended"):
-            house.snapshots.left(use, task_id)
+            house.snapshots.release(use, task_id)
         anew = house.choose("k", "ta-2")
         assert anew is not None and not anew.restores and anew.snapshot_id != use.snapshot_id
         await house.snapshots.close()

@@ -56,7 +56,7 @@ class House:
         assert use is not None and not use.restores
         self.snapshots.scratch(use.snapshot_id).mkdir()
         await self.snapshots.created(use, size)
-        self.snapshots.left(use, "ta-maker")
+        self.snapshots.release(use, "ta-maker")
         return use
 
     async def files(self) -> set[str]:
@@ -128,7 +128,7 @@ def test_a_maker_that_ends_early_leaves_the_task_to_the_next(run: Callable[[Body
     async def body(house: House) -> None:
         first = house.choose(task="ta-1")
         assert first is not None
-        house.snapshots.left(first, "ta-1")
+        house.snapshots.release(first, "ta-1")
         second = house.choose(task="ta-2")
         assert second is not None and not second.restores and second.snapshot_id != first.snapshot_id
 
@@ -141,7 +141,7 @@ def test_a_failed_start_is_followed_by_one_without_and_three_in_a_row_drop_it(ru
         for number in range(MAX_FAILURES):
             use = house.choose(task=f"ta-{number}")
             assert use is not None and use.restores
-            house.snapshots.left(use, f"ta-{number}")
+            house.snapshots.release(use, f"ta-{number}")
             house.snapshots.not_started(use, f"broken {number}")
             assert house.choose(task="ta-fallback") is None
         (row,) = house.snapshots.all()
@@ -180,8 +180,8 @@ def test_what_cannot_be_saved_is_given_up(run: Callable[[Body], None]) -> None:
             assert use is not None and not use.restores
             house.snapshots.scratch(use.snapshot_id).mkdir()
             house.snapshots.not_created(use, "it holds a GPU")
-            assert house.snapshots.broke(use)
-            house.snapshots.left(use, f"ta-{number}")
+            assert house.snapshots.saving_failed(use)
+            house.snapshots.release(use, f"ta-{number}")
             assert house.snapshots.all()[0].state == (FAILED if number + 1 < MAX_FAILURES else DROPPED)
         assert house.choose() is None
         assert await house.files() == set()
@@ -198,9 +198,9 @@ def test_files_in_use_stay_until_their_last_container_ends(run: Callable[[Body],
         with pytest.raises(NotFound):
             house.snapshots.get(use.snapshot_id)
         fresh = await house.make()
-        house.snapshots.left(first, "ta-1")
+        house.snapshots.release(first, "ta-1")
         assert await house.files() == {use.snapshot_id, fresh.snapshot_id}
-        house.snapshots.left(second, "ta-2")
+        house.snapshots.release(second, "ta-2")
         assert await house.files() == {fresh.snapshot_id}
 
     run(body)
@@ -240,7 +240,7 @@ def test_one_that_is_larger_than_the_quota_is_not_made_again_and_again(run: Call
         assert large is not None
         house.snapshots.scratch(large.snapshot_id).mkdir()
         await house.snapshots.created(large, 11)
-        house.snapshots.left(large, "ta-1")
+        house.snapshots.release(large, "ta-1")
         assert await house.files() == {small.snapshot_id}
         assert house.choose("large", function="fu-2") is None
         dropped = house.snapshots.get(large.snapshot_id)
@@ -258,10 +258,10 @@ def test_the_end_of_an_earlier_maker_is_no_concern_of_the_present_one(run: Calla
         house.snapshots.not_created(first, "it holds a connection open")
         second = house.choose(task="ta-2")
         assert second is not None and not second.restores
-        house.snapshots.left(first, "ta-1")  # it went on unsaved, and ends while the next one is being saved
+        house.snapshots.release(first, "ta-1")  # it went on unsaved, and ends while the next one is being saved
         house.snapshots.scratch(second.snapshot_id).mkdir()
         await house.snapshots.created(second, 1)
-        house.snapshots.left(second, "ta-2")
+        house.snapshots.release(second, "ta-2")
         third = house.choose(task="ta-3")
         assert third is not None and third.restores and house.snapshots.directory(third.snapshot_id).is_dir()
         (row,) = house.snapshots.all()

@@ -128,7 +128,7 @@ def test_a_start_that_failed_is_followed_by_starts_without(run: Callable[..., No
     async def body(place: Place) -> None:
         use = await place.started("fu-1")
         task_id = place.spares.task_id("fu-1")
-        assert place.spares.gave(task_id) and not place.spares.gave("ta-fu-1")
+        assert place.spares.was_offered(task_id) and not place.spares.was_offered("ta-fu-1")
         place.spares.distrust(use.snapshot_id)
         await place.spares.gone(task_id)
         await place.started("fu-1", use, "ta-2")

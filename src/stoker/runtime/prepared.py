@@ -13,7 +13,7 @@ from stoker.runtime.output import OutputPipes
 
 
 @dataclass(frozen=True)
-class Site:
+class SandboxResources:
     """What a sandbox has on the host. `flags`: runsc's global ones."""
 
     spec: ContainerSpec
@@ -27,19 +27,19 @@ class Site:
 class Prepared:
     """A sandbox that waits for the snapshot. Nothing of the user's has run in it."""
 
-    site: Site
+    resources: SandboxResources
     snapshot: Path
     pipes: OutputPipes
     sources: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(site: Site, snapshot: Path, pipes: OutputPipes) -> Prepared:
-        return Prepared(site, snapshot, pipes, _inodes(site.spec.mounts))
+    def of(resources: SandboxResources, snapshot: Path, pipes: OutputPipes) -> Prepared:
+        return Prepared(resources, snapshot, pipes, _inodes(resources.spec.mounts))
 
     def fits(self, spec: ContainerSpec, snapshot: Path) -> bool:
         """Whether it is what `spec` asks for, and still alive. Its environment does not count: restored processes keep that of the saved
         ones."""
-        mine = replace(self.site.spec, env={})
+        mine = replace(self.resources.spec, env={})
         if self.pipes.closed or self.snapshot != snapshot or mine != replace(spec, env={}):
             return False
         # A directory of the same name may be another one by now.

@@ -35,7 +35,7 @@ from stoker.runtime.network import Network
 from stoker.runtime.output import OutputPipes
 from stoker.runtime.patrol import Patrol
 from stoker.runtime.pins import Pins
-from stoker.runtime.prepared import Prepared, Site, can_be_prepared
+from stoker.runtime.prepared import Prepared, SandboxResources, can_be_prepared
 from stoker.runtime.runsc_binary import known_good
 from stoker.runtime.sandbox import Sandbox, errors_of
 from stoker.runtime.steps import Isolation, StepRunner
@@ -183,19 +183,19 @@ class RunscRuntime:
             return False
         with self._beginning() as groups:
             self._check(spec)
-            site = await self._furnish(groups, spec, directory)
+            resources = await self._take_resources(groups, spec, directory)
             try:
-                pipes = await self._create(site)
+                pipes = await self._create(resources)
             except BaseException:
-                await finished(self._remove(site))
+                await finished(self._remove(resources))
                 raise
-            self._prepared[spec.id] = Prepared.of(site, directory, pipes)
+            self._prepared[spec.id] = Prepared.of(resources, directory, pipes)
         return True
 
     async def discard(self, id: str) -> None:
         prepared = self._prepared.pop(id, None)
         if prepared is not None:
-            await finished(self._remove(prepared.site))
+            await finished(self._remove(prepared.resources))
             prepared.pipes.abandon()
 
     def host_address(self) -> str | None:
@@ -210,7 +210,7 @@ class RunscRuntime:
             else:
                 await self.discard(spec.id)
                 self._check(spec)
-                work = self._run(await self._furnish(groups, spec, snapshot), snapshot, output)
+                work = self._run(await self._take_resources(groups, spec, snapshot), snapshot, output)
             sandbox = self._running[spec.id] = await work
         self._patrol.come()
         return sandbox
@@ -233,31 +233,31 @@ class RunscRuntime:
             self._starting.discard(start)
             start.set_result(None)
 
-    async def _furnish(self, groups: CgroupTree, spec: ContainerSpec, snapshot: Path | None) -> Site:
+    async def _take_resources(self, groups: CgroupTree, spec: ContainerSpec, snapshot: Path | None) -> SandboxResources:
         """Makes all that a sandbox needs on the host."""
         namespace = await (self._network.take() if spec.network else self._network.take_closed())
-        site = Site(spec, self._containers / spec.id, groups.group(spec.id), namespace, ())
+        resources = SandboxResources(spec, self._containers / spec.id, groups.group(spec.id), namespace, ())
         try:
-            site.group.create(spec.limits)
-            flags = await finished(anyio.to_thread.run_sync(self._make_bundle, site, snapshot))
+            resources.group.create(spec.limits)
+            flags = await finished(anyio.to_thread.run_sync(self._make_bundle, resources, snapshot))
         except BaseException:
-            await finished(self._remove(site))
+            await finished(self._remove(resources))
             raise
-        return replace(site, flags=flags)
+        return replace(resources, flags=flags)
 
-    async def _create(self, site: Site) -> OutputPipes:
+    async def _create(self, resources: SandboxResources) -> OutputPipes:
         """A sandbox that waits; returns the pipes that will carry its output."""
         pipes = OutputPipes()
         creation: asyncio.subprocess.Process | None = None
         try:
-            creation = await self._launch(site, ("create",), pipes.stdout, pipes.stderr)
+            creation = await self._launch(resources, ("create",), pipes.stdout, pipes.stderr)
             pipes.launched()
             try:
                 code = await within(creation.wait(), _CREATION)
             except TimeoutError:
                 raise FailedPrecondition(f"The sandbox could not be prepared within {_CREATION:.0f} s.") from None
             if code:
-                raise FailedPrecondition(f"The sandbox could not be prepared: {errors_of(site.directory)}")
+                raise FailedPrecondition(f"The sandbox could not be prepared: {errors_of(resources.directory)}")
         except BaseException:
             pipes.launched()
             pipes.abandon()
@@ -267,58 +267,58 @@ class RunscRuntime:
             raise
         return pipes
 
-    async def _run(self, site: Site, snapshot: Path | None, output: OutputSink) -> Sandbox:
+    async def _run(self, resources: SandboxResources, snapshot: Path | None, output: OutputSink) -> Sandbox:
         verb = ("run",) if snapshot is None else self._restoring(snapshot)
         pipes = OutputPipes(output)
         process: asyncio.subprocess.Process | None = None
         try:
-            process = await self._launch(site, verb, pipes.stdout, pipes.stderr)
+            process = await self._launch(resources, verb, pipes.stdout, pipes.stderr)
             pipes.launched()
-            return self._sandbox(site, process, pipes)
+            return self._sandbox(resources, process, pipes)
         except BaseException:
             pipes.launched()
-            await self._give_up(site, process)
+            await self._give_up(resources, process)
             raise
 
     async def _fill(self, prepared: Prepared, snapshot: Path, output: OutputSink) -> Sandbox:
         """Reads the snapshot into a sandbox that waits for it."""
-        site, process = prepared.site, None
+        resources, process = prepared.resources, None
         prepared.pipes.sink = output
         try:
-            process = await self._launch(site, self._restoring(snapshot))
-            return self._sandbox(site, process, prepared.pipes)
+            process = await self._launch(resources, self._restoring(snapshot))
+            return self._sandbox(resources, process, prepared.pipes)
         except BaseException:
-            await self._give_up(site, process)
+            await self._give_up(resources, process)
             prepared.pipes.abandon()
             raise
 
-    async def _give_up(self, site: Site, process: asyncio.subprocess.Process | None) -> None:
+    async def _give_up(self, resources: SandboxResources, process: asyncio.subprocess.Process | None) -> None:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()  # it may not have joined the group yet
-        await finished(self._remove(site))
+        await finished(self._remove(resources))
 
-    def _sandbox(self, site: Site, process: asyncio.subprocess.Process, pipes: OutputPipes) -> Sandbox:
-        spec, command = site.spec, (str(self._runsc), *site.flags)
+    def _sandbox(self, resources: SandboxResources, process: asyncio.subprocess.Process, pipes: OutputPipes) -> Sandbox:
+        spec, command = resources.spec, (str(self._runsc), *resources.flags)
 
         async def remove() -> None:
-            await self._remove(site)
+            await self._remove(resources)
 
         async def save(target: Path) -> None:
             abilities = self._abilities
             save_flags = abilities.save_flags + (abilities.gpu_save_flags if spec.gpu_snapshot else ())
-            usage = site.group.usage()
+            usage = resources.group.usage()
             memory = usage.memory_bytes if usage is not None else 0
-            await checkpoint.save(command, save_flags, spec.id, site.directory / "upper", target, memory)
+            await checkpoint.save(command, save_flags, spec.id, resources.directory / "upper", target, memory)
 
         return Sandbox(
             spec,
             process=process,
-            group=site.group,
+            group=resources.group,
             command=command,
-            directory=site.directory,
+            directory=resources.directory,
             disk_limit=spec.limits.disk_bytes or self._disk_limit(),
-            address=str(site.namespace.address) if site.namespace.address else None,
+            address=str(resources.namespace.address) if resources.namespace.address else None,
             pipes=pipes,
             remove=remove,
             save=save,
@@ -343,9 +343,9 @@ class RunscRuntime:
             if not mount.target.startswith("/"):
                 raise InvalidArgument(f"The mount target {mount.target!r} is not an absolute path.")
 
-    def _make_bundle(self, site: Site, snapshot: Path | None) -> tuple[str, ...]:
+    def _make_bundle(self, resources: SandboxResources, snapshot: Path | None) -> tuple[str, ...]:
         """Makes the container's directory with its mount and bundle; returns the flags for runsc. Blocks for some milliseconds."""
-        spec, directory, namespace = site.spec, site.directory, site.namespace
+        spec, directory, namespace = resources.spec, resources.directory, resources.namespace
         layers, flags, devices = spec.layers, (*_globals(directory), *self._abilities.global_flags), []
         if snapshot is not None:
             layers = (*checkpoint.layers_of(snapshot), *layers)
@@ -373,14 +373,14 @@ class RunscRuntime:
         return replace(mount, source=self._pins.pin(id, mount.source, mount.within))
 
     async def _launch(
-        self, site: Site, verb: tuple[str, ...], stdout: int = _NOTHING, stderr: int = _NOTHING
+        self, resources: SandboxResources, verb: tuple[str, ...], stdout: int = _NOTHING, stderr: int = _NOTHING
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "unshare", "--mount", "--propagation", "slave",
             *launching(
-                (str(self._runsc), *site.flags, *verb, f"--bundle={site.directory}", site.spec.id),
-                joins=site.group.joins,
-                oom_score=oom.container_score(site.spec.limits.memory_request, self._memory),
+                (str(self._runsc), *resources.flags, *verb, f"--bundle={resources.directory}", resources.spec.id),
+                joins=resources.group.joins,
+                oom_score=oom.container_score(resources.spec.limits.memory_request, self._memory),
             ),
             stdin=_NOTHING,
             stdout=stdout,
@@ -389,16 +389,16 @@ class RunscRuntime:
             start_new_session=True,  # a Ctrl-C in the server's terminal is the server's business
         )  # fmt: skip
 
-    async def _remove(self, site: Site) -> None:
+    async def _remove(self, resources: SandboxResources) -> None:
         """Gives back all that a container had. A part that cannot be removed now, which is when the server stops, keeps no other from it."""
-        id, group = site.spec.id, site.group
+        id, group = resources.spec.id, resources.group
 
         def remove() -> None:
             for part in (
                 group.kill,
                 lambda: self._pins.release(id),
-                lambda: overlay.keep(site.directory, site.spec.keep),
-                lambda: overlay.discard(site.directory),
+                lambda: overlay.keep(resources.directory, resources.spec.keep),
+                lambda: overlay.discard(resources.directory),
                 group.remove,
             ):
                 try:
@@ -408,13 +408,13 @@ class RunscRuntime:
 
         await anyio.to_thread.run_sync(remove)
         try:
-            await self._network.give_back(site.namespace)
+            await self._network.give_back(resources.namespace)
         except (OSError, FailedPrecondition):
             _log.exception("the network of the container %s could not be removed", id)
         self._running.pop(id, None)
 
     def _memory_users(self) -> Users:
-        prepared = [each.site.group for each in self._prepared.values()]
+        prepared = [each.resources.group for each in self._prepared.values()]
         return Users(list(self._running.values()), self.steps.running, prepared)
 
     def _acquire(self) -> None:

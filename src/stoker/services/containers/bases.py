@@ -90,7 +90,7 @@ class Bases:
                 _log.exception("base snapshot failed", image=request.image_id)
                 self._snapshots.not_created(use, f"{type(error).__name__}: {error}")
             finally:
-                self._snapshots.left(use, maker)
+                self._snapshots.release(use, maker)
 
     def _fits(self, request: ContainerRequest) -> bool:
         """Whether a container can become this one after Python and the client have started."""

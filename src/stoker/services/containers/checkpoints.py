@@ -72,7 +72,7 @@ class Checkpoints:
             self._failed(task, use, f"{type(error).__name__}: {error}")
 
     def _failed(self, task: Task, use: SnapshotUse, reason: str, *, lasting: bool = False) -> None:
-        if task.told_to_stop:
+        if task.stopping:
             self._snapshots.abandoned(use)  # it was ended meanwhile, which says nothing about the next one
         else:
             self._snapshots.not_created(use, reason, lasting=lasting)

@@ -15,10 +15,10 @@ class Ending(str, enum.Enum):
     NOT_STARTED = "not_started"
 
 
-def ending(exit: Exit, *, told_to_stop: bool, init_failed: bool) -> Ending:
+def ending(exit: Exit, *, stopping: bool, init_failed: bool) -> Ending:
     if init_failed:
         return Ending.INIT_FAILED
-    if told_to_stop:
+    if stopping:
         return Ending.STOPPED
     if exit.kind is ExitKind.KILLED:
         return Ending.CRASHED  # it was stuck, or did not come up

@@ -143,7 +143,7 @@ class ContainerLauncher:
         self._records.keep(task)
         if task.snapshot is not None and self._snapshot_apps(task.app_id):
             self._spares.starting(request, task.snapshot)
-            task.prepared = self._spares.gave(task.id)
+            task.prepared = self._spares.was_offered(task.id)
         await self._start(request, task)
         return None
 
@@ -179,7 +179,7 @@ class ContainerLauncher:
         self.withdraw(function_id)
         self._spares.drop(function_id)
 
-    async def land(self, task: Task) -> None:
+    async def clean_up(self, task: Task) -> None:
         assert self.doors is not None
         self._tasks.pop(task.id, None)
         self._bases.gone(task.id)
@@ -188,7 +188,7 @@ class ContainerLauncher:
             await self._checkpoints.settle(task)
             await self._spares.gone(task.id)
             if task.snapshot is not None:
-                self._snapshots.left(task.snapshot, task.id)
+                self._snapshots.release(task.snapshot, task.id)
         except Exception:
             # Such as a full disk. Files may stay; the lease and the inputs must not.
             _log.exception("something of a container could not be removed", task=task.id)
@@ -223,7 +223,7 @@ class ContainerLauncher:
                 self._snapshots.not_started(use, reason)
             self.say(task, "It came from a memory snapshot; its inputs are run by another container.\n")
             return True
-        return self._snapshots.broke(use)
+        return self._snapshots.saving_failed(use)
 
     def say(self, task: Task, text: str) -> None:
         self._logs.write(task.app_id, INFO, text, function_id=task.function_id, task_id=task.id)

@@ -39,7 +39,7 @@ class Launcher(Protocol):
         """A function has ended: it needs nothing, now or later."""
         ...
 
-    async def land(self, task: Task) -> None:
+    async def clean_up(self, task: Task) -> None:
         """Gives everything back after a container's end (or failed start)."""
         ...
 

@@ -174,7 +174,7 @@ class Snapshots:
         self._store(new)
         self.on_trouble(new, f"The memory snapshot is made anew. {reason}")
 
-    def hold(self, use: SnapshotUse, task_id: str) -> bool:
+    def retain(self, use: SnapshotUse, task_id: str) -> bool:
         """Keeps the files until `left`; False when they are not there (any more)."""
         snapshot = self._by_id.get(use.snapshot_id)
         if snapshot is None or snapshot.state != READY:
@@ -182,7 +182,7 @@ class Snapshots:
         snapshot.users.add(task_id)
         return True
 
-    def holds(self, use: SnapshotUse) -> bool:
+    def is_current(self, use: SnapshotUse) -> bool:
         """Whether containers are still started from it."""
         return use.snapshot_id in self._by_id and self._by_id[use.snapshot_id].state == READY
 
@@ -233,12 +233,12 @@ class Snapshots:
         if snapshot is not None:
             snapshot.fall_back = True
 
-    def broke(self, use: SnapshotUse) -> bool:
+    def saving_failed(self, use: SnapshotUse) -> bool:
         """A container that was to be saved ended before its first input. Whether it was saving that ended it."""
         snapshot = self._by_id.get(use.snapshot_id)
         return snapshot is not None and snapshot.state in (FAILED, DROPPED)
 
-    def left(self, use: SnapshotUse, task_id: str) -> None:
+    def release(self, use: SnapshotUse, task_id: str) -> None:
         """A container is gone."""
         snapshot = self._by_id.get(use.snapshot_id) or self._doomed.get(use.snapshot_id)
         if snapshot is None:

@@ -68,7 +68,7 @@ class Spares:
         self._taken[spare.request.task_id] = spare
         return spare.request.task_id
 
-    def gave(self, task_id: str) -> bool:
+    def was_offered(self, task_id: str) -> bool:
         """Whether a start was offered a spare."""
         return task_id in self._taken
 
@@ -143,7 +143,7 @@ class Spares:
         if not use.base:
             request = replace(request, restore_from=use.snapshot_id)  # the one that was saved comes from nothing itself
         spare = _Start(request, use)
-        if not self._snapshots.hold(use, request.task_id):
+        if not self._snapshots.retain(use, request.task_id):
             return
         try:
             made = await self._node.containers.prepare(request)
@@ -151,7 +151,7 @@ class Spares:
             await self._discard(spare)
             raise
         # Meanwhile the function may have ended, or its snapshot been removed.
-        if made and self._wanted[request.function_id] and self._snapshots.holds(use):
+        if made and self._wanted[request.function_id] and self._snapshots.is_current(use):
             self._ready[request.function_id] = [*self._ready.pop(request.function_id, []), spare]
             await self._keep_most()
         else:
@@ -165,7 +165,7 @@ class Spares:
 
     async def _discard(self, spare: _Start) -> None:
         await self._node.containers.discard(spare.request.task_id)
-        self._snapshots.left(spare.use, spare.request.task_id)
+        self._snapshots.release(spare.use, spare.request.task_id)
 
     def _lose(self, snapshot_id: str) -> None:
         """The snapshot is removed as soon as nobody runs on its files."""

@@ -35,7 +35,7 @@ class Task:
     node: Node | None = None  # that runs it; None before it was launched
     address: str = ""  # where its ports are reached, "" for none
     exit: asyncio.Future[Exit] | None = None  # how it ended, told by the node
-    told_to_stop: bool = False
+    stopping: bool = False
     stop_reason: str = ""
     init_result: tuple[bytes, int] | None = None  # what the container said of its failed start
     cancellations: list[str] = field(default_factory=list)

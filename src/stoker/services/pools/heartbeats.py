@@ -64,7 +64,7 @@ class Heartbeats:
     def _living(self, task_id: str) -> Task | None:
         """None for one that has ended, or shall: the client falls silent then, and others see to its end."""
         task = self._scheduler.task(task_id)
-        return task if task is not None and not task.told_to_stop and not task.stop_reason else None
+        return task if task is not None and not task.stopping and not task.stop_reason else None
 
     def _silence(self, task_id: str) -> float:
         return time.monotonic() - self._heard[task_id]

@@ -184,9 +184,9 @@ class Runner:
 
     def drain(self, task_id: str) -> None:
         task = self.tasks.get(task_id)
-        if task is None or task.told_to_stop:
+        if task is None or task.stopping:
             return
-        task.told_to_stop = True
+        task.stopping = True
         self._apply(self.pool.drain(task_id))
         container = self.pool.containers.get(task_id)
         grace = _GRACE + (self.pool.settings.timeout if container and container.running else 0.0)
@@ -207,7 +207,7 @@ class Runner:
         if task is None or not task.is_launched or container is None or not container.ready_at:
             self._kill(task_id, reason)
             return
-        task.told_to_stop, task.stop_reason = True, task.stop_reason or reason
+        task.stopping, task.stop_reason = True, task.stop_reason or reason
         self._answer(task_id, Delivery(exit=True))
         self._apply(self.pool.remove(_now(), task_id, reason, blame_inputs=False))
         self._jobs.start(f"interrupt {task_id}", task.signal(signal.SIGINT))
@@ -242,7 +242,7 @@ class Runner:
             if drain or idle:
                 self.drain(task_id)  # lets exit hooks run
             else:
-                task.told_to_stop = True
+                task.stopping = True
                 self._kill(task_id, "The app was stopped.")
         jobs = [t.job for t in self.tasks.values() if t.job is not None]
         if jobs:
@@ -322,7 +322,7 @@ class Runner:
         task = self.tasks.get(container_id)
         if task is None:
             return
-        task.told_to_stop = True
+        task.stopping = True
         task.stop_reason = task.stop_reason or reason
         self._end(task)
 
@@ -354,7 +354,7 @@ class Runner:
         """The whole life of one container."""
         ended, hopeless = Exit(ExitKind.FAILED, 1, ""), False
         try:
-            if task.told_to_stop:  # before it began
+            if task.stopping:  # before it began
                 raise asyncio.CancelledError
             task.launching = True
             refusal = await self._launcher.launch(self.function, task)
@@ -363,7 +363,7 @@ class Runner:
                 self._not_placed(task, refusal)
                 return
             self._notices.placed()
-            if task.told_to_stop or task.stop_reason:
+            if task.stopping or task.stop_reason:
                 self._jobs.insist(f"kill {task.id}", task.kill)
             ended = await self._launcher.end_of(task)
         except asyncio.CancelledError:
@@ -376,10 +376,10 @@ class Runner:
         finally:
             task.launching = False
             failed = task.init_result is not None
-            task.ending = ending(ended, told_to_stop=task.told_to_stop, init_failed=failed)
+            task.ending = ending(ended, stopping=task.stopping, init_failed=failed)
             task.detail = sentence(ended, stop_reason=task.stop_reason, init_failed=failed)
             try:
-                await self._launcher.land(task)
+                await self._launcher.clean_up(task)
             except Exception:  # its inputs must go back all the same
                 _log.exception("not everything of a container was given back", task=task.id)
             self.tasks.pop(task.id, None)
@@ -407,8 +407,8 @@ class Runner:
         was_ready = container is not None and container.state is not ContainerState.STARTING
         reason = task.detail
         self._answer(task.id, Delivery(exit=True))
-        expected = task.told_to_stop or (container is not None and container.state is ContainerState.DRAINING)
-        self._apply(self.pool.remove(now, task.id, reason, blame_inputs=not task.told_to_stop))
+        expected = task.stopping or (container is not None and container.state is ContainerState.DRAINING)
+        self._apply(self.pool.remove(now, task.id, reason, blame_inputs=not task.stopping))
         if not expected and not self._stopped:
             if task.init_result is None:
                 self._launcher.say(task, reason + "\n")
