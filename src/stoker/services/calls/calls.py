@@ -53,12 +53,18 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
+    """How many inputs one function may have. `max_pending`: that wait, of calls whose caller waits; `max_pending_spawned`: of spawned calls;
+    `max_inputs`: that wait or run."""
+
     max_pending: int = 2_000
     max_inputs: int = 25_000
     max_pending_spawned: int = 1_000_000
 
 
 class Calls:
+    """All calls that are under way or have just ended; older ones are read from the database. Made by the composition root; callers and
+    containers reach it by RPC, and the scheduler tells it of inputs that end without a result."""
+
     def __init__(self, database: Database, scheduler: Scheduler, wire: Wire, limits: Limits) -> None:
         self._database = database
         self._scheduler = scheduler

@@ -48,6 +48,9 @@ class AwaitedCall(Protocol):
 
 
 class Scheduler:
+    """The runners of all functions. Made by the composition root; gets inputs from calls and servers, and what containers say by RPC.
+    Tells how inputs ended by `on_finish`."""
+
     def __init__(
         self,
         functions: Functions,
