@@ -75,6 +75,7 @@ class Calls:
         self._jobs = Jobs("calls")
         self._output_storage = OutputStorage(database, self._jobs, call_of=self._call, show=self._show)
         self.on_call_finished: Callable[[Call], None] = lambda call: None
+        """Called when every input of a call has an output, and the last one is stored. An error is logged."""
         scheduler.on_finish = self._finish_later
 
     def load(self) -> None:
