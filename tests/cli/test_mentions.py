@@ -24,7 +24,8 @@ from stoker.protocol.commands import COMMANDS
 _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "src" / "stoker"
 _PAGES = sorted(
-    [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("examples/**/*.md")], key=lambda page: page.as_posix()
+    [*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md"), *_ROOT.glob("examples/**/*.md")],
+    key=lambda page: page.as_posix(),
 )
 _SLOT = "\0"  # what an f-string fills in
 _PROGRAMS = {"stoker": typer.main.get_command(cli), "modal": entrypoint_cli}
@@ -113,8 +114,8 @@ def test_pages_and_their_headings_exist() -> None:
 
 def test_routes_exist() -> None:
     """Paths of the server's own that messages and pages name, against the text of the modules that declare routes."""
-    declared = "\n".join(path.read_text() for path in (_SOURCE / "gateway").glob("*.py"))
-    declared += "\n".join(path.read_text() for path in (_SOURCE / "services").glob("*.py"))
+    declared = "\n".join(path.read_text() for path in (_SOURCE / "gateway").rglob("*.py"))
+    declared += "\n".join(path.read_text() for path in (_SOURCE / "services").rglob("*.py"))
     wrong = set()
     for text in (*_strings(), *_pages()):
         for path in re.findall(r"(?<![\w/.])/(?:_stoker/\w+|metrics)\b", text.text):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from stoker.services.containers.special_bits import SpecialBits
 
-from stoker.services.containers import special_bits
+from stoker.agent import special_bits
+from stoker.agent.special_bits import SpecialBits
 from stoker.store.special_bits import remove_special_bits
 
 

@@ -11,6 +11,8 @@ _BUSY_PERCENT = 85.0
 
 
 class Processors:
+    """The processors of this machine. Made by the node, and asked before containers are started."""
+
     def __init__(self) -> None:
         self.count = psutil.cpu_count(logical=True) or 1
         self._sampled_at = time.monotonic()

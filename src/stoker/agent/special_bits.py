@@ -17,6 +17,8 @@ _log = structlog.get_logger(__name__)
 
 
 class SpecialBits:
+    """Looks at directories that containers can write to, while they can and once more afterwards. Told by the containers of the node."""
+
     def __init__(self) -> None:
         self._mounted: dict[str, list[Path]] = {}
         self._uses: Counter[Path] = Counter()

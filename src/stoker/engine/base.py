@@ -56,6 +56,9 @@ class Never:
 
 
 class Engine(Protocol):
+    """Decides which node a container goes to, and counts what is free. Made by the composition root; asked by the launcher for leases, and by
+    the scheduler who holds how much."""
+
     async def reserve(
         self,
         lease_id: str,

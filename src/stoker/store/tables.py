@@ -332,7 +332,7 @@ outputs = sa.Table(
 server_requests = sa.Table(
     "server_requests",  # to @app.server, when they are over; the newest of them
     metadata,
-    # Microseconds since the epoch of the end, or a little more: see services/server_requests.py.
+    # Microseconds since the epoch of the end, or a little more: see services/watch/server_requests.py.
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     sa.Column("request_id", sa.String(128), nullable=False),
     sa.Column("function_id", sa.String(32), nullable=False),

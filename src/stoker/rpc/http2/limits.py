@@ -19,6 +19,8 @@ STREAM_COST = 25  # units that the begin of a request takes; a frame takes one, 
 
 @dataclass(frozen=True)
 class Limits:
+    """What one connection may cost. Made below, a set for each kind of peer; another one holds as soon as a peer has shown who it is."""
+
     frame_size: int
     """Bytes of a frame: so much of an unfinished one lies in memory."""
     stream_window: int

@@ -39,6 +39,9 @@ class Flow:
 
 
 class TokenFlows:
+    """The open requests for a token, in memory. Made by the composition root; asked by the RPCs of `modal token new` and by the page on which
+    people approve."""
+
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._flows: dict[str, Flow] = {}

@@ -33,6 +33,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class App:
+    """One app, as the database keeps it. `state` is one of those above; times in seconds since the epoch. `function_ids`, `class_ids`: of the
+    published layout, by tag. `heartbeat`: when it fires, the client was silent for too long."""
+
     id: str
     environment_id: str
     name: str

@@ -42,6 +42,8 @@ class Canary:
 
 
 class Canaries:
+    """All canaries, at most one for each app. Made by the composition root; asked by `stoker canary`, and by the scheduler where an input goes."""
+
     def __init__(self, *, database: Database, apps: Apps, functions: Functions, deployments: Deployments) -> None:
         self._database = database
         self._apps = apps

@@ -47,6 +47,8 @@ class Deployment:
 
 
 class Deployments:
+    """The history of deployed apps, read from the database when it is asked for. Asked by the RPCs of deployments and by canaries."""
+
     def __init__(self, *, database: Database, apps: Apps, functions: Functions) -> None:
         self._database = database
         self._apps = apps

@@ -26,6 +26,8 @@ class GraphInput:
 
 @dataclass(frozen=True)
 class GraphCall:
+    """One call of a graph. `parent_input_id`: the input whose code made it, "" for one that a client made."""
+
     id: str
     function_id: str
     parent_input_id: str

@@ -34,6 +34,8 @@ class Output:
 
 @dataclass(slots=True)
 class Input:
+    """One set of arguments of a call. `idx` is its place in the call; `payload` is opaque."""
+
     id: str
     call_id: str
     idx: int

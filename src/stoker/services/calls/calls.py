@@ -54,12 +54,18 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
+    """How many inputs one function may have. `max_pending`: that wait, of calls whose caller waits; `max_pending_spawned`: of spawned calls;
+    `max_inputs`: that wait or run."""
+
     max_pending: int = 2_000
     max_inputs: int = 25_000
     max_pending_spawned: int = 1_000_000
 
 
 class Calls:
+    """All calls that are under way or have just ended; older ones are read from the database. Made by the composition root; callers and
+    containers reach it by RPC, and the scheduler tells it of inputs that end without a result."""
+
     def __init__(self, database: Database, scheduler: Scheduler, wire: Wire, limits: Limits) -> None:
         self._database = database
         self._scheduler = scheduler
@@ -70,6 +76,7 @@ class Calls:
         self._jobs = Jobs("calls")
         self._output_storage = OutputStorage(database, self._jobs, call_of=self._call, show=self._show)
         self.on_call_finished: Callable[[Call], None] = lambda call: None
+        """Called when every input of a call has an output, and the last one is stored. An error is logged."""
         scheduler.on_finish = self._finish_later
 
     def load(self) -> None:

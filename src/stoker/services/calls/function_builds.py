@@ -25,6 +25,8 @@ class Endings(Protocol):
 
 
 class FunctionBuilds:
+    """Implements `services.images.images.FunctionRunner` with a call like any other. Made by the composition root; asked by the image service."""
+
     def __init__(
         self,
         *,

@@ -18,6 +18,8 @@ _log = structlog.get_logger(__name__)
 
 
 class OutputStorage:
+    """Outputs on their way into the database. Made by `Calls`, which asks it whether an input has one already."""
+
     def __init__(
         self, database: Database, jobs: Jobs, *, call_of: Callable[[str], Call], show: Callable[[Output], None]
     ) -> None:

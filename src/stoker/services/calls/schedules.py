@@ -43,6 +43,8 @@ class Plan:
 
 
 class Schedules:
+    """The plans of all deployed functions with a schedule, and the timer for the next of them. Told of deployments and of the ends of apps."""
+
     def __init__(
         self, *, apps: Apps, functions: Functions, calls: Calls, logs: Logs, wire: Wire, catch_up: float
     ) -> None:

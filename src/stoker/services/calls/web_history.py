@@ -25,6 +25,8 @@ _Line = TypeVar("_Line")
 
 
 class HistoryWriter(Generic[_Line]):
+    """A bounded list of lines and the task that stores them. What does not find a place is counted, and the log says how much that was."""
+
     def __init__(
         self, database: Database, rows: Callable[[Sequence[_Line]], Sequence[Rows]], *, gather: float = 0.0
     ) -> None:

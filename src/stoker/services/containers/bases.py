@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Bases:
+    """Finds the base for a container, and has the node make one where it is missing. Made by the composition root; asked by the launcher."""
+
     def __init__(self, *, snapshots: Snapshots, node: Node, mounts: Mounts, enabled: bool) -> None:
         self._snapshots = snapshots
         self._node = node

@@ -8,6 +8,8 @@ from stoker.nodes.endings import Exit, ExitKind
 
 
 class Ending(str, enum.Enum):
+    """How a container ended, as the table of containers and the client's history have it."""
+
     STOPPED = "stopped"  # because it should, or by itself without complaint
     CRASHED = "crashed"
     OOM = "oom"

@@ -25,6 +25,8 @@ _CLAIMS = (*_SUBJECT, "environment_id", "app_id", "function_id")
 
 
 class IdentityTokens:
+    """Signs the tokens of containers and publishes the key. Asked by `Surroundings` for each container, and by the gateway for the documents."""
+
     def __init__(self, key: rsa.RSAPrivateKey, issuer: str) -> None:
         """issuer: the URL of this server, without a slash at its end, as those see it who check tokens."""
         self._key = key

@@ -27,6 +27,9 @@ _log = structlog.get_logger(__name__)
 
 
 class SnapshotChecks:
+    """Compares the files of snapshots with their digests. Made by the composition root; told of new snapshots, and begins an old one's check as
+    a chore."""
+
     def __init__(self, *, snapshots: Snapshots, damages: Damages, replace: Callable[[str], None]) -> None:
         """replace: ends the container of a task as soon as it has no inputs, for its memory may be wrong. Raises NotFound."""
         self._snapshots = snapshots

@@ -35,6 +35,8 @@ class _Start:
 
 
 class Spares:
+    """The sandboxes that wait, by function. Made by the composition root; the launcher takes the ids of new containers from it."""
+
     def __init__(self, *, snapshots: Snapshots, node: Node, most: int, is_idle: Callable[[], bool]) -> None:
         """most: how many there may be; 0 for none. is_idle: whether the processors have time for it."""
         self._snapshots = snapshots

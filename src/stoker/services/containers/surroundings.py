@@ -9,6 +9,8 @@ from stoker.services.functions.spec import Function
 
 
 class Surroundings:
+    """Gives the `MODAL_...` variables of containers. Made by the composition root; asked by the launcher."""
+
     def __init__(
         self,
         *,

@@ -47,6 +47,8 @@ class BlobUpload:
 
 
 class Blobs:
+    """All blobs: their rows here, their bytes in a `BlobStore`. Asked by the RPCs of blobs and by the routes of signed URLs."""
+
     def __init__(self, *, database: Database, store: BlobStore, damages: Damages | None = None) -> None:
         self._database = database
         self._store = store

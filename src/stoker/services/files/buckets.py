@@ -12,6 +12,8 @@ from stoker.services.state.secrets import Secrets
 
 
 class Buckets:
+    """Finds the credentials of buckets in secrets, and has the node ask the buckets. Asked before a container starts."""
+
     def __init__(self, *, secrets: Secrets, node: Node) -> None:
         self._secrets = secrets
         self._node = node

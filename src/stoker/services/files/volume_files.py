@@ -84,6 +84,8 @@ class BlockReader:
 
 
 class VolumeFiles:
+    """What clients do with files of volumes. Made by the composition root; asked by the RPCs of volumes and by the routes of signed URLs."""
+
     def __init__(self, *, volumes: Volumes, contents: Contents) -> None:
         """contents: where `MountPutFile` keeps files, of which version 1 of the protocol makes its uploads."""
         self._volumes = volumes

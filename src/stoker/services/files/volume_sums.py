@@ -79,6 +79,8 @@ def path_key(path: str) -> bytes:
 
 
 class VolumeSums:
+    """The digests of files in volumes and network file systems, and until when containers could write there. Made by `Volumes`."""
+
     def __init__(self, database: Database, damages: Damages) -> None:
         self._database = database
         self._damages = damages

@@ -82,6 +82,8 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class Definition:
+    """What a function was declared to be, once. `content` is the client's message; `spec` is what it means to the server."""
+
     id: str
     content: bytes
     spec: FunctionSpec
@@ -90,6 +92,8 @@ class Definition:
 
 @dataclass
 class Function:
+    """One function of an app, over all of its definitions. `staged` becomes `current` when the app is published."""
+
     id: str
     app_id: str
     name: str

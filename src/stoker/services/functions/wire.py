@@ -15,6 +15,8 @@ AsgiMessage = dict[str, Any]
 
 
 class Wire(Protocol):
+    """Reads and writes the client's messages for the services. Implemented by `protocol/wire.py`."""
+
     def parse_definition(self, definition: bytes, binding: bytes) -> FunctionSpec:
         """What a stored definition (with the options of a binding, when there is one) means. Raises InvalidArgument."""
         ...

@@ -41,6 +41,8 @@ class NamedImage:
 
 
 class ImageNames:
+    """All names of images, kept in the database alone. Made by the composition root; asked by the RPCs of image names."""
+
     def __init__(self, *, database: Database, environments: Environments, images: Images) -> None:
         self._database = database
         self._environments = environments

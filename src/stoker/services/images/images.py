@@ -47,6 +47,8 @@ class Step:
 
 @dataclass
 class Image:
+    """One image as it is in memory: its state, its build if there is one, and the log of that. Made by `Images`."""
+
     id: str
     state: str
     config: ImageConfig | None = None
@@ -97,6 +99,9 @@ class FunctionRunner(Protocol):
 
 
 class Images:
+    """All images that were asked for, with their builds and a queue for those. Made by the composition root; asked by the RPCs of images, and
+    by whoever starts containers."""
+
     def __init__(self, database: Database, builds: Builds, *, slots: int = 2) -> None:
         """slots: how many images are built at once."""
         self._database = database

@@ -13,6 +13,8 @@ _STUCK_FOR = 10.0  # seconds
 
 
 class Notices:
+    """Of one function. Made by its runner, which says what is the case; a repeat of the same is not said again."""
+
     def __init__(self, say: Callable[[Task, str], None]) -> None:
         self._say = say
         self._reason = ""

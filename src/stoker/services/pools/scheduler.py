@@ -50,6 +50,9 @@ class AwaitedCall(Protocol):
 
 
 class Scheduler:
+    """The runners of all functions. Made by the composition root; gets inputs from calls and servers, and what containers say by RPC.
+    Tells how inputs ended by `on_finish`."""
+
     def __init__(
         self,
         functions: Functions,
@@ -72,6 +75,7 @@ class Scheduler:
         self._by_task: dict[str, Runner] = {}
         self._twins: dict[str, set[str]] = {}  # function -> functions that run a part of its inputs
         self.on_finish: FinishSink = lambda finishes, result: None
+        """Called with inputs that ended without a result from a container; and with a result for all of them, when there is one."""
         self.route: Callable[[Function, str], str] = lambda function, input_id: function.id
         """Gives the id of the function that is to run an input: another one during a canary."""
         self.outlives: Callable[[str], bool] = bool

@@ -19,6 +19,8 @@ _LONGEST_WAIT = 25 * 60.0  # seconds for room, as long as the client asks
 
 @dataclass(eq=False)
 class Session:
+    """One sticky session and the slot that it holds. `token`: what its requests show. `over`: it takes no new ones."""
+
     id: str
     token: str
     function_id: str

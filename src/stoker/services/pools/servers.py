@@ -46,6 +46,8 @@ class Slot:
 
 
 class Servers:
+    """The requests to servers that wait for a container or have one. Made by the composition root; asked by the gateway for each request."""
+
     def __init__(self, scheduler: Scheduler, *, key: bytes, max_pending: int) -> None:
         """key: signs the tokens of callers. max_pending: requests of one server that may wait for a container."""
         self._scheduler = scheduler

@@ -45,6 +45,8 @@ class Item:
 
 
 class Queues:
+    """All queues. Made by the composition root; asked by the RPCs of queues, one call of which may wait for an item."""
+
     def __init__(self, *, database: Database, environments: Environments) -> None:
         self._database = database
         self._partitions: dict[str, dict[bytes, Partition]] = {}

@@ -101,6 +101,8 @@ class _AppLog:
 
 
 class Logs:
+    """The logs of all apps. Made by the composition root; written to by whatever speaks to the owner of an app, followed by RPC."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._apps: dict[str, _AppLog] = {}

@@ -10,5 +10,7 @@ from stoker.services.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class Telemetry:
+    """Logs for the owners of apps and figures for those of the server, in one parameter."""
+
     logs: Logs
     metrics: Metrics

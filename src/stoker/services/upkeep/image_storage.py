@@ -24,6 +24,8 @@ _ROLLBACKS = 10  # deployments of an app whose images are kept
 
 
 class ImageStorage:
+    """Knows which images are of use, which no other service knows alone. Made by the composition root; asked by `stoker gc`."""
+
     def __init__(
         self,
         *,

@@ -74,6 +74,8 @@ class RequestTotals:
 
 
 class ServerRequests:
+    """Writes and reads these lines. Made by the composition root; the gateway tells it of each request, the RPCs of history ask."""
+
     def __init__(self, database: Database, *, most: int = _MOST) -> None:
         """most: lines that are kept, of all servers."""
         self._database = database

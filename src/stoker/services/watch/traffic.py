@@ -30,6 +30,8 @@ class TrafficRecord:
 
 
 class Traffic:
+    """Reads the inputs of a time from the database. Asked by the route behind `stoker simulate --from-server`."""
+
     def __init__(self, *, database: Database, functions: Functions, apps: Apps) -> None:
         self._database = database
         self._functions = functions
