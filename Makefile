@@ -5,10 +5,10 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(uname)" != Linux ] || [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := src tests examples bench
 # Where `make quick` looks for tests. Some others would do, but to load all of the tests takes longer than to run these.
-PURE := tests/core tests/aio tests/engine tests/integrity tests/advice tests/agent
+PURE := tests/core tests/aio tests/engine tests/integrity tests/advice tests/agent tests/seam
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick pure programs lint types arrows unit faults fuzz matrix matrix-snapshots format docs lock init clean
+.PHONY: help setup demo test quick pure programs lint types arrows unit faults fuzz matrix matrix-snapshots format docs lock protos init clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ lock: ## Write requirements/*.txt anew: the exact versions that are tested
 		--no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
 		--no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/server.txt
+
+# An old generator, in an environment of its own: what it makes works with every protobuf that the client allows.
+protos: ## Generate the messages between the control plane and nodes anew (src/stoker/nodes/v1)
+	$(BIN)/uv run --isolated --no-project --python '>=3.10,<3.13' --with 'grpcio-tools==1.62.3' --with 'setuptools<81' \
+		python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/stoker/nodes/v1/node.proto
 
 init: ## Build the first process of sandboxes anew (src/stoker/runtime/init), for both kinds of processors
 	src/stoker/runtime/init/build src/stoker/runtime/init

@@ -15,23 +15,28 @@ from stoker import oom
 from stoker.aio.event_loop import new_event_loop
 from stoker.config import Settings
 from stoker.server import Server
+from stoker.server.services import Services
 
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | None = None) -> None:
+def serve(
+    settings: Settings,
+    ready: Callable[[Server], None],
+    lifeline: int | None = None,
+    services: type[Services] = Services,
+) -> None:
     """Starts the server, calls `ready`, and returns when SIGINT, SIGTERM or the end of the lifeline has stopped it.
 
-    The lifeline is the reading end of a pipe whose other end someone holds who wants the server to end with him.
+    The lifeline is the reading end of a pipe whose other end someone holds who wants the server to end with him. services: tests have others.
     Raises StokerError when the server cannot start; nothing is left behind then either.
     """
-    uvloop.run(_serve(settings, ready, lifeline), loop_factory=new_event_loop)
+    uvloop.run(_serve(Server(settings, services), ready, lifeline), loop_factory=new_event_loop)
 
 
-async def _serve(settings: Settings, ready: Callable[[Server], None], lifeline: int | None) -> None:
+async def _serve(server: Server, ready: Callable[[Server], None], lifeline: int | None) -> None:
     oom.set_score(oom.SERVER)
     stop = _StopSignals(lifeline)
-    server = Server(settings)
     starting = asyncio.ensure_future(server.start())
     told = asyncio.ensure_future(stop.first.wait())
     started = False

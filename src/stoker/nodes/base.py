@@ -1,6 +1,8 @@
 """The seam between the control plane and a machine: what may be asked of a node, and what it tells. `agent/` implements it.
 
-What is asked and told is plain values, which a wire can carry; what it is about is named by ids. Nothing here is a path of some machine.
+What is asked and told is plain values, which a wire can carry (`wire.py`); what it is about is named by ids. Nothing here is a path of some
+machine. What a node raises is a StokerError. When something else goes wrong in it (a full disk, a fault of its own), a node of this process raises
+that as it is, and of one that is far away it comes as a StokerError.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ class Containers(Protocol):
 
     async def prepare(self, request: ContainerRequest) -> bool:
         """Does ahead of time what `start` need not wait with, for a request that comes from a snapshot; False when it cannot be done. `start`
-        uses it when it is what the request then asks for. Raises StokerError, OSError, Unavailable when the node stops."""
+        uses it when it is what the request then asks for. Raises StokerError, Unavailable when the node stops."""
         ...
 
     async def discard(self, task_id: str) -> None:
@@ -147,7 +149,7 @@ class Files(Protocol):
 
 
 class Builds(Protocol):
-    """The images of a node. What a build says is told to the observer."""
+    """The images of a node. What a build says is told to the observer, all of it before the build returns."""
 
     async def build(self, image_id: str, spec: ImageSpec, context: ContextRef) -> ImageConfig:
         """Builds one layer. Raises ImageBuildFailed (with the end of the step's own output) or another StokerError."""

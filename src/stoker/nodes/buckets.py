@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from stoker.errors import InvalidArgument
 
-S3, R2, GCP = "s3", "r2", "gcp"
+Kind = Literal["s3", "r2", "gcp"]
+S3: Final = "s3"
+R2: Final = "r2"
+GCP: Final = "gcp"
 REMOTE = "bucket"  # the name of the bucket's section in rclone's configuration
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
@@ -37,7 +40,7 @@ class BucketMount:
 
     name: str
     mount_path: str
-    kind: str = S3
+    kind: Kind = S3
     endpoint: str = ""  # URL; empty for Amazon's own
     prefix: str = ""
     read_only: bool = False

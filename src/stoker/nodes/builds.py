@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+AuthKind = Literal["static", "aws", "gcp"]
 
 
 @dataclass(frozen=True)
 class RegistryAuth:
     """Credentials for a private base image."""
 
-    kind: str  # "static", "aws", "gcp"
+    kind: AuthKind
     secret: Mapping[str, str]  # REGISTRY_USERNAME/REGISTRY_PASSWORD, AWS_*, SERVICE_ACCOUNT_JSON
 
 
@@ -97,8 +99,8 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class Leftover:
-    """What nobody uses any more: an "image" (by id), a "base" or a "python"; `size` in bytes on the disk."""
+    """What nobody uses any more: an image (by id), a base or a Python; `size` in bytes on the disk."""
 
-    kind: str
+    kind: Literal["image", "base", "python"]
     name: str
     size: int

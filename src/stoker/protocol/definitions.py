@@ -23,7 +23,10 @@ from stoker.nodes.messages import VolumeUse
 from stoker.protocol.values import at_most
 from stoker.services.functions.spec import BucketUse, FunctionSpec, ServerSpec, WebSpec
 
-_BUCKET_KINDS = {api_pb2.CloudBucketMount.R2: bucket.R2, api_pb2.CloudBucketMount.GCP: bucket.GCP}
+_BUCKET_KINDS: dict[int, bucket.Kind] = {
+    api_pb2.CloudBucketMount.R2: bucket.R2,
+    api_pb2.CloudBucketMount.GCP: bucket.GCP,
+}
 _GPU_ALIASES = {"A10G": "A10"}  # Modal's older name for it
 _DEFAULT_CPU_MILLI = 125
 _DEFAULT_MEMORY_MIB = 128

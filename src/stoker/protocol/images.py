@@ -8,7 +8,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from stoker.errors import InvalidArgument
-from stoker.nodes.builds import ContextRef, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
+from stoker.nodes.builds import AuthKind, ContextRef, FunctionStep, ImageConfig, ImageSpec, RegistryAuth
 from stoker.protocol import scopes
 from stoker.protocol.pickling import pickled
 from stoker.protocol.values import check_entries, cursor
@@ -21,7 +21,7 @@ _LONGEST_STREAM = 55.0
 _INVOCATION = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
 _SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 _FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
-_AUTH_KINDS = {
+_AUTH_KINDS: dict[int, AuthKind] = {
     api_pb2.REGISTRY_AUTH_TYPE_STATIC_CREDS: "static",
     api_pb2.REGISTRY_AUTH_TYPE_AWS: "aws",
     api_pb2.REGISTRY_AUTH_TYPE_GCP: "gcp",

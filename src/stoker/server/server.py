@@ -32,14 +32,15 @@ _log = structlog.get_logger(__name__)
 class Server:
     """A whole server in this process. `start` and `stop` once each."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, services: type[Services] = Services) -> None:
+        """services: tests have others."""
         self.settings = settings
         self.data = DataDir(settings.data)
         self.url = ""
         self.http_url = ""
         self._started_at = time.time()
         self._cleanup = contextlib.AsyncExitStack()
-        self._services = Services(settings, self.data, self._cleanup)
+        self._services = services(settings, self.data, self._cleanup)
         self._drain_seconds = settings.drain_seconds
         self._draining = False
 

@@ -14,6 +14,7 @@ from stoker.datadir import DataDir
 from stoker.engine.gpus import declared_gpus, find_gpus, gpu_answers
 from stoker.engine.local import local_engine
 from stoker.images.base import ImageBuilder
+from stoker.nodes.base import Node
 from stoker.protocol.metadata import Metadata
 from stoker.protocol.web import AsgiWire
 from stoker.protocol.wire import ModalWire
@@ -100,8 +101,12 @@ class Services:
         await self._containers(runtime)
         self._calls()
         # The container side must listen on the address the runtime provides, so the runtime opens before any listener.
-        await self.node.open()
-        self._cleanup.push_async_callback(self.node.close)
+        await self._machine.open()
+        self._cleanup.push_async_callback(self._machine.close)
+
+    def reach(self, machine: LocalNode) -> Node:
+        """The server's own machine as the services ask it: directly. Tests put a wire in between."""
+        return machine
 
     def _database(self) -> None:
         settings, data = self.settings, self.data
@@ -198,9 +203,10 @@ class Services:
             snapshots=self.snapshots,
         )
         self.uplink = TransportUplink()
-        self.node = LocalNode(
+        self._machine = LocalNode(
             runtime, builder, places, self.uplink, data.run, data.images, settings.local_bucket_endpoints
         )
+        self.node = self.reach(self._machine)
 
     async def _apps(self, ports: Ports, container_base: str) -> None:
         settings, database = self.settings, self.database

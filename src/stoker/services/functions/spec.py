@@ -9,6 +9,7 @@ from stoker.core.books import PoolSettings
 from stoker.core.schedules import Schedule
 from stoker.engine.base import ResourceRequest
 from stoker.errors import FailedPrecondition
+from stoker.nodes.buckets import Kind
 from stoker.nodes.endings import Limits
 from stoker.nodes.messages import VolumeUse
 
@@ -19,7 +20,7 @@ class BucketUse:
 
     name: str
     mount_path: str
-    kind: str
+    kind: Kind
     endpoint: str = ""
     prefix: str = ""
     read_only: bool = False

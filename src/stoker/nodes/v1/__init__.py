@@ -1,0 +1,1 @@
+"""The messages of the seam, generated from node.proto by `make protos`."""
