@@ -95,9 +95,9 @@ try:
     at(7).remote()
 except modal.exception.NotFoundError as error:
     print(error)
-modal.App.lookup("never-deployed", create_if_missing=True)
+modal.App.lookup("only-looked-up", create_if_missing=True)
 try:
-    modal.Function.from_name("never-deployed", "f", version=1).hydrate()
+    modal.Function.from_name("only-looked-up", "f", version=1).hydrate()
 except modal.exception.NotFoundError as error:
     print(error)
 """

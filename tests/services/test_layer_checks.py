@@ -312,10 +312,15 @@ def test_a_server_that_stops_does_not_wait(run: Callable[[Body], None], monkeypa
     monkeypatch.setattr(layers_module, "_BYTES_A_SECOND", 1.0)
 
     async def body(house: House) -> None:
+        before = set(threading.enumerate())  # readers of other tests may not have ended
         await house.again()  # with that pace
         await house.checks.use("im-upper")
-        await asyncio.sleep(0.05)
-        [thread] = [t for t in threading.enumerate() if t.name.startswith("background reader")]
+        for _ in range(1_000):
+            mine = [t for t in set(threading.enumerate()) - before if t.name.startswith("background reader")]
+            if mine:
+                break
+            await asyncio.sleep(0.01)
+        [thread] = mine
         await house.again()
         thread.join(10.0)
         assert not thread.is_alive() and house.known() == []
