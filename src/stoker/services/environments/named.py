@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -200,3 +201,18 @@ class NamedObjects:
         known = self._by_id.setdefault(found.id, found)
         if known.name is not None:
             self._by_name[known.environment_id, known.name] = known
+
+
+def named_rows(
+    database: Database, table: sa.Table, environment_id: str, limit: int, created_before: float
+) -> Sequence[sa.Row[Any]]:
+    """The rows of a table that have a name in an environment, newest first. limit, created_before (seconds since the epoch): 0 for none."""
+    columns = table.c
+    query = sa.select(table).where(columns.environment_id == environment_id, columns.name.is_not(None))
+    if created_before:
+        query = query.where(columns.created_at < created_before)
+    query = query.order_by(columns.created_at.desc(), columns.id)
+    if limit:
+        query = query.limit(limit)
+    with database.read() as connection:
+        return connection.execute(query).all()

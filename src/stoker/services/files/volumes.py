@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import is_id, is_name, new_id
 from stoker.services.environments.environments import Environments
-from stoker.services.environments.named import EPHEMERAL_LOST_AFTER, SignsOfLife
+from stoker.services.environments.named import EPHEMERAL_LOST_AFTER, SignsOfLife, named_rows
 from stoker.services.files.volume_sums import VolumeSums
 from stoker.services.telemetry.damages import Damages
 from stoker.store import tables
@@ -167,15 +167,8 @@ class Volumes:
 
     def named(self, environment_id: str, limit: int = 0, created_before: float = 0.0) -> list[Volume]:
         """Named volumes, newest first. limit and created_before (seconds since the epoch): 0 for none."""
-        volumes = tables.volumes
-        query = sa.select(volumes).where(volumes.c.environment_id == environment_id, volumes.c.name.is_not(None))
-        if created_before:
-            query = query.where(volumes.c.created_at < created_before)
-        query = query.order_by(volumes.c.created_at.desc(), volumes.c.id)
-        if limit:
-            query = query.limit(limit)
-        with self._database.read() as connection:
-            return [Volume(**row._asdict()) for row in connection.execute(query)]
+        rows = named_rows(self._database, tables.volumes, environment_id, limit, created_before)
+        return [Volume(**row._asdict()) for row in rows]
 
     def directory(self, volume_id: str) -> Path:
         """Where the files are, to be mounted read-write. Raises NotFound."""

@@ -21,6 +21,7 @@ from stoker.aio.jobs import Jobs
 from stoker.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from stoker.ids import content_id, is_name, new_id
 from stoker.services.environments.environments import Environments
+from stoker.services.environments.named import named_rows
 from stoker.store import tables
 from stoker.store.database import Database
 
@@ -157,15 +158,8 @@ class Secrets:
 
     def named(self, environment_id: str, limit: int = 0, created_before: float = 0.0) -> list[Secret]:
         """Named secrets, newest first. limit and created_before (seconds since the epoch): 0 for none."""
-        secrets = tables.secrets
-        query = sa.select(secrets).where(secrets.c.environment_id == environment_id, secrets.c.name.is_not(None))
-        if created_before:
-            query = query.where(secrets.c.created_at < created_before)
-        query = query.order_by(secrets.c.created_at.desc(), secrets.c.id)
-        if limit:
-            query = query.limit(limit)
-        with self._database.read() as connection:
-            return [_secret(row) for row in connection.execute(query)]
+        rows = named_rows(self._database, tables.secrets, environment_id, limit, created_before)
+        return [_secret(row) for row in rows]
 
     async def values(self, secret_ids: Sequence[str]) -> dict[str, str]:
         """The environment variables of several secrets, later ones first in rank; for the node alone. Raises NotFound."""
