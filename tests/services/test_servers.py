@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stoker.agent.ports import LocalPorts
 from stoker.core.actions import Finish, Outcome
 from stoker.core.books import PooledInput, PoolSettings
 from stoker.core.pool import Pool
@@ -16,7 +17,6 @@ from stoker.services.containers.task import Delivery
 from stoker.services.functions.spec import ServerSpec
 from stoker.services.pools.server_sessions import ServerSessions
 from stoker.services.pools.servers import Servers
-from tests.web.ports import LoopbackPorts
 
 
 class OneContainer:
@@ -26,7 +26,7 @@ class OneContainer:
         self.on_finish: Any = lambda finishes, result: None
         self.pool = Pool(PoolSettings())
         self.serves, self.ends, self.asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        node = SimpleNamespace(ports=LoopbackPorts())
+        node = SimpleNamespace(ports=LocalPorts(lambda task_id: "127.0.0.1"))
         job = asyncio.get_running_loop().create_future()
         self.alive = SimpleNamespace(
             id="ta-1", function_id="fu-1", node=node, address="127.0.0.1", signal=self._signal, job=job

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from stoker.agent.ports import LocalPorts
 from stoker.gateway.web import connection as connection_module
 from stoker.gateway.web.access import AccessLog
 from stoker.gateway.web.connection import Connection
@@ -26,7 +27,6 @@ from stoker.services.apps.endpoints import Endpoint, Place
 from stoker.services.functions.spec import ServerSpec
 from stoker.services.pools.servers import Slot
 from stoker.services.telemetry.metrics import Metrics
-from tests.web.ports import LoopbackPorts
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -56,7 +56,7 @@ class Slots:
 
     def _slot(self) -> Slot:
         self.taken += 1
-        return Slot("ta-1", LoopbackPorts(), self.port, f"sr-{self.taken}")
+        return Slot("ta-1", LocalPorts(lambda task_id: "127.0.0.1"), self.port, f"sr-{self.taken}")
 
 
 class Gate:

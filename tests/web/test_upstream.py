@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from stoker.agent.ports import LocalPorts
 from stoker.gateway.web.upstream import Upstreams
-from tests.web.ports import LoopbackPorts
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 SECONDS = 10  # until a test has failed
@@ -42,7 +42,7 @@ def test_a_connection_is_used_again_after_a_client_that_was_slow_to_the_end() ->
 
         container = await asyncio.start_server(serve, "127.0.0.1", 0)
         upstreams, address = Upstreams(), ("ta-1", container.sockets[0].getsockname()[1])
-        upstream = await upstreams.connect(LoopbackPorts(), address)
+        upstream = await upstreams.connect(LocalPorts(lambda task_id: "127.0.0.1"), address)
         for _ in range(2):
             answer = Nobody()
             upstream.carry(answer)
@@ -65,7 +65,7 @@ def test_a_connection_with_a_rest_of_a_request_is_not_used_again() -> None:
 
         container = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1)
         upstreams, address = Upstreams(), ("ta-1", container.sockets[0].getsockname()[1])
-        upstream, answer = await upstreams.connect(LoopbackPorts(), address), Nobody()
+        upstream, answer = await upstreams.connect(LocalPorts(lambda task_id: "127.0.0.1"), address), Nobody()
         upstream.carry(answer)
         upstream.write(b"u" * (64 << 20))
         assert await asyncio.wait_for(answer.over, SECONDS) == 413
