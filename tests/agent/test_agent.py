@@ -7,6 +7,7 @@ import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -204,5 +205,27 @@ def test_a_base_that_the_end_of_the_server_interrupts_has_not_failed(tmp_path: P
         await node.close()
         with pytest.raises(Unavailable):
             await making
+
+    asyncio.run(run())
+
+
+def test_an_end_that_was_not_seen_is_told_all_the_same(tmp_path: Path) -> None:
+    """Whoever waits for it keeps a lease and inputs meanwhile."""
+
+    class Broken(Runtime):
+        id, address = "ta-1", None
+
+        async def wait(self) -> Exit:
+            raise ZeroDivisionError("a defect")
+
+    async def run() -> None:
+        node, told = make_node(tmp_path, Broken()), asyncio.get_running_loop().create_future()
+        node.observe(cast(Any, SimpleNamespace(ended=lambda *what: told.set_result(what))))
+        await node.open()
+        await node.containers.start(ContainerRequest("ta-1", "im-1", ImageConfig(), "1.6.4", b"", "main"))
+        task_id, ended = await asyncio.wait_for(told, 10)
+        assert task_id == "ta-1" and ended == Exit(ExitKind.FAILED, 1, "ZeroDivisionError: a defect")
+        assert not node.containers.address("ta-1") and not node.containers._running
+        await node.close()
 
     asyncio.run(run())

@@ -13,6 +13,9 @@ import pytest
 from stoker.engine.base import Granted, ResourceRequest
 from stoker.engine.leases import Leases
 from stoker.engine.local import local_engine
+from stoker.errors import FailedPrecondition
+from stoker.nodes.builds import ImageConfig
+from stoker.nodes.messages import ContainerRequest
 from stoker.runtime.checkpoint import layers_of
 from stoker.services.containers.bases import Bases
 from stoker.services.containers.checkpoints import Checkpoints
@@ -100,3 +103,26 @@ def test_whether_the_files_of_a_snapshot_are_there_is_asked_of_the_node(tmp_path
     (layer,) = layers_of(tmp_path / "ch-1")
     layer.mkdir(parents=True)
     assert asyncio.run(node.containers.can_restore("ch-1"))
+
+
+@pytest.mark.parametrize("source", ["restore_from", "base"])
+@pytest.mark.parametrize("error", [FailedPrecondition("its files are gone"), FileNotFoundError("pages.img")])
+def test_a_failed_start_finds_out_whether_the_files_of_its_snapshot_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, error: Exception
+) -> None:
+    async def fails(request: ContainerRequest) -> None:
+        raise error
+
+    async def run() -> None:
+        launcher, task = make_launcher(tmp_path, local_engine()), Task("ta-1", "fu-1", "ap-1", "de-1", enqueued_at=0.0)
+        monkeypatch.setattr(launcher._node.containers, "start", fails)
+        request = ContainerRequest("ta-1", "im-1", ImageConfig(), "1.6.4", b"", "main", **{source: "ch-1"})  # type: ignore[arg-type]
+        for is_there in (False, True):
+            if is_there:
+                (layer,) = layers_of(tmp_path / "ch-1")
+                layer.mkdir(parents=True)
+            with pytest.raises(type(error)):
+                await launcher._start(request, task)
+            assert task.lacks_snapshot is not is_there
+
+    asyncio.run(run())

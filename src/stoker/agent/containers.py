@@ -23,7 +23,7 @@ from stoker.aio.jobs import Jobs
 from stoker.disk import size_of
 from stoker.errors import CannotBeSaved, FailedPrecondition, InvalidArgument, Unavailable
 from stoker.images.base import ImageBuilder
-from stoker.nodes.endings import Exit, Usage
+from stoker.nodes.endings import Exit, ExitKind, Usage
 from stoker.nodes.messages import ContainerRequest, Started, VolumeUse
 from stoker.runtime import gpu
 from stoker.runtime.base import BindMount, Container, ContainerSpec, Runtime
@@ -219,8 +219,12 @@ class LocalContainers:
 
     async def _wait(self, running: RunningContainer) -> None:
         task_id = running.container.id
-        ended = await running.container.wait()
-        running.close_output()
+        try:
+            ended = await running.container.wait()
+            running.close_output()
+        except Exception as error:  # a defect; whoever waits for the end must hear of it all the same
+            _log.exception("the end of a container was not seen", task=task_id)
+            ended = Exit(ExitKind.FAILED, 1, f"{type(error).__name__}: {error}")
         del self._running[task_id]
         await self._clear(task_id)
         self._on_end(task_id, ended)
@@ -230,8 +234,8 @@ class LocalContainers:
         self._restore_turns.end(task_id)
         self._special_bits.left(task_id)
         try:
-            await self._buckets.unmount(task_id)
             self._sockets.close(task_id)
+            await self._buckets.unmount(task_id)
             snapshots.discard(self.task_dirs / task_id)
         except Exception:  # such as a full disk; files may stay
             _log.exception("something of a container could not be removed", task=task_id)

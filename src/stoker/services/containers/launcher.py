@@ -14,7 +14,7 @@ import structlog
 from stoker.aio.jobs import Jobs
 from stoker.core.books import PooledInput
 from stoker.engine.base import Engine, Granted, Never, NotNow
-from stoker.errors import FailedPrecondition, InvalidArgument, NotFound, StokerError
+from stoker.errors import FailedPrecondition, InvalidArgument, NotFound
 from stoker.nodes.base import Node
 from stoker.nodes.endings import Exit
 from stoker.nodes.messages import ContainerRequest
@@ -34,6 +34,7 @@ from stoker.services.telemetry.logs import INFO
 from stoker.services.telemetry.telemetry import Telemetry
 from stoker.store.database import Database
 
+_LAST_WORDS = 5.0  # seconds for what is still to be said to the node when the server stops
 _MOST_CALLS = 32  # that one piece of output is said to be of; of more it is not known whose it is
 _log = structlog.get_logger(__name__)
 
@@ -238,16 +239,16 @@ class ContainerLauncher:
     async def close(self) -> None:
         await self._spares.close()
         await self._records.close()
-        await self._jobs.close()
+        await self._jobs.close(patience=_LAST_WORDS)
 
     async def _start(self, request: ContainerRequest, task: Task) -> None:
         task.exit = asyncio.get_running_loop().create_future()
         self._tasks[task.id] = task
         try:
             started = await self._node.containers.start(request)
-        except StokerError:
-            if request.restore_from:
-                task.lacks_snapshot = not await self._node.containers.can_restore(request.restore_from)
+        except Exception:
+            if request.snapshot:
+                task.lacks_snapshot = not await self._node.containers.can_restore(request.snapshot)
             raise
         task.node, task.address = self._node, started.address
         if task.snapshot is not None and task.snapshot.restores:
